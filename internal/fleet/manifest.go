@@ -1,0 +1,154 @@
+package fleet
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// ManifestSchema is the schema of manifests that this version writes and reads.
+const ManifestSchema = 1
+
+// MaxManifestBytes bounds the message of a release tag: about 20,000 hosts.
+const MaxManifestBytes = 16 << 20
+
+// Manifest is what a release tag says: which system each host gets.
+// It stands in the message of the signed tag release-<number> (docs/FORMATS.md).
+type Manifest struct {
+	Schema    int              `json:"schema"`
+	Number    int              `json:"number"`
+	CreatedAt time.Time        `json:"createdAt"`
+	Source    Source           `json:"source"`
+	Trace     string           `json:"traceparent,omitempty"` // W3C trace context
+	Hosts     map[string]Entry `json:"hosts"`
+	Manual    []string         `json:"manual,omitempty"` // evaluated and re-keyed, but deployed by hand
+}
+
+// Source is the commit of the source branch that a release was made of.
+type Source struct {
+	Commit   string     `json:"commit"`
+	Branch   string     `json:"branch"`
+	Subject  string     `json:"subject"`
+	PushedAt *time.Time `json:"pushedAt,omitempty"` // when CI heard of it, if it knows
+}
+
+// Entry is what a release says of one host.
+type Entry struct {
+	System       string `json:"system"`
+	DrvPath      string `json:"drvPath"`
+	OutPath      string `json:"outPath"`
+	Built        bool   `json:"built"`   // false: left to the host to build
+	Changed      bool   `json:"changed"` // outPath differs from the previous release's
+	ClosurePaths int    `json:"closurePaths"`
+	ClosureBytes int64  `json:"closureBytes"` // sum of NAR sizes
+	Previous     string `json:"previous,omitempty"`
+	Error        string `json:"error,omitempty"`
+}
+
+// TagPrefix is what names of release tags start with; the number follows.
+const TagPrefix = "release-"
+
+// TagName is the name of the tag of release n.
+func TagName(n int) string { return TagPrefix + strconv.Itoa(n) }
+
+// TagNumber returns the number in a release tag's name, and false for any other
+// name, also one with a leading zero or a sign.
+func TagNumber(name string) (int, bool) {
+	s, ok := strings.CutPrefix(name, TagPrefix)
+	if !ok {
+		return 0, false
+	}
+	n, err := strconv.Atoi(s)
+	if err != nil || n < 1 || strconv.Itoa(n) != s {
+		return 0, false
+	}
+	return n, true
+}
+
+// HostName is what a host may be called: one label of a domain name, or several.
+var hostName = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?$`)
+
+// ValidHostName says whether s can name a host.
+func ValidHostName(s string) bool { return hostName.MatchString(s) && !strings.Contains(s, "..") }
+
+var storePath = regexp.MustCompile(`^/nix/store/[0-9abcdfghijklmnpqrsvwxyz]{32}-[A-Za-z0-9+._?=-]{1,211}$`)
+
+// ValidStorePath says whether s is the full path of a store object (not of a file within one).
+func ValidStorePath(s string) bool { return storePath.MatchString(s) }
+
+var commitID = regexp.MustCompile(`^([0-9a-f]{40}|[0-9a-f]{64})$`)
+
+// ValidCommit says whether s is a full object name of git.
+func ValidCommit(s string) bool { return commitID.MatchString(s) }
+
+// TagMessage is the message of the release tag: one line of summary, a blank line, the manifest.
+func (m *Manifest) TagMessage() ([]byte, error) {
+	if err := m.Validate(); err != nil {
+		return nil, err
+	}
+	body, err := json.MarshalIndent(m, "", "  ")
+	if err != nil {
+		return nil, err
+	}
+	return fmt.Appendf(nil, "%s: %s\n\n%s\n", TagName(m.Number), oneLine(m.Source.Subject), body), nil
+}
+
+// ParseTagMessage reads what TagMessage wrote. Unknown fields are allowed (a newer
+// Garrison may add some), an unknown schema is not.
+func ParseTagMessage(msg []byte) (*Manifest, error) {
+	if len(msg) > MaxManifestBytes {
+		return nil, fmt.Errorf("the tag's message has %d bytes, more than %d", len(msg), MaxManifestBytes)
+	}
+	_, body, ok := bytes.Cut(msg, []byte("\n\n"))
+	if !ok {
+		return nil, errors.New("the tag's message has no blank line before a manifest")
+	}
+	var m Manifest
+	d := json.NewDecoder(bytes.NewReader(body))
+	if err := d.Decode(&m); err != nil {
+		return nil, fmt.Errorf("the tag's manifest is not JSON of the form expected: %w", err)
+	}
+	if err := m.Validate(); err != nil {
+		return nil, err
+	}
+	return &m, nil
+}
+
+// Validate checks everything that a reader relies on.
+func (m *Manifest) Validate() error {
+	if m.Schema != ManifestSchema {
+		return fmt.Errorf("manifest has schema %d, this Garrison knows %d", m.Schema, ManifestSchema)
+	}
+	if m.Number < 1 {
+		return fmt.Errorf("manifest has number %d, numbers start at 1", m.Number)
+	}
+	if !ValidCommit(m.Source.Commit) {
+		return fmt.Errorf("manifest's source commit %q is not an object name", m.Source.Commit)
+	}
+	for h, e := range m.Hosts {
+		if !ValidHostName(h) {
+			return fmt.Errorf("manifest has a host with the name %q", h)
+		}
+		if !ValidStorePath(e.OutPath) {
+			return fmt.Errorf("manifest's outPath of host %s, %q, is not a store path", h, e.OutPath)
+		}
+		if !ValidStorePath(e.DrvPath) || !strings.HasSuffix(e.DrvPath, ".drv") {
+			return fmt.Errorf("manifest's drvPath of host %s, %q, is not a derivation", h, e.DrvPath)
+		}
+	}
+	return nil
+}
+
+func oneLine(s string) string {
+	s = strings.Join(strings.Fields(s), " ")
+	const most = 120
+	if r := []rune(s); len(r) > most {
+		s = string(r[:most-1]) + "…"
+	}
+	return s
+}

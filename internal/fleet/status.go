@@ -1,0 +1,143 @@
+package fleet
+
+import "time"
+
+// StatusSchema is the schema of Status, Deployment and Run.
+const StatusSchema = 1
+
+// Phase is what an agent is doing, or why it does nothing.
+type Phase string
+
+// The phases.
+const (
+	PhaseNew        Phase = "new"        // never saw a release
+	PhaseIdle       Phase = "idle"       // converged: runs what the newest verified release says
+	PhaseStaging    Phase = "staging"    // the closure is on its way
+	PhaseActivating Phase = "activating" // the activation helper is at work
+	PhaseRetrying   Phase = "retrying"   // a transient or local failure; tried again at RetryAt
+	PhaseHeld       Phase = "held"       // the release is bad for this host: waits for a newer one
+	PhaseManual     Phase = "manual"     // the release leaves this host to a person
+	PhaseReboot     Phase = "reboot"     // the release is the next boot's; the host must be rebooted
+)
+
+// ReleaseRef names a release whose tag was verified.
+type ReleaseRef struct {
+	Number int    `json:"number"`
+	Commit string `json:"commit"`
+	Tag    string `json:"tag"` // object name of the tag
+	Source Source `json:"source"`
+}
+
+// Target is a system that a host has or is to get, and where it came from.
+type Target struct {
+	Release ReleaseRef `json:"release"`
+	OutPath string     `json:"outPath"`
+	At      time.Time  `json:"at"` // when it was confirmed, or work on it began
+}
+
+// Systems are the three that must be compared: they differ after a manual
+// switch, or when a reboot is needed. Each is a store path, or "" when there is none.
+type Systems struct {
+	Current string `json:"current"` // /run/current-system
+	Profile string `json:"profile"` // /nix/var/nix/profiles/system
+	Booted  string `json:"booted"`  // /run/booted-system
+}
+
+// Refusal is a release ref that the agent did not accept, and why.
+type Refusal struct {
+	Tip     string    `json:"tip"` // the commit that the release branch pointed at
+	Since   time.Time `json:"since"`
+	Failure Failure   `json:"failure"`
+}
+
+// Result is how a deployment ended.
+type Result string
+
+// The results. Only Committed moves profile and boot entry; RebootNeeded does so too, but the
+// running system is still the previous one.
+const (
+	Committed      Result = "committed"
+	RolledBack     Result = "rolled-back"     // the new system failed, the previous one runs
+	NotActivated   Result = "not-activated"   // failed before anything was switched
+	RebootNeeded   Result = "reboot-needed"   // committed, takes effect at the next boot
+	RollbackFailed Result = "rollback-failed" // neither the new nor the previous system is whole
+)
+
+// Deployment is one attempt to make a host run a release, as history keeps it.
+type Deployment struct {
+	Schema   int         `json:"schema"`
+	Host     string      `json:"host"`
+	Release  ReleaseRef  `json:"release"`
+	OutPath  string      `json:"outPath"`
+	Previous string      `json:"previous"`
+	Result   Result      `json:"result"`
+	Failure  *Failure    `json:"failure,omitempty"`
+	Stages   []StageTime `json:"stages"`
+	EndedAt  time.Time   `json:"endedAt"`
+	// Fetched paths came from a cache, Built ones were built here; both 0 when all was there.
+	Fetched int `json:"fetched"`
+	Built   int `json:"built"`
+}
+
+// Status is what an agent says of its host: on its socket, and to the hub.
+type Status struct {
+	Schema   int         `json:"schema"`
+	Host     string      `json:"host"`
+	At       time.Time   `json:"at"`
+	Version  string      `json:"version"` // of the agent
+	Phase    Phase       `json:"phase"`
+	Since    time.Time   `json:"since"` // when Phase began
+	Newest   *ReleaseRef `json:"newest,omitempty"`
+	Active   *Target     `json:"active,omitempty"`
+	Target   *Target     `json:"target,omitempty"` // what is worked on, held or waited for
+	Systems  Systems     `json:"systems"`
+	Drift    bool        `json:"drift"` // Systems.Current is not what was last confirmed
+	Failure  *Failure    `json:"failure,omitempty"`
+	Attempt  int         `json:"attempt,omitempty"`
+	RetryAt  *time.Time  `json:"retryAt,omitempty"`
+	Refused  *Refusal    `json:"refused,omitempty"`
+	Remote   Contact     `json:"remote"` // the git remote
+	Hub      Contact     `json:"hub"`
+	Last     *Deployment `json:"last,omitempty"`
+	NextPoll time.Time   `json:"nextPoll"`
+}
+
+// Contact says when something on the network was last reached, and why not since.
+type Contact struct {
+	LastOK  time.Time `json:"lastOK"`
+	Failure *Failure  `json:"failure,omitempty"`
+	Since   time.Time `json:"since"` // when Failure began
+}
+
+// Run is one run of CI for one source commit.
+type Run struct {
+	Schema    int         `json:"schema"`
+	ID        int64       `json:"id"`
+	Source    Source      `json:"source"`
+	State     RunState    `json:"state"`
+	StartedAt time.Time   `json:"startedAt"`
+	EndedAt   *time.Time  `json:"endedAt,omitempty"`
+	Stage     Stage       `json:"stage,omitempty"` // running, or the one that failed
+	Stages    []StageTime `json:"stages"`
+	Release   *ReleaseRef `json:"release,omitempty"`
+	Failure   *Failure    `json:"failure,omitempty"`
+}
+
+// RunState is how far a Run is.
+type RunState string
+
+// The states. RunUnchanged means that the commit had been released before.
+const (
+	RunRunning   RunState = "running"
+	RunReleased  RunState = "released"
+	RunUnchanged RunState = "unchanged"
+	RunFailed    RunState = "failed"
+)
+
+// StreamEvent is one message of the hub's stream. Wake is the only kind that an agent acts on,
+// and all that it does is to look at git again.
+type StreamEvent struct {
+	Kind   string  `json:"kind"` // "wake", "run", "host"
+	Run    *Run    `json:"run,omitempty"`
+	Status *Status `json:"status,omitempty"`
+}

@@ -1,0 +1,270 @@
+// Package git is the only package that runs git. It works on the object
+// database of a repository (bare or not) and never on a work tree: fetching,
+// reading blobs, composing trees and commits, signing and verifying tags, pushing
+// several refs at once.
+//
+// What was fetched stands under refs/garrison/, so that nothing of the
+// repository's own (branches, tags, index, work tree) is ever moved. Start at Open.
+package git
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/garrison-nix/garrison/internal/fleet"
+	"github.com/garrison-nix/garrison/internal/proc"
+)
+
+// Repo is a repository on this machine.
+type Repo struct {
+	Dir string // the git directory itself, absolute
+}
+
+// Open finds the repository that dir is in. It fails with CodeGit when there is none.
+func Open(ctx context.Context, dir string) (*Repo, error) {
+	out, err := proc.Run(ctx, proc.Cmd{Program: "git", Args: []string{"-C", dir, "rev-parse", "--path-format=absolute", "--git-common-dir"}, Env: env()})
+	if err != nil {
+		return nil, fleet.Errorf(fleet.Bad, fleet.CodeGit, "%s is not in a git repository", dir).
+			WithHint("run it inside the fleet's repository, or name it with --repo").WithCause(err)
+	}
+	return &Repo{Dir: strings.TrimSpace(string(out))}, nil
+}
+
+// Init opens the bare repository dir, and makes it first if it is not there.
+func Init(ctx context.Context, dir string) (*Repo, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := os.Stat(filepath.Join(dir, "HEAD")); err == nil {
+		return &Repo{Dir: dir}, nil
+	}
+	if _, err := proc.Run(ctx, proc.Cmd{Program: "git", Args: []string{"init", "--quiet", "--bare", dir}, Env: env()}); err != nil {
+		return nil, fleet.Errorf(fleet.Local, fleet.CodeGit, "cannot make the repository %s", dir).WithCause(err)
+	}
+	return &Repo{Dir: dir}, nil
+}
+
+// env keeps git from asking anybody anything, and its messages in English.
+func env() []string {
+	return []string{"GIT_TERMINAL_PROMPT=0", "GIT_ASKPASS=true", "SSH_ASKPASS=true", "LC_ALL=C", "GIT_OPTIONAL_LOCKS=0",
+		"GIT_SSH_COMMAND=" + sshCommand()}
+}
+
+func sshCommand() string {
+	if c := os.Getenv("GIT_SSH_COMMAND"); c != "" {
+		return c
+	}
+	return "ssh -o BatchMode=yes -o ConnectTimeout=15"
+}
+
+// networkConfig bounds what waits for a remote: a transfer below 1 KB/s for 30 s is given up.
+var networkConfig = []string{"-c", "http.lowSpeedLimit=1000", "-c", "http.lowSpeedTime=30"}
+
+type call struct {
+	args  []string
+	stdin io.Reader
+	env   []string
+	most  int
+}
+
+func (r *Repo) run(ctx context.Context, c call) (string, error) {
+	out, err := proc.Run(ctx, proc.Cmd{
+		Program: "git", Args: append([]string{"--git-dir", r.Dir}, c.args...),
+		Env: append(env(), c.env...), Stdin: c.stdin, MaxStdout: c.most,
+	})
+	return string(out), err
+}
+
+func (r *Repo) line(ctx context.Context, args ...string) (string, error) {
+	out, err := r.run(ctx, call{args: args})
+	return strings.TrimSpace(out), err
+}
+
+// Resolve returns the object name that rev (peeled as it says, like "x^{commit}") has,
+// and false if there is no such thing.
+func (r *Repo) Resolve(ctx context.Context, rev string) (string, bool, error) {
+	out, err := r.line(ctx, "rev-parse", "--verify", "--quiet", "--end-of-options", rev)
+	if code, ok := proc.ExitCode(err); ok && code == 1 {
+		return "", false, nil
+	}
+	return out, err == nil, err
+}
+
+// IsAncestor says whether commit a is b or an ancestor of b.
+func (r *Repo) IsAncestor(ctx context.Context, a, b string) (bool, error) {
+	_, err := r.run(ctx, call{args: []string{"merge-base", "--is-ancestor", a, b}})
+	if code, ok := proc.ExitCode(err); ok && code == 1 {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// UpdateRef points ref at an object; an empty object deletes it.
+func (r *Repo) UpdateRef(ctx context.Context, ref, object string) error {
+	args := []string{"update-ref", ref, object}
+	if object == "" {
+		args = []string{"update-ref", "-d", ref}
+	}
+	_, err := r.run(ctx, call{args: args})
+	return err
+}
+
+// Refs lists refs that start with prefix (whole path components): name without prefix → object
+// name (of the tag itself where it is an annotated one).
+func (r *Repo) Refs(ctx context.Context, prefix string) (map[string]string, error) {
+	out, err := r.run(ctx, call{args: []string{"for-each-ref", "--format=%(objectname) %(refname)", prefix}})
+	if err != nil {
+		return nil, err
+	}
+	refs := map[string]string{}
+	for line := range strings.Lines(out) {
+		id, name, _ := strings.Cut(strings.TrimSpace(line), " ")
+		refs[strings.TrimPrefix(name, prefix)] = id
+	}
+	return refs, nil
+}
+
+// CommitInfo is what a release says of a commit.
+type CommitInfo struct {
+	Parents []string
+	Tree    string
+	Subject string
+	When    time.Time // the committer's
+}
+
+// CommitInfo reads a commit.
+func (r *Repo) CommitInfo(ctx context.Context, rev string) (CommitInfo, error) {
+	out, err := r.run(ctx, call{args: []string{"log", "-1", "--format=%P%n%T%n%ct%n%s", "--end-of-options", rev}})
+	if err != nil {
+		return CommitInfo{}, err
+	}
+	f := strings.SplitN(out, "\n", 4)
+	if len(f) < 4 {
+		return CommitInfo{}, fmt.Errorf("git log of %s said %q", rev, out)
+	}
+	sec, err := strconv.ParseInt(f[2], 10, 64)
+	if err != nil {
+		return CommitInfo{}, fmt.Errorf("git log of %s: %w", rev, err)
+	}
+	return CommitInfo{Parents: strings.Fields(f[0]), Tree: f[1], When: time.Unix(sec, 0).UTC(), Subject: strings.TrimSpace(f[3])}, nil
+}
+
+// Blobs lists the files of a commit's tree: path → blob. Links and submodules are left out.
+func (r *Repo) Blobs(ctx context.Context, commit string) (map[string]string, error) {
+	out, err := r.run(ctx, call{args: []string{"ls-tree", "-r", "-z", "--full-tree", commit}, most: 256 << 20})
+	if err != nil {
+		return nil, err
+	}
+	files := map[string]string{}
+	for entry := range strings.SplitSeq(out, "\x00") {
+		meta, path, ok := strings.Cut(entry, "\t")
+		if f := strings.Fields(meta); ok && len(f) == 3 && strings.HasPrefix(f[0], "100") {
+			files[path] = f[2]
+		}
+	}
+	return files, nil
+}
+
+// ReadFile reads path in a commit, and false if it is not there.
+func (r *Repo) ReadFile(ctx context.Context, commit, path string) ([]byte, bool, error) {
+	id, ok, err := r.Resolve(ctx, commit+":"+path)
+	if err != nil || !ok {
+		return nil, false, err
+	}
+	b, err := r.ReadBlob(ctx, id)
+	return b, err == nil, err
+}
+
+// ReadBlob reads a blob of at most 64 MiB.
+func (r *Repo) ReadBlob(ctx context.Context, id string) ([]byte, error) {
+	out, err := r.run(ctx, call{args: []string{"cat-file", "blob", id}})
+	return []byte(out), err
+}
+
+// WriteBlob stores data and returns its object name.
+func (r *Repo) WriteBlob(ctx context.Context, data []byte) (string, error) {
+	out, err := r.run(ctx, call{args: []string{"hash-object", "-w", "--stdin"}, stdin: bytes.NewReader(data)})
+	return strings.TrimSpace(out), err
+}
+
+// TreeWith returns the tree of commit with the files (path → blob) put in place of what is there.
+func (r *Repo) TreeWith(ctx context.Context, commit string, files map[string]string) (string, error) {
+	dir, err := os.MkdirTemp(r.Dir, "garrison-index-")
+	if err != nil {
+		return "", err
+	}
+	defer os.RemoveAll(dir)
+	index := []string{"GIT_INDEX_FILE=" + filepath.Join(dir, "index")}
+	if _, err := r.run(ctx, call{args: []string{"read-tree", commit}, env: index}); err != nil {
+		return "", err
+	}
+	var lines strings.Builder
+	for path, blob := range files {
+		fmt.Fprintf(&lines, "100644 %s\t%s\x00", blob, path)
+	}
+	if _, err := r.run(ctx, call{args: []string{"update-index", "-z", "--index-info"}, env: index, stdin: strings.NewReader(lines.String())}); err != nil {
+		return "", err
+	}
+	out, err := r.run(ctx, call{args: []string{"write-tree"}, env: index})
+	return strings.TrimSpace(out), err
+}
+
+// Commit is a commit to write. Equal values give the same object.
+type Commit struct {
+	Tree    string
+	Parents []string
+	Message string
+	When    time.Time
+}
+
+// identity is who commits and tags on Garrison's behalf.
+func identity(when time.Time) []string {
+	date := fmt.Sprintf("%d +0000", when.Unix())
+	return []string{
+		"GIT_AUTHOR_NAME=Garrison", "GIT_AUTHOR_EMAIL=garrison@localhost", "GIT_AUTHOR_DATE=" + date,
+		"GIT_COMMITTER_NAME=Garrison", "GIT_COMMITTER_EMAIL=garrison@localhost", "GIT_COMMITTER_DATE=" + date,
+	}
+}
+
+// WriteCommit stores c and returns its object name.
+func (r *Repo) WriteCommit(ctx context.Context, c Commit) (string, error) {
+	args := []string{"-c", "commit.gpgSign=false", "commit-tree", c.Tree}
+	for _, p := range c.Parents {
+		args = append(args, "-p", p)
+	}
+	out, err := r.run(ctx, call{args: args, stdin: strings.NewReader(c.Message), env: identity(c.When)})
+	return strings.TrimSpace(out), err
+}
+
+// Fetch brings refspecs from a remote (its name or URL), dropping refs that are gone there.
+// Errors: CodeRemote, transient; CodeUnauthorized when the remote wants other credentials.
+func (r *Repo) Fetch(ctx context.Context, remote string, refspecs ...string) error {
+	args := append([]string{}, networkConfig...)
+	args = append(args, "fetch", "--quiet", "--prune", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance", "--end-of-options", remote)
+	_, err := r.run(ctx, call{args: append(args, refspecs...)})
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	return remoteError("fetch from", remote, err)
+}
+
+func remoteError(doing, remote string, err error) error {
+	said := proc.Said(err)
+	for _, s := range []string{"Authentication failed", "could not read Username", "could not read Password", "Permission denied", "403", "401"} {
+		if strings.Contains(said, s) {
+			return fleet.Errorf(fleet.Local, fleet.CodeUnauthorized, "cannot %s %s: it refuses our credentials", doing, Redact(remote)).
+				WithHint("renew the token or key that git uses for it").WithCause(errors.New(Redact(err.Error())))
+		}
+	}
+	return fleet.Errorf(fleet.Transient, fleet.CodeRemote, "cannot %s %s", doing, Redact(remote)).
+		WithHint("is it up, and the address right? try: git ls-remote %s", Redact(remote)).WithCause(errors.New(Redact(err.Error())))
+}

@@ -1,0 +1,170 @@
+// Package nix is the only package that runs nix: evaluating hosts of a flake,
+// building, asking about store paths, substituting, setting profiles.
+//
+// It speaks to every Nix from 2.8 on by commands that all of them have. Start at Find.
+package nix
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/garrison-nix/garrison/internal/fleet"
+	"github.com/garrison-nix/garrison/internal/proc"
+)
+
+// Needed is the oldest Nix that works: major and minor.
+var needed = [2]int{2, 8}
+
+// Nix is a Nix found on PATH.
+type Nix struct {
+	Version string
+	// Store is a store URL to work on; empty means the machine's own.
+	Store string
+	// Log gets what nix says while it evaluates, builds and fetches; nil drops it.
+	Log io.Writer
+}
+
+var version = regexp.MustCompile(`\b([0-9]+)\.([0-9]+)(\.[0-9]+)?[a-z0-9_.+-]*`)
+
+// Find looks for nix and checks its version. Errors: CodeMissingTool, CodeNixTooOld, both class host.
+func Find(ctx context.Context) (*Nix, error) {
+	out, err := proc.Run(ctx, proc.Cmd{Program: "nix", Args: []string{"--version"}})
+	if err != nil {
+		if fleet.CodeOf(err) == fleet.CodeMissingTool {
+			return nil, fleet.Errorf(fleet.Local, fleet.CodeMissingTool, "there is no nix here").
+				WithHint("install Nix %d.%d or newer, or put it on PATH", needed[0], needed[1]).WithCause(err)
+		}
+		return nil, fleet.Errorf(fleet.Local, fleet.CodeMissingTool, "nix --version fails").WithCause(err)
+	}
+	said := strings.TrimSpace(string(out))
+	m := version.FindStringSubmatch(said)
+	if m == nil {
+		return nil, fleet.Errorf(fleet.Local, fleet.CodeNixTooOld, "nix --version says %q, which names no version", said).
+			WithHint("Garrison needs Nix %d.%d or newer", needed[0], needed[1])
+	}
+	major, _ := strconv.Atoi(m[1])
+	minor, _ := strconv.Atoi(m[2])
+	if slices.Compare([]int{major, minor}, needed[:]) < 0 {
+		return nil, fleet.Errorf(fleet.Local, fleet.CodeNixTooOld, "this is Nix %s, Garrison needs %d.%d or newer", m[0], needed[0], needed[1]).
+			WithHint("upgrade Nix on this machine")
+	}
+	return &Nix{Version: m[0]}, nil
+}
+
+func (n *Nix) run(ctx context.Context, program string, stdin io.Reader, args ...string) ([]byte, error) {
+	global := []string{"--extra-experimental-features", "nix-command flakes"}
+	if n.Store != "" {
+		global = append(global, "--store", n.Store)
+	}
+	if program == "nix-env" || program == "nix-store" {
+		// the old commands take the same settings, behind the operation
+		args = append(args, "--option", "extra-experimental-features", "nix-command flakes")
+		if n.Store != "" {
+			args = append(args, "--store", n.Store)
+		}
+	} else {
+		args = append(global, args...)
+	}
+	return proc.Run(ctx, proc.Cmd{Program: program, Args: args, Stdin: stdin, Stderr: n.Log, Env: []string{"NO_COLOR=1", "LC_ALL=C"}})
+}
+
+// Message is Nix's own complaint in what it said on standard error: from its first line that
+// begins with "error:" on, at most maxBytes; all of it when there is no such line.
+func Message(err error, maxBytes int) string {
+	said := proc.Said(err)
+	if i := strings.Index("\n"+said, "\nerror:"); i >= 0 {
+		said = said[i:]
+	}
+	said = strings.TrimSpace(said)
+	if said == "" && err != nil {
+		said = err.Error()
+	}
+	if len(said) > maxBytes {
+		said = "…" + strings.ToValidUTF8(said[len(said)-maxBytes:], "")
+	}
+	return said
+}
+
+// PathInfo is what the store's database knows of a path.
+type PathInfo struct {
+	Path       string   `json:"path"`
+	NarHash    string   `json:"narHash"` // SRI, or sha256:<base32> from some versions
+	NarSize    int64    `json:"narSize"`
+	References []string `json:"references"` // full paths; may name Path itself
+	Deriver    string   `json:"deriver"`
+	CA         string   `json:"ca"`
+	Signatures []string `json:"signatures"`
+}
+
+// Closure asks about paths and all that they refer to, each once, in no particular order.
+// A path that is not valid is an error.
+func (n *Nix) Closure(ctx context.Context, paths []string) ([]PathInfo, error) {
+	if len(paths) == 0 {
+		return nil, nil
+	}
+	args := append([]string{"path-info", "--recursive", "--json"}, paths...)
+	out, err := n.run(ctx, "nix", nil, args...)
+	if err != nil {
+		return nil, err
+	}
+	return parsePathInfo(out)
+}
+
+// parsePathInfo reads both forms: up to 2.18 a list, later an object by path in which null means not valid.
+func parsePathInfo(out []byte) ([]PathInfo, error) {
+	out = bytes.TrimSpace(out)
+	if bytes.HasPrefix(out, []byte("[")) {
+		var list []PathInfo
+		err := json.Unmarshal(out, &list)
+		for _, p := range list {
+			if err == nil && p.NarHash == "" {
+				err = fmt.Errorf("nix path-info: %s is not valid", p.Path)
+			}
+		}
+		return list, err
+	}
+	var byPath map[string]*PathInfo
+	if err := json.Unmarshal(out, &byPath); err != nil {
+		return nil, fmt.Errorf("nix path-info: %w", err)
+	}
+	list := make([]PathInfo, 0, len(byPath))
+	for path, p := range byPath {
+		if p == nil {
+			return nil, fmt.Errorf("nix path-info: %s is not valid", path)
+		}
+		p.Path = path
+		list = append(list, *p)
+	}
+	slices.SortFunc(list, func(a, b PathInfo) int { return strings.Compare(a.Path, b.Path) })
+	return list, nil
+}
+
+// Valid says whether path is in the store, whole.
+func (n *Nix) Valid(ctx context.Context, path string) (bool, error) {
+	if n.Store == "" {
+		if _, err := os.Lstat(path); os.IsNotExist(err) {
+			return false, nil // spares a process in the usual case
+		}
+	}
+	_, err := n.run(ctx, "nix-store", nil, "--check-validity", path)
+	if _, failed := proc.ExitCode(err); failed {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// SetProfile makes path the newest generation of profile. An unchanged path makes no new one.
+func (n *Nix) SetProfile(ctx context.Context, profile, path string) error {
+	if _, err := n.run(ctx, "nix-env", nil, "--profile", profile, "--set", path); err != nil {
+		return fleet.Errorf(fleet.Local, fleet.CodeActivate, "cannot set the profile %s to %s", profile, path).WithCause(err)
+	}
+	return nil
+}

@@ -1,0 +1,158 @@
+// Package proc runs other programs: bounded output, a whole process group
+// that ends with its context, errors that show what the program said.
+//
+// It also keeps time: a Timeline in the context records for each stage how
+// long it took and during how much of that another program was at work, so
+// that Garrison's own share is known. Start at Run.
+package proc
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/garrison-nix/garrison/internal/fleet"
+)
+
+// Cmd is a program to run.
+type Cmd struct {
+	Program string
+	Args    []string
+	Dir     string
+	Env     []string // added to the environment
+	Stdin   io.Reader
+	// Stderr gets a copy of what the program says, as it says it.
+	Stderr io.Writer
+	// MaxStdout bounds what is kept, in bytes; more is an error. 0 means 64 MiB.
+	MaxStdout int
+}
+
+const (
+	defaultMaxStdout = 64 << 20
+	stderrTail       = 64 << 10
+	killDelay        = 10 * time.Second
+)
+
+// ExitError is a program that ran and failed.
+type ExitError struct {
+	Program string
+	Args    []string
+	Code    int    // exit status; -1 when a signal ended it
+	Stderr  string // the last 64 KiB
+	cause   error
+}
+
+func (e *ExitError) Error() string {
+	said := lastLines(e.Stderr, 12)
+	if said == "" {
+		return fmt.Sprintf("%s: %v", e.Program, e.cause)
+	}
+	return fmt.Sprintf("%s: %v: %s", e.Program, e.cause, said)
+}
+
+func (e *ExitError) Unwrap() error { return e.cause }
+
+// Run runs c and returns its standard output. When ctx ends, the program and all
+// of its process group get SIGTERM, and SIGKILL ten seconds later. Errors: the context's own,
+// an *ExitError, or a fleet.Error with CodeMissingTool when there is no such program.
+func Run(ctx context.Context, c Cmd) ([]byte, error) {
+	limit := c.MaxStdout
+	if limit == 0 {
+		limit = defaultMaxStdout
+	}
+	out := &limited{limit: limit}
+	tail := &tailBuffer{limit: stderrTail}
+	cmd := exec.CommandContext(ctx, c.Program, c.Args...)
+	cmd.Dir, cmd.Stdin, cmd.Stdout = c.Dir, c.Stdin, out
+	cmd.Env = append(os.Environ(), c.Env...)
+	cmd.Stderr = tail
+	if c.Stderr != nil {
+		cmd.Stderr = io.MultiWriter(tail, c.Stderr)
+	}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
+	cmd.WaitDelay = killDelay
+
+	done := timelineOf(ctx).toolStarts()
+	err := cmd.Run()
+	done()
+	if cmd.Process != nil && ctx.Err() != nil {
+		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // children that outlived their leader
+	}
+	switch {
+	case err == nil:
+		return out.buf.Bytes(), nil
+	case ctx.Err() != nil:
+		return nil, fmt.Errorf("%s: %w", c.Program, context.Cause(ctx))
+	case out.full:
+		return nil, fmt.Errorf("%s said more than %d bytes", c.Program, limit)
+	case errors.Is(err, exec.ErrNotFound), errors.Is(err, os.ErrNotExist) && cmd.Process == nil:
+		return nil, fleet.Errorf(fleet.Local, fleet.CodeMissingTool, "there is no program %q here", c.Program).
+			WithHint("install %s, or put it on PATH", c.Program).WithCause(err)
+	}
+	return nil, &ExitError{Program: c.Program, Args: c.Args, Code: cmd.ProcessState.ExitCode(), Stderr: tail.String(), cause: err}
+}
+
+// Said is what the program that failed with err said on standard error, or "".
+func Said(err error) string {
+	var e *ExitError
+	if errors.As(err, &e) {
+		return e.Stderr
+	}
+	return ""
+}
+
+// ExitCode is the exit status in err's chain, and false if there is none.
+func ExitCode(err error) (int, bool) {
+	var e *ExitError
+	if errors.As(err, &e) {
+		return e.Code, true
+	}
+	return 0, false
+}
+
+func lastLines(s string, n int) string {
+	lines := strings.Split(strings.TrimSpace(s), "\n")
+	if len(lines) > n {
+		lines = lines[len(lines)-n:]
+	}
+	return strings.Join(lines, "\n")
+}
+
+// limited keeps the first limit bytes, then fails.
+type limited struct {
+	buf   bytes.Buffer
+	limit int
+	full  bool
+}
+
+func (l *limited) Write(p []byte) (int, error) {
+	if l.buf.Len()+len(p) > l.limit {
+		l.full = true
+		return 0, errors.New("too much output")
+	}
+	return l.buf.Write(p)
+}
+
+// tailBuffer keeps the last limit bytes.
+type tailBuffer struct {
+	b     []byte
+	limit int
+}
+
+func (t *tailBuffer) Write(p []byte) (int, error) {
+	t.b = append(t.b, p...)
+	if over := len(t.b) - t.limit; over > 0 {
+		t.b = append(t.b[:0], t.b[over:]...)
+	}
+	return len(p), nil
+}
+
+func (t *tailBuffer) String() string { return string(t.b) }
