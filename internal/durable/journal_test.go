@@ -96,19 +96,19 @@ func TestJournalTrimFails(t *testing.T) {
 	onSmallDisk(t, func(limit func(uint64)) {
 		path := filepath.Join(t.TempDir(), "history")
 		j := openJournal(t, path)
-		for n := range 1000 {
+		for n := range 100 {
 			must(t, j.Append(entry{n}))
 		}
-		limit(1024)
-		if err := j.Trim(400); !errors.Is(err, syscall.EFBIG) {
+		limit(256)
+		if err := j.Trim(40); !errors.Is(err, syscall.EFBIG) {
 			t.Errorf("got %v", err)
 		}
 		limit(noLimit)
-		must(t, j.Append(entry{1000}))
-		expectEntries(t, path, 2, 999, 1000)
-		must(t, j.Trim(400))
-		must(t, j.Append(entry{1001}))
-		expectEntries(t, path, 3, 999, 1000, 1001)
+		must(t, j.Append(entry{100}))
+		expectEntries(t, path, 2, 99, 100)
+		must(t, j.Trim(40))
+		must(t, j.Append(entry{101}))
+		expectEntries(t, path, 3, 99, 100, 101)
 	})
 }
 
