@@ -1,0 +1,126 @@
+package cache
+
+import (
+	"encoding/json"
+	"net/http"
+
+	"github.com/garrison-nix/garrison/internal/nar"
+)
+
+// Bounds of a query for missing paths: a whole system's closure has a few thousand.
+const (
+	maxQueryHashes = 100_000
+	maxQueryBytes  = 8 << 20
+)
+
+// postMissingPaths answers which of the hash parts are to be pushed: those that
+// the cache does not have, or whose content is lost. (Attic's API.)
+func (s *Server) postMissingPaths(w http.ResponseWriter, r *http.Request) error {
+	var query struct {
+		Cache  string   `json:"cache"`
+		Hashes []string `json:"store_path_hashes"`
+	}
+	body, err := readBody(w, r, maxQueryBytes)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(body, &query); err != nil {
+		return badRequest("the query is not JSON of the form expected: %v", err)
+	}
+	c, err := s.open(r, query.Cache, Push)
+	if err != nil {
+		return err
+	}
+	if len(query.Hashes) > maxQueryHashes {
+		return badRequest("%d hashes in one query, at most %d are allowed", len(query.Hashes), maxQueryHashes)
+	}
+	for _, h := range query.Hashes {
+		if !nar.ValidHashPart(h) {
+			return badRequest("%s is not the hash of a store path", quoted(h))
+		}
+	}
+	have, err := s.Index.Lookup(r.Context(), c.name, query.Hashes)
+	if err != nil {
+		return err
+	}
+	missing := []string{}
+	for _, h := range query.Hashes {
+		n, ok := have[h]
+		if ok {
+			ok, err = s.hasBlob(r.Context(), n)
+		}
+		if err != nil {
+			return err
+		}
+		if !ok {
+			missing = append(missing, h)
+		}
+	}
+	writeJSON(w, http.StatusOK, map[string][]string{"missing_paths": missing})
+	return nil
+}
+
+// getCacheConfig tells Attic's client what it needs to use the cache.
+func (s *Server) getCacheConfig(w http.ResponseWriter, r *http.Request) error {
+	c, err := s.open(r, r.PathValue("cache"), Pull)
+	if err != nil {
+		return err
+	}
+	base := s.baseURL(r)
+	writeJSON(w, http.StatusOK, map[string]any{
+		"substituter_endpoint":     base + "/" + c.name,
+		"api_endpoint":             base + "/",
+		"public_key":               c.key.Public().String(),
+		"is_public":                s.isPublic(r, c),
+		"store_dir":                s.StoreDir,
+		"priority":                 s.Priority,
+		"upstream_cache_key_names": []string{},
+		"retention_period":         "Global",
+	})
+	return nil
+}
+
+func (s *Server) baseURL(r *http.Request) string {
+	if s.BaseURL != "" {
+		return s.BaseURL
+	}
+	if r.TLS != nil {
+		return "https://" + r.Host
+	}
+	return "http://" + r.Host
+}
+
+func (s *Server) isPublic(r *http.Request, c *openCache) bool {
+	anonymous := r.Clone(r.Context())
+	anonymous.Header.Del("Authorization")
+	return s.Authorize(anonymous, c.name, Pull) == nil
+}
+
+// Info describes a cache: the answer to GET /api/v1/caches/{cache}.
+type Info struct {
+	Schema      int    `json:"schema"` // 1
+	Name        string `json:"name"`
+	PublicKey   string `json:"publicKey"`
+	Paths       int64  `json:"paths"`
+	NarBytes    int64  `json:"narBytes"`    // uncompressed, sum over paths
+	StoredBytes int64  `json:"storedBytes"` // compressed, sum over distinct archives
+	Priority    int    `json:"priority"`
+	StoreDir    string `json:"storeDir"`
+}
+
+func (s *Server) getInfo(w http.ResponseWriter, r *http.Request) error {
+	c, err := s.open(r, r.PathValue("cache"), Pull)
+	if err != nil {
+		return err
+	}
+	stats, err := s.Index.Stats(r.Context(), c.name)
+	if err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, Info{
+		Schema: 1, Name: c.name, PublicKey: c.key.Public().String(),
+		Paths: stats.Paths, NarBytes: stats.NarBytes, StoredBytes: stats.StoredBytes,
+		Priority: s.Priority, StoreDir: s.StoreDir,
+	})
+	return nil
+}

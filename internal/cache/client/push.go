@@ -1,0 +1,188 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/garrison-nix/garrison/internal/fleet"
+	"github.com/garrison-nix/garrison/internal/nar"
+)
+
+// PushOptions say how Push works. The zero value serves.
+type PushOptions struct {
+	RealStoreDir string         // where the files of /nix/store/… are; default "/nix/store"
+	Parallel     int            // requests at the same time; default 4
+	Progress     func(Progress) // called after each path, never twice at the same time; may be nil
+}
+
+// Progress says how far a push is.
+type Progress struct {
+	StorePath string // what was just pushed
+	Done      int    // paths pushed
+	Total     int    // paths to push: those that were missing
+	NarBytes  int64  // pushed so far, uncompressed
+}
+
+// Stats says what a push did.
+type Stats struct {
+	Paths    int           // paths asked for
+	Pushed   int           // of those, were uploaded
+	NarBytes int64         // uploaded, uncompressed
+	Differ   []string      // paths that somebody else uploaded meanwhile, built otherwise; the cache keeps the first
+	Elapsed  time.Duration // the whole call
+}
+
+// Push uploads those of the paths that the cache does not have. What they refer
+// to is either among them or in the cache already. Paths may come in any order, but not twice.
+func (c *Client) Push(ctx context.Context, paths []nar.PathInfo, o PushOptions) (stats Stats, err error) {
+	if o.RealStoreDir == "" {
+		o.RealStoreDir = "/nix/store"
+	}
+	if o.Parallel <= 0 {
+		o.Parallel = 4
+	}
+	start := time.Now()
+	stats.Paths = len(paths)
+	todo, err := c.choose(ctx, paths)
+	if err != nil {
+		return stats, err
+	}
+	plan, err := newPlan(todo)
+	if err != nil {
+		return stats, err
+	}
+	p := push{c: c, o: o, stats: &stats, total: len(todo)}
+	err = p.run(ctx, plan)
+	stats.Elapsed = time.Since(start)
+	return stats, err
+}
+
+// choose returns the paths that are missing.
+func (c *Client) choose(ctx context.Context, paths []nar.PathInfo) ([]*nar.PathInfo, error) {
+	byHash := make(map[string]*nar.PathInfo, len(paths))
+	hashes := make([]string, 0, len(paths))
+	for i := range paths {
+		p := &paths[i]
+		if err := p.Validate(); err != nil {
+			return nil, unusable(err)
+		}
+		hash, err := nar.HashPart(p.StorePath)
+		if err != nil {
+			return nil, unusable(err)
+		}
+		if byHash[hash] != nil {
+			return nil, unusable(errors.New(p.StorePath + " is listed twice"))
+		}
+		byHash[hash] = p
+		hashes = append(hashes, hash)
+	}
+	missing, err := c.Missing(ctx, hashes)
+	if err != nil {
+		return nil, err
+	}
+	var todo []*nar.PathInfo
+	for _, hash := range missing {
+		p := byHash[hash]
+		if p == nil {
+			return nil, c.nonsense("ask what is missing", errors.New("it misses a path that was not asked for: "+hash))
+		}
+		delete(byHash, hash)
+		todo = append(todo, p)
+	}
+	return todo, nil
+}
+
+func unusable(err error) error {
+	return fleet.Errorf(fleet.Local, fleet.CodeInvalid, "the paths to push cannot be used").WithCause(err)
+}
+
+// push is one call of Push.
+type push struct {
+	c       *Client
+	o       PushOptions
+	archive archiver
+	total   int
+
+	mu    sync.Mutex // guards stats and calls of o.Progress
+	stats *Stats
+}
+
+// run works through the plan with o.Parallel workers until all is done or one fails.
+func (p *push) run(ctx context.Context, plan *plan) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var workers sync.WaitGroup
+	for range min(p.o.Parallel, p.total) {
+		workers.Go(func() {
+			for {
+				job, ok := plan.next()
+				if !ok {
+					return
+				}
+				if err := p.do(ctx, job); err != nil {
+					plan.fail(err)
+					cancel()
+					return
+				}
+				plan.done(job)
+			}
+		})
+	}
+	workers.Wait()
+	return plan.err
+}
+
+func (p *push) do(ctx context.Context, j job) error {
+	if j.kind == uploadArchive {
+		return p.uploadArchive(ctx, j.path)
+	}
+	return p.uploadInfo(ctx, j.path)
+}
+
+func narURL(h nar.Hash) string { return "nar/" + h.Nix32() + ".nar.zst" }
+
+func (p *push) uploadArchive(ctx context.Context, info *nar.PathInfo) error {
+	realPath := filepath.Join(p.o.RealStoreDir, filepath.Base(info.StorePath))
+	_, err := p.c.do(ctx, request{
+		what: "push " + info.StorePath, method: http.MethodPut, url: p.c.URL() + "/" + narURL(info.NarHash),
+		contentType: "application/zstd",
+		body:        func() body { return p.archive.stream(info, realPath) },
+	})
+	return err
+}
+
+func (p *push) uploadInfo(ctx context.Context, info *nar.PathInfo) error {
+	hash, err := nar.HashPart(info.StorePath)
+	if err != nil {
+		return unusable(err)
+	}
+	text := (&nar.NarInfo{PathInfo: *info, URL: narURL(info.NarHash), Compression: "zstd"}).Encode()
+	_, err = p.c.do(ctx, request{
+		what: "push " + info.StorePath, method: http.MethodPut, url: p.c.URL() + "/" + hash + ".narinfo",
+		contentType: "text/x-nix-narinfo", body: fixedBody(text),
+	})
+	var status *statusError
+	differs := errors.As(err, &status) && status.status == http.StatusConflict
+	if err != nil && !differs {
+		return err
+	}
+	p.count(info, differs)
+	return nil
+}
+
+func (p *push) count(info *nar.PathInfo, differs bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.stats.Pushed++
+	p.stats.NarBytes += info.NarSize
+	if differs {
+		p.stats.Differ = append(p.stats.Differ, info.StorePath)
+	}
+	if p.o.Progress != nil {
+		p.o.Progress(Progress{info.StorePath, p.stats.Pushed, p.total, p.stats.NarBytes})
+	}
+}

@@ -1,0 +1,263 @@
+package client
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/garrison-nix/garrison/internal/fleet"
+)
+
+// request is one call of the cache, which can be made again.
+type request struct {
+	what        string // for errors: what was attempted
+	method, url string
+	contentType string
+	body        func() body // nil: none
+	maxAnswer   int64       // bytes; 0 means 1 MiB
+	absentOK    bool        // 404 is an answer: nil
+}
+
+// body is what a request sends. size is -1 when it is not known beforehand.
+type body struct {
+	r    io.ReadCloser
+	size int64
+	// failed returns why the body could not be produced, once r is closed; nil if it could.
+	failed func() error
+}
+
+func fixedBody(b []byte) func() body {
+	return func() body {
+		return body{io.NopCloser(bytes.NewReader(b)), int64(len(b)), func() error { return nil }}
+	}
+}
+
+const (
+	firstBackoff   = 100 * time.Millisecond
+	longestBackoff = 10 * time.Second
+	stallLimit     = time.Minute // a body that does not move for so long is given up
+)
+
+// statusError is an answer that is neither success nor an expected absence.
+type statusError struct {
+	status     int
+	message    string
+	retryAfter time.Duration
+}
+
+func (e *statusError) Error() string { return fmt.Sprintf("HTTP %d: %s", e.status, e.message) }
+
+// brokenBody wraps what made a body impossible to produce: no retry cures it.
+type brokenBody struct{ error }
+
+func (b brokenBody) Unwrap() error { return b.error }
+
+// do makes a request, again after failures that may pass, and returns the
+// answer's body. Its errors are *fleet.Error or ctx's.
+func (c *Client) do(ctx context.Context, r request) ([]byte, error) {
+	for attempt := 1; ; attempt++ {
+		answer, err := c.once(ctx, r)
+		if err == nil {
+			return answer, nil
+		}
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		if attempt >= c.cfg.Attempts || !mayPass(err) {
+			return nil, c.explain(r, err)
+		}
+		if err := wait(ctx, backoff(attempt, err)); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// backoff doubles from attempt to attempt, with half of it left to chance, and
+// is never shorter than what the server asked for (within reason).
+func backoff(attempt int, err error) time.Duration {
+	d := min(firstBackoff<<(attempt-1), longestBackoff)
+	d = d/2 + rand.N(d/2+1)
+	var status *statusError
+	if errors.As(err, &status) {
+		d = max(d, min(status.retryAfter, longestBackoff))
+	}
+	return d
+}
+
+func wait(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// mayPass says whether the same request may succeed later.
+func mayPass(err error) bool {
+	var broken brokenBody
+	var noToken *fleet.Error
+	if errors.As(err, &broken) || errors.As(err, &noToken) {
+		return false
+	}
+	var status *statusError
+	if !errors.As(err, &status) {
+		return true // the network
+	}
+	switch status.status {
+	case http.StatusRequestTimeout, http.StatusTooManyRequests:
+		return true
+	case http.StatusInsufficientStorage, http.StatusNotImplemented:
+		return false
+	}
+	return status.status >= http.StatusInternalServerError
+}
+
+// once makes a request a single time.
+func (c *Client) once(ctx context.Context, r request) (_ []byte, err error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	req, err := c.build(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	if r.body != nil {
+		b := r.body()
+		stalled := fmt.Errorf("nothing moved for %s", stallLimit)
+		dog := time.AfterFunc(stallLimit, func() { cancel(stalled) })
+		defer dog.Stop()
+		req.Body, req.ContentLength = &watched{b.r, dog}, b.size
+		defer func() {
+			b.r.Close()
+			if failed := b.failed(); failed != nil && err != nil {
+				err = brokenBody{failed}
+			}
+		}()
+	}
+	res, err := c.cfg.HTTP.Do(req)
+	if err != nil {
+		if cause := context.Cause(ctx); cause != nil {
+			return nil, cause
+		}
+		return nil, err
+	}
+	defer res.Body.Close()
+	return r.read(res)
+}
+
+func (c *Client) build(ctx context.Context, r request) (*http.Request, error) {
+	req, err := http.NewRequestWithContext(ctx, r.method, r.url, nil)
+	if err != nil {
+		return nil, err
+	}
+	if r.contentType != "" {
+		req.Header.Set("Content-Type", r.contentType)
+	}
+	if c.cfg.Token == nil {
+		return req, nil
+	}
+	token, err := c.cfg.Token()
+	if err != nil {
+		return nil, fleet.Errorf(fleet.Local, fleet.CodeUnauthorized, "the token for %s cannot be read", c.URL()).WithCause(err).
+			WithHint("check the token file that is configured for the cache")
+	}
+	if token = strings.TrimSpace(token); token != "" {
+		req.Header.Set("Authorization", "Bearer "+token)
+	}
+	return req, nil
+}
+
+// read returns the answer's body, and a statusError unless the status is a success.
+func (r request) read(res *http.Response) ([]byte, error) {
+	most := r.maxAnswer
+	if most == 0 {
+		most = 1 << 20
+	}
+	b, err := io.ReadAll(io.LimitReader(res.Body, most+1))
+	switch {
+	case res.StatusCode == http.StatusNotFound && r.absentOK:
+		return nil, nil
+	case res.StatusCode < 200 || res.StatusCode > 299:
+		return nil, &statusError{res.StatusCode, messageOf(res, b), retryAfter(res)}
+	case err != nil:
+		return nil, err
+	case int64(len(b)) > most:
+		return nil, fmt.Errorf("the answer has more than %d bytes", most)
+	case b == nil:
+		return []byte{}, nil
+	}
+	return b, nil
+}
+
+func messageOf(res *http.Response, b []byte) string {
+	var e struct {
+		Message string `json:"message"`
+	}
+	if json.Unmarshal(b, &e) == nil && e.Message != "" {
+		return e.Message
+	}
+	return http.StatusText(res.StatusCode)
+}
+
+func retryAfter(res *http.Response) time.Duration {
+	seconds, err := strconv.Atoi(res.Header.Get("Retry-After"))
+	if err != nil || seconds < 0 {
+		return 0
+	}
+	return time.Duration(seconds) * time.Second
+}
+
+// explain makes of a failure what a person is told.
+func (c *Client) explain(r request, err error) error {
+	var told *fleet.Error
+	if errors.As(err, &told) {
+		return told
+	}
+	var broken brokenBody
+	if errors.As(err, &broken) {
+		return fleet.Errorf(fleet.Local, fleet.CodeState, "%s: the local store cannot be read", r.what).WithCause(broken.error)
+	}
+	var status *statusError
+	if !errors.As(err, &status) {
+		return fleet.Errorf(fleet.Transient, fleet.CodeCache, "%s: cache %s cannot be reached", r.what, c.URL()).WithCause(err).
+			WithHint("check that the hub runs and that the cache's URL is right; nothing is lost, run it again")
+	}
+	switch s := status.status; {
+	case s == http.StatusUnauthorized || s == http.StatusForbidden:
+		return fleet.Errorf(fleet.Local, fleet.CodeUnauthorized, "%s: cache %s refuses the token", r.what, c.URL()).WithCause(err).
+			WithHint("check the token file that is configured for this cache, and that the token may push to it")
+	case s == http.StatusNotFound:
+		return fleet.Errorf(fleet.Local, fleet.CodeNotFound, "%s: there is no cache %s at %s", r.what, c.name, c.base).WithCause(err).
+			WithHint("check the cache's URL: its last part is the cache's name")
+	case mayPass(err):
+		return fleet.Errorf(fleet.Transient, fleet.CodeCache, "%s: cache %s fails", r.what, c.URL()).WithCause(err).
+			WithHint("see the hub's log; nothing is lost, run it again")
+	}
+	return fleet.Errorf(fleet.Local, fleet.CodeCache, "%s: cache %s refuses it", r.what, c.URL()).WithCause(err)
+}
+
+// watched is a body that keeps the watchdog quiet as long as it moves. When it
+// has all been sent the transport's own limit for an answer takes over.
+type watched struct {
+	io.ReadCloser
+	dog *time.Timer
+}
+
+func (w *watched) Read(b []byte) (int, error) {
+	w.dog.Reset(stallLimit)
+	n, err := w.ReadCloser.Read(b)
+	if err != nil {
+		w.dog.Stop()
+	}
+	return n, err
+}

@@ -1,0 +1,108 @@
+package cache
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/garrison-nix/garrison/internal/fleet"
+)
+
+// httpError is a refusal as the client sees it, in the form of Attic's errors.
+type httpError struct {
+	status  int
+	kind    string
+	message string
+}
+
+func (e *httpError) Error() string { return e.message }
+
+func badRequest(format string, args ...any) error {
+	return &httpError{http.StatusBadRequest, "RequestError", fmt.Sprintf(format, args...)}
+}
+
+func noSuchObject(name string) error {
+	return &httpError{http.StatusNotFound, "NoSuchObject", quoted(name) + " is not here"}
+}
+
+func quoted(s string) string {
+	const most = 200
+	if len(s) > most {
+		s = s[:most]
+	}
+	return strconv.Quote(s)
+}
+
+// someOf lists the first few of many.
+func someOf(list []string) string {
+	const most = 5
+	if len(list) <= most {
+		return strings.Join(list, ", ")
+	}
+	return fmt.Sprintf("%s and %d others", strings.Join(list[:most], ", "), len(list)-most)
+}
+
+// refusal is the one place that turns an error into a status.
+func refusal(err error) *httpError {
+	var e *httpError
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.As(err, &e):
+		return e
+	case errors.Is(err, ErrForbidden):
+		return &httpError{http.StatusForbidden, "AccessError", err.Error()}
+	case fleet.CodeOf(err) == fleet.CodeUnauthorized:
+		return &httpError{http.StatusUnauthorized, "Unauthorized", err.Error()}
+	case errors.As(err, &tooLarge):
+		return &httpError{http.StatusRequestEntityTooLarge, "RequestError",
+			fmt.Sprintf("the request has more than %d bytes", tooLarge.Limit)}
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return &httpError{http.StatusInsufficientStorage, "InternalServerError", "the cache has no space left"}
+	}
+	return &httpError{http.StatusInternalServerError, "InternalServerError", "the cache failed; its log says why"}
+}
+
+// fail answers with err. What went wrong inside is logged, not told.
+func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
+	e := refusal(err)
+	if e.status >= http.StatusInternalServerError && r.Context().Err() == nil {
+		s.Log.Error("cache request failed", "method", r.Method, "path", r.URL.Path, "err", err)
+	}
+	h := w.Header()
+	for _, k := range []string{"Content-Length", "ETag", "Cache-Control"} {
+		h.Del(k)
+	}
+	h.Set("Cache-Control", "no-store")
+	if e.status == http.StatusUnauthorized {
+		h.Set("WWW-Authenticate", `Basic realm="garrison"`)
+	}
+	writeJSON(w, e.status, struct {
+		Code    int    `json:"code"`
+		Error   string `json:"error"`
+		Message string `json:"message"`
+	}{e.status, e.kind, e.message})
+}
+
+// writeJSON answers with v. A failure to write means that the client is gone.
+func writeJSON(w http.ResponseWriter, status int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(v)
+}
+
+// Token returns the token that came with a request: "Authorization: bearer TOKEN",
+// or the password of Basic, which is what a netrc gives; "" if there is none.
+func Token(r *http.Request) string {
+	if _, password, ok := r.BasicAuth(); ok {
+		return password
+	}
+	scheme, token, ok := strings.Cut(r.Header.Get("Authorization"), " ")
+	if !ok || !strings.EqualFold(scheme, "bearer") {
+		return ""
+	}
+	return strings.TrimSpace(token)
+}
