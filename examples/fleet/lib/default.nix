@@ -107,10 +107,10 @@ let
         echo "toplevel=$out"
         echo "identities='$identities'"
         echo "secrets() {"
-        printf '%s\n' "$secrets" "  :"
+        printf '%s\n' "  :" "$secrets"
         echo "}"
         echo "extra_activation() {"
-        printf '%s\n' "$extraActivation" "  :"
+        printf '%s\n' "  :" "$extraActivation"
         echo "}"
         echo ". $base/lib/activate.sh"
       } > $out/activate
