@@ -32,7 +32,7 @@ func ParseRecipient(s string) (age.Recipient, string, error) {
 		return nil, "", errors.New("the key is empty")
 	case len(s) > maxRecipientBytes:
 		return nil, "", fmt.Errorf("the key has more than %d bytes", maxRecipientBytes)
-	case strings.Contains(s, "PRIVATE KEY") || strings.HasPrefix(strings.ToUpper(s), "AGE-SECRET-KEY-"):
+	case strings.Contains(s, "PRIVATE KEY") || strings.Contains(strings.ToUpper(s), "AGE-SECRET-KEY-"):
 		return nil, "", errors.New("this is a private key; give the public one, and consider the private one known")
 	case strings.ContainsAny(s, "\r\n"):
 		return nil, "", errors.New("the key has more than one line; give one key each")
