@@ -1,0 +1,78 @@
+package cachetest
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/garrison-nix/garrison/internal/cache"
+	"github.com/garrison-nix/garrison/internal/cache/local"
+	"github.com/garrison-nix/garrison/internal/cache/sqlite"
+	"github.com/garrison-nix/garrison/internal/fleet"
+	"github.com/garrison-nix/garrison/internal/nar"
+)
+
+// PushToken is the token that may push to a Server's cache.
+const PushToken = "push-token"
+
+// Server is a cache named "c" on loopback: everybody may pull, PushToken may push.
+type Server struct {
+	*httptest.Server
+	Cache *cache.Server
+	Index *sqlite.Index
+	Dir   string // of its content
+	Key   nar.PublicKey
+}
+
+// NewServer starts a Server in a directory of the test's own. wrap stands
+// between the network and the cache, to inject faults; nil for none.
+func NewServer(t *testing.T, wrap func(http.Handler) http.Handler) *Server {
+	t.Helper()
+	s := &Server{Dir: filepath.Join(t.TempDir(), "cache")}
+	store, err := local.Open(s.Dir)
+	must(t, err)
+	t.Cleanup(func() { must(t, store.Close()) })
+	s.Index, err = sqlite.Open(t.Context(), filepath.Join(s.Dir, "index.sqlite"))
+	must(t, err)
+	t.Cleanup(func() { must(t, s.Index.Close()) })
+	key, err := store.Key("c")
+	must(t, err)
+	s.Key = key.Public()
+	s.Cache = cache.New(cache.Options{Blobs: store, Index: s.Index, Authorize: authorize, MaxNarBytes: 64 << 20})
+	must(t, s.Cache.EnsureCache(t.Context(), "c", key))
+	h := s.Cache.Handler()
+	if wrap != nil {
+		h = wrap(h)
+	}
+	s.Server = httptest.NewServer(h)
+	t.Cleanup(s.Server.Close)
+	return s
+}
+
+func authorize(r *http.Request, _ string, p cache.Permission) error {
+	if p == cache.Pull || cache.Token(r) == PushToken {
+		return nil
+	}
+	return fleet.Errorf(fleet.Local, fleet.CodeUnauthorized, "a token that may push is needed")
+}
+
+// URL of the cache.
+func (s *Server) CacheURL() string { return s.URL + "/c" }
+
+// BlobFile is where the archive with that hash is stored.
+func (s *Server) BlobFile(h nar.Hash) string {
+	name := h.Nix32() + ".nar.zst"
+	return filepath.Join(s.Dir, "nar", name[:2], name)
+}
+
+// WantClean fails the test if unfinished uploads are left.
+func (s *Server) WantClean(t *testing.T) {
+	t.Helper()
+	left, err := os.ReadDir(filepath.Join(s.Dir, "tmp"))
+	must(t, err)
+	if len(left) > 0 {
+		t.Errorf("%d temporary files are left", len(left))
+	}
+}
