@@ -74,9 +74,6 @@ type Deployment struct {
 	Failure  *Failure    `json:"failure,omitempty"`
 	Stages   []StageTime `json:"stages"`
 	EndedAt  time.Time   `json:"endedAt"`
-	// Fetched paths came from a cache, Built ones were built here; both 0 when all was there.
-	Fetched int `json:"fetched"`
-	Built   int `json:"built"`
 }
 
 // Status is what an agent says of its host: on its socket, and to the hub.

@@ -118,17 +118,22 @@ func (r *Repo) UpdateRef(ctx context.Context, ref, object string) error {
 	return err
 }
 
-// Refs lists refs that start with prefix (whole path components): name without prefix → object
-// name (of the tag itself where it is an annotated one).
-func (r *Repo) Refs(ctx context.Context, prefix string) (map[string]string, error) {
-	out, err := r.run(ctx, call{args: []string{"for-each-ref", "--format=%(objectname) %(refname)", prefix}})
+// Ref is what a ref points at: ID is the tag itself where it is an annotated one, Commit what it leads to.
+type Ref struct{ ID, Commit string }
+
+// Refs lists the refs below prefix (which ends in a slash), by their names without it.
+func (r *Repo) Refs(ctx context.Context, prefix string) (map[string]Ref, error) {
+	out, err := r.run(ctx, call{args: []string{"for-each-ref", "--format=%(objectname) %(*objectname) %(refname)", prefix}})
 	if err != nil {
 		return nil, err
 	}
-	refs := map[string]string{}
+	refs := map[string]Ref{}
 	for line := range strings.Lines(out) {
-		id, name, _ := strings.Cut(strings.TrimSpace(line), " ")
-		refs[strings.TrimPrefix(name, prefix)] = id
+		f := strings.Fields(line)
+		if len(f) == 2 { // not an annotated tag
+			f = []string{f[0], f[0], f[1]}
+		}
+		refs[strings.TrimPrefix(f[2], prefix)] = Ref{ID: f[0], Commit: f[1]}
 	}
 	return refs, nil
 }

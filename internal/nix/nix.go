@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"regexp"
 	"slices"
@@ -17,6 +18,7 @@ import (
 	"strings"
 
 	"github.com/garrison-nix/garrison/internal/fleet"
+	"github.com/garrison-nix/garrison/internal/nar"
 	"github.com/garrison-nix/garrison/internal/proc"
 )
 
@@ -93,20 +95,9 @@ func Message(err error, maxBytes int) string {
 	return said
 }
 
-// PathInfo is what the store's database knows of a path.
-type PathInfo struct {
-	Path       string   `json:"path"`
-	NarHash    string   `json:"narHash"` // SRI, or sha256:<base32> from some versions
-	NarSize    int64    `json:"narSize"`
-	References []string `json:"references"` // full paths; may name Path itself
-	Deriver    string   `json:"deriver"`
-	CA         string   `json:"ca"`
-	Signatures []string `json:"signatures"`
-}
-
-// Closure asks about paths and all that they refer to, each once, in no particular order.
+// Closure asks about paths and all that they refer to, each once, sorted by path.
 // A path that is not valid is an error.
-func (n *Nix) Closure(ctx context.Context, paths []string) ([]PathInfo, error) {
+func (n *Nix) Closure(ctx context.Context, paths []string) ([]nar.PathInfo, error) {
 	if len(paths) == 0 {
 		return nil, nil
 	}
@@ -118,33 +109,45 @@ func (n *Nix) Closure(ctx context.Context, paths []string) ([]PathInfo, error) {
 	return parsePathInfo(out)
 }
 
+// pathInfo is one entry of nix path-info --json.
+type pathInfo struct {
+	Path       string   `json:"path"`
+	NarHash    string   `json:"narHash"`
+	NarSize    int64    `json:"narSize"`
+	References []string `json:"references"`
+	Deriver    string   `json:"deriver"`
+	CA         string   `json:"ca"`
+	Signatures []string `json:"signatures"`
+}
+
 // parsePathInfo reads both forms: up to 2.18 a list, later an object by path in which null means not valid.
-func parsePathInfo(out []byte) ([]PathInfo, error) {
-	out = bytes.TrimSpace(out)
-	if bytes.HasPrefix(out, []byte("[")) {
-		var list []PathInfo
-		err := json.Unmarshal(out, &list)
-		for _, p := range list {
-			if err == nil && p.NarHash == "" {
-				err = fmt.Errorf("nix path-info: %s is not valid", p.Path)
-			}
+func parsePathInfo(out []byte) ([]nar.PathInfo, error) {
+	byPath := map[string]*pathInfo{}
+	if out = bytes.TrimSpace(out); bytes.HasPrefix(out, []byte("[")) {
+		var list []pathInfo
+		if err := json.Unmarshal(out, &list); err != nil {
+			return nil, fmt.Errorf("nix path-info: %w", err)
 		}
-		return list, err
-	}
-	var byPath map[string]*PathInfo
-	if err := json.Unmarshal(out, &byPath); err != nil {
+		for _, p := range list {
+			byPath[p.Path] = &p
+		}
+	} else if err := json.Unmarshal(out, &byPath); err != nil {
 		return nil, fmt.Errorf("nix path-info: %w", err)
 	}
-	list := make([]PathInfo, 0, len(byPath))
-	for path, p := range byPath {
-		if p == nil {
+	infos := make([]nar.PathInfo, 0, len(byPath))
+	for _, path := range slices.Sorted(maps.Keys(byPath)) {
+		p := byPath[path]
+		if p == nil || p.NarHash == "" {
 			return nil, fmt.Errorf("nix path-info: %s is not valid", path)
 		}
-		p.Path = path
-		list = append(list, *p)
+		hash, err := nar.ParseHash(p.NarHash)
+		if err != nil {
+			return nil, fmt.Errorf("nix path-info: %s: %w", path, err)
+		}
+		infos = append(infos, nar.PathInfo{StorePath: path, NarHash: hash, NarSize: p.NarSize,
+			References: p.References, Deriver: p.Deriver, CA: p.CA, Sigs: p.Signatures})
 	}
-	slices.SortFunc(list, func(a, b PathInfo) int { return strings.Compare(a.Path, b.Path) })
-	return list, nil
+	return infos, nil
 }
 
 // Valid says whether path is in the store, whole.

@@ -69,17 +69,37 @@ func Run(ctx context.Context, c Cmd) ([]byte, error) {
 	}
 	out := &limited{limit: limit}
 	tail := &tailBuffer{limit: stderrTail}
-	cmd := exec.CommandContext(ctx, c.Program, c.Args...)
-	cmd.Dir, cmd.Stdin, cmd.Stdout = c.Dir, c.Stdin, out
-	cmd.Env = append(os.Environ(), c.Env...)
-	cmd.Stderr = tail
+	cmd := command(ctx, c)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = c.Stdin, out, tail
 	if c.Stderr != nil {
 		cmd.Stderr = io.MultiWriter(tail, c.Stderr)
 	}
+	err := finish(ctx, c, cmd)
+	var exit *ExitError
+	switch {
+	case err == nil:
+		return out.buf.Bytes(), nil
+	case out.full:
+		return nil, fmt.Errorf("%s said more than %d bytes", c.Program, limit)
+	case errors.As(err, &exit):
+		exit.Stderr = tail.String()
+	}
+	return nil, err
+}
+
+// command makes the process a group of its own that ends with ctx.
+func command(ctx context.Context, c Cmd) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, c.Program, c.Args...)
+	cmd.Dir = c.Dir
+	cmd.Env = append(os.Environ(), c.Env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
 	cmd.WaitDelay = killDelay
+	return cmd
+}
 
+// finish runs cmd, keeps the time, and names what went wrong.
+func finish(ctx context.Context, c Cmd, cmd *exec.Cmd) error {
 	done := timelineOf(ctx).toolStarts()
 	err := cmd.Run()
 	done()
@@ -88,16 +108,24 @@ func Run(ctx context.Context, c Cmd) ([]byte, error) {
 	}
 	switch {
 	case err == nil:
-		return out.buf.Bytes(), nil
+		return nil
 	case ctx.Err() != nil:
-		return nil, fmt.Errorf("%s: %w", c.Program, context.Cause(ctx))
-	case out.full:
-		return nil, fmt.Errorf("%s said more than %d bytes", c.Program, limit)
-	case errors.Is(err, exec.ErrNotFound), errors.Is(err, os.ErrNotExist) && cmd.Process == nil:
-		return nil, fleet.Errorf(fleet.Local, fleet.CodeMissingTool, "there is no program %q here", c.Program).
+		return fmt.Errorf("%s: %w", c.Program, context.Cause(ctx))
+	case cmd.Process == nil && (errors.Is(err, exec.ErrNotFound) || errors.Is(err, os.ErrNotExist)):
+		return fleet.Errorf(fleet.Local, fleet.CodeMissingTool, "there is no program %q here", c.Program).
 			WithHint("install %s, or put it on PATH", c.Program).WithCause(err)
+	case cmd.ProcessState == nil:
+		return fmt.Errorf("cannot run %s: %w", c.Program, err)
 	}
-	return nil, &ExitError{Program: c.Program, Args: c.Args, Code: cmd.ProcessState.ExitCode(), Stderr: tail.String(), cause: err}
+	return &ExitError{Program: c.Program, Args: c.Args, Code: cmd.ProcessState.ExitCode(), cause: err}
+}
+
+// RunTo is Run for a program whose output, both of it, goes to a file: no pipe ends
+// in this process, so the program goes on undisturbed if this process dies.
+func RunTo(ctx context.Context, out *os.File, c Cmd) error {
+	cmd := command(ctx, c)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = c.Stdin, out, out
+	return finish(ctx, c, cmd)
 }
 
 // Said is what the program that failed with err said on standard error, or "".

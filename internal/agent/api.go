@@ -1,0 +1,84 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"net"
+	"net/http"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/garrison-nix/garrison/internal/durable"
+	"github.com/garrison-nix/garrison/internal/fleet"
+)
+
+// serve answers on the local socket, mode 0660, group garrison where there is one:
+// GET /v1/status, GET /v1/history?n=N (newest last), POST /v1/look.
+func (a *Agent) serve(ctx context.Context) (stop func(), err error) {
+	path := a.Config.Socket
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return nil, stateError(err)
+	}
+	if err := os.Remove(path); err != nil && !os.IsNotExist(err) { // of an agent before us: we hold the lock
+		return nil, stateError(err)
+	}
+	l, err := (&net.ListenConfig{}).Listen(ctx, "unix", path)
+	if err != nil {
+		return nil, stateError(err)
+	}
+	if err := restrict(path); err != nil {
+		l.Close()
+		return nil, stateError(err)
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, r *http.Request) { writeJSON(w, a.Status()) })
+	mux.HandleFunc("GET /v1/history", a.serveHistory)
+	mux.HandleFunc("POST /v1/look", func(w http.ResponseWriter, r *http.Request) {
+		a.Wake()
+		w.WriteHeader(http.StatusAccepted)
+	})
+	srv := &http.Server{Handler: mux, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10}
+	a.tasks.Go(func() { _ = srv.Serve(l) })
+	return func() { srv.Close() }, nil
+}
+
+func restrict(socket string) error {
+	if g, err := user.LookupGroup("garrison"); err == nil {
+		if gid, err := strconv.Atoi(g.Gid); err == nil {
+			if err := os.Chown(socket, 0, gid); err != nil {
+				return err
+			}
+		}
+	}
+	return os.Chmod(socket, 0o660)
+}
+
+func (a *Agent) serveHistory(w http.ResponseWriter, r *http.Request) {
+	n := 20
+	if s := r.URL.Query().Get("n"); s != "" {
+		v, err := strconv.Atoi(s)
+		if err != nil || v < 1 || v > historyKept {
+			http.Error(w, "n must be a number from 1 to "+strconv.Itoa(historyKept), http.StatusBadRequest)
+			return
+		}
+		n = v
+	}
+	past, err := durable.ReadJournal[fleet.Deployment](a.historyFile(), n)
+	if err != nil {
+		a.Log.Error("history is damaged in part", "err", err)
+	}
+	if past == nil {
+		past = []fleet.Deployment{}
+	}
+	writeJSON(w, past)
+}
+
+func writeJSON(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	_ = e.Encode(v) // the client went away
+}

@@ -1,0 +1,160 @@
+package agent
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/garrison-nix/garrison/internal/fleet"
+)
+
+const (
+	streamSilence = 60 * time.Second // the hub says something every 20 s
+	reportTime    = 15 * time.Second
+	retryLeast    = time.Second
+	retryMost     = time.Minute
+	maxToken      = 16 << 10
+)
+
+// listen keeps a stream from the hub open. All that a hub can say is "look again"; the agent looks as well
+// each time that it connects, for what it missed.
+func (a *Agent) listen(ctx context.Context) {
+	client := &http.Client{}
+	a.persist(ctx, func() error {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		silence := time.AfterFunc(streamSilence, cancel)
+		defer silence.Stop()
+		resp, err := a.ask(ctx, client, http.MethodGet, "/api/v1/stream?kinds=wake", nil)
+		if err != nil {
+			return err
+		}
+		defer resp.Body.Close()
+		a.Wake()
+		lines := bufio.NewScanner(io.Reader(resp.Body))
+		lines.Buffer(nil, 1<<20)
+		for lines.Scan() {
+			silence.Reset(streamSilence)
+			var e fleet.StreamEvent
+			if data, ok := strings.CutPrefix(lines.Text(), "data: "); ok && json.Unmarshal([]byte(data), &e) == nil && e.Kind == "wake" {
+				a.Wake()
+			}
+		}
+		return fmt.Errorf("the hub's stream ended: %w", orEOF(lines.Err()))
+	})
+}
+
+func orEOF(err error) error {
+	if err == nil {
+		return io.EOF
+	}
+	return err
+}
+
+// reportAll sends the newest status whenever it changed.
+func (a *Agent) reportAll(ctx context.Context) {
+	client := &http.Client{Timeout: reportTime}
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-a.report:
+		}
+		a.persistUntil(ctx, func() error {
+			body, err := json.Marshal(a.Status())
+			if err != nil {
+				return err
+			}
+			resp, err := a.ask(ctx, client, http.MethodPost, "/api/v1/reports", body)
+			if err == nil {
+				resp.Body.Close()
+			}
+			if ctx.Err() == nil {
+				a.note(func(s *fleet.Status) { s.Hub = contact(s.Hub, err, fleet.Reporting, time.Now().UTC()) })
+			}
+			return err
+		})
+	}
+}
+
+// ask makes a request to the hub with the token as it stands in its file now.
+func (a *Agent) ask(ctx context.Context, client *http.Client, method, path string, body []byte) (*http.Response, error) {
+	token, err := readToken(a.Config.Hub.TokenFile)
+	if err != nil {
+		return nil, err
+	}
+	req, err := http.NewRequestWithContext(ctx, method, strings.TrimSuffix(a.Config.Hub.URL, "/")+path, bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Authorization", "Bearer "+token)
+	resp, err := client.Do(req)
+	if err != nil {
+		return nil, fleet.Errorf(fleet.Transient, fleet.CodeRemote, "cannot reach the hub %s", a.Config.Hub.URL).WithHint("releases are polled for meanwhile").WithCause(err)
+	}
+	if resp.StatusCode < 300 {
+		return resp, nil
+	}
+	said, _ := io.ReadAll(io.LimitReader(resp.Body, 1024))
+	resp.Body.Close()
+	if resp.StatusCode == http.StatusUnauthorized || resp.StatusCode == http.StatusForbidden {
+		return nil, fleet.Errorf(fleet.Local, fleet.CodeUnauthorized, "the hub refuses the token in %s", a.Config.Hub.TokenFile).WithHint("renew it; it is read again by itself")
+	}
+	return nil, fleet.Errorf(fleet.Transient, fleet.CodeRemote, "the hub answers %s: %s", resp.Status, bytes.TrimSpace(said))
+}
+
+func readToken(file string) (string, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return "", fleet.Errorf(fleet.Local, fleet.CodeKey, "cannot read the hub's token").WithHint("put it into %s", file).WithCause(err)
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxToken))
+	return strings.TrimSpace(string(b)), err
+}
+
+// persist calls f again and again until ctx ends, with growing pauses while it fails quickly.
+func (a *Agent) persist(ctx context.Context, f func() error) {
+	wait := retryLeast
+	for ctx.Err() == nil {
+		began := time.Now()
+		err := f()
+		if time.Since(began) > streamSilence {
+			wait = retryLeast
+		}
+		if ctx.Err() == nil {
+			a.Log.Debug("hub", "err", err, "retryIn", wait)
+		}
+		wait = pause(ctx, wait)
+	}
+}
+
+// persistUntil is persist, until f succeeds.
+func (a *Agent) persistUntil(ctx context.Context, f func() error) {
+	for wait := retryLeast; ctx.Err() == nil; {
+		err := f()
+		if err == nil {
+			return
+		}
+		if ctx.Err() == nil {
+			a.Log.Warn("cannot report", "stage", fleet.Reporting, "err", err, "retryIn", wait)
+		}
+		wait = pause(ctx, wait)
+	}
+}
+
+// pause waits about d and returns the next, longer pause.
+func pause(ctx context.Context, d time.Duration) time.Duration {
+	select {
+	case <-ctx.Done():
+	case <-time.After(jittered(d)):
+	}
+	return min(2*d, retryMost)
+}

@@ -1,0 +1,143 @@
+package agent
+
+import (
+	"context"
+	"errors"
+
+	"github.com/garrison-nix/garrison/internal/deploy"
+	"github.com/garrison-nix/garrison/internal/fleet"
+	"github.com/garrison-nix/garrison/internal/git"
+	"github.com/garrison-nix/garrison/internal/proc"
+)
+
+// Where the agent's repository keeps what it fetched.
+const (
+	headsRef = "refs/garrison/heads/"
+	tagsRef  = "refs/garrison/tags/"
+)
+
+// looker looks at the remote: stages fetch and verify.
+type looker struct {
+	repo    *git.Repo
+	host    string
+	remote  string
+	branch  string
+	signers string
+}
+
+// look fetches the release branch and verifies what it points at. known is the newest release verified so far. It returns
+// nil when there is nothing new, Found, or Refused; an error when the remote could not be asked.
+func (l *looker) look(ctx context.Context, known *fleet.ReleaseRef) (deploy.Event, error) {
+	err := proc.Stage(ctx, fleet.Fetch, func() error {
+		return l.repo.Fetch(ctx, l.remote, "+refs/heads/"+l.branch+"*:"+headsRef+l.branch+"*", "+refs/tags/"+fleet.TagPrefix+"*:"+tagsRef+fleet.TagPrefix+"*")
+	})
+	if err != nil {
+		return nil, err
+	}
+	heads, err := l.repo.Refs(ctx, headsRef)
+	if err != nil {
+		return nil, err
+	}
+	tip, there := heads[l.branch]
+	switch {
+	case !there && known == nil:
+		return nil, nil // nothing was released yet
+	case !there:
+		return refused("", fleet.Errorf(fleet.Bad, fleet.CodeForcePushed, "the branch %s is gone from the remote", l.branch).
+			WithHint("put it back: git push origin %s:refs/heads/%s", known.Commit, l.branch)), nil
+	}
+	var found deploy.Found
+	err = proc.Stage(ctx, fleet.Verify, func() (err error) {
+		found, err = l.verify(ctx, tip.ID, known)
+		return err
+	})
+	if err == nil {
+		return found, nil
+	}
+	var e *fleet.Error
+	if ctx.Err() == nil && errors.As(err, &e) && e.Class == fleet.Bad {
+		return refused(tip.ID, err), nil
+	}
+	return nil, err
+}
+
+func refused(tip string, err error) deploy.Event {
+	return deploy.Refused{Tip: tip, Failure: *fleet.FailureOf(fleet.Verify, err)}
+}
+
+// verify accepts tip as a release, or says why not (class Bad). Nothing of what was fetched is used before its signature was checked.
+func (l *looker) verify(ctx context.Context, tip string, known *fleet.ReleaseRef) (deploy.Found, error) {
+	var found deploy.Found
+	tags, err := l.repo.Refs(ctx, tagsRef)
+	if err != nil {
+		return found, err
+	}
+	if known != nil {
+		if moved := tags[fleet.TagName(known.Number)].ID; moved != "" && moved != known.Tag {
+			return found, fleet.Errorf(fleet.Bad, fleet.CodeReplayed, "the tag %s was moved: it is %.12s now and was %.12s", fleet.TagName(known.Number), moved, known.Tag).
+				WithHint("find out who moved it, and put it back")
+		}
+		if tip == known.Commit {
+			found.Release = *known
+			return found, nil // verified before, and deploy knows what it says
+		}
+		ok, err := l.repo.IsAncestor(ctx, known.Commit, tip)
+		if err != nil {
+			return found, err
+		}
+		if !ok {
+			return found, fleet.Errorf(fleet.Bad, fleet.CodeForcePushed, "the branch %s was force-pushed: %.12s does not descend from %s (%.12s)", l.branch, tip, fleet.TagName(known.Number), known.Commit).
+				WithHint("find out who did it, then put the branch back: git push --force-with-lease origin %s:refs/heads/%s", known.Commit, l.branch)
+		}
+	}
+	tag, manifest, err := l.verifiedTag(ctx, tip, tags)
+	if err != nil {
+		return found, err
+	}
+	if known != nil && manifest.Number <= known.Number {
+		return found, fleet.Errorf(fleet.Bad, fleet.CodeReplayed, "%s comes after %s: the number must go up", tag.Name, fleet.TagName(known.Number)).
+			WithHint("publish a new release")
+	}
+	found.Release = fleet.ReleaseRef{Number: manifest.Number, Commit: tip, Tag: tag.ID, Source: manifest.Source}
+	if e, ok := manifest.Hosts[l.host]; ok {
+		found.Entry = &e
+	}
+	for _, m := range manifest.Manual {
+		found.Manual = found.Manual || m == l.host
+	}
+	return found, nil
+}
+
+// verifiedTag finds the release tag of tip, checks its signature, and only then reads it.
+func (l *looker) verifiedTag(ctx context.Context, tip string, tags map[string]git.Ref) (git.Tag, *fleet.Manifest, error) {
+	newest, id := 0, ""
+	for name, ref := range tags {
+		if n, ok := fleet.TagNumber(name); ok && ref.Commit == tip && n > newest {
+			newest, id = n, ref.ID
+		}
+	}
+	if newest == 0 {
+		return git.Tag{}, nil, fleet.Errorf(fleet.Bad, fleet.CodeSignature, "no release tag points at the branch's tip %.12s", tip).
+			WithHint("only garrison release may move the branch %s; find out who pushed to it, and put it back", l.branch)
+	}
+	if id == tip {
+		return git.Tag{}, nil, fleet.Errorf(fleet.Bad, fleet.CodeSignature, "the tag %s is not a signed one", fleet.TagName(newest)).
+			WithHint("find out who made it, and delete it")
+	}
+	if err := l.repo.VerifyTag(ctx, id, l.signers); err != nil {
+		return git.Tag{}, nil, err
+	}
+	tag, err := l.repo.ReadTag(ctx, id)
+	if err != nil {
+		return tag, nil, fleet.Errorf(fleet.Bad, fleet.CodeManifest, "the tag %s cannot be read", fleet.TagName(newest)).WithCause(err)
+	}
+	m, err := fleet.ParseTagMessage(tag.Message)
+	if err != nil {
+		return tag, nil, fleet.Errorf(fleet.Bad, fleet.CodeManifest, "the tag %s says nothing that can be used", fleet.TagName(newest)).WithCause(err)
+	}
+	if tag.Name != fleet.TagName(newest) || m.Number != newest || tag.Commit != tip {
+		return tag, nil, fleet.Errorf(fleet.Bad, fleet.CodeReplayed, "the tag %s was signed as %s with number %d: somebody renamed it", fleet.TagName(newest), tag.Name, m.Number).
+			WithHint("find out who did it, and delete the false tag")
+	}
+	return tag, m, nil
+}

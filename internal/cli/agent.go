@@ -1,0 +1,74 @@
+package cli
+
+import (
+	"context"
+	"log/slog"
+	"os"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/spf13/cobra"
+
+	"github.com/garrison-nix/garrison/internal/activate"
+	"github.com/garrison-nix/garrison/internal/agent"
+	"github.com/garrison-nix/garrison/internal/sandbox"
+)
+
+func (a *app) agent() *cobra.Command {
+	var config string
+	cmd := &cobra.Command{
+		Use:   "agent",
+		Short: "Follow the release branch on this host",
+		Long: `Agent runs on every host: it sees a release, verifies its signature, brings the system's
+closure into the store, activates it in a process of its own, and commits it or rolls back.`,
+		Args: exactly(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := agent.ReadConfig(config)
+			if err != nil {
+				return err
+			}
+			exe, err := os.Executable()
+			if err != nil {
+				return err
+			}
+			ready()
+			return agent.Run(cmd.Context(), agent.Options{Config: c, Version: Version(), Exe: exe, Log: a.logger()})
+		},
+	}
+	cmd.Flags().StringVar(&config, "config", "/etc/garrison/agent.toml", "configuration file")
+	return cmd
+}
+
+// ready tells systemd, where it wants to know, that the daemon runs.
+func ready() { _, _ = daemon.SdNotify(false, daemon.SdNotifyReady) }
+
+// activate is the helper that the agent starts; no person needs to.
+func (a *app) activate() *cobra.Command {
+	var dir string
+	cmd := &cobra.Command{
+		Use:    "activate",
+		Short:  "Carry out the activation that the agent asked for in a directory",
+		Hidden: true,
+		Args:   exactly(),
+		RunE: func(*cobra.Command, []string) error {
+			log := slog.New(slog.NewTextHandler(a.Err, nil))
+			// Not the command's context: nothing gentler than SIGKILL may interrupt an activation.
+			return activate.Run(context.Background(), dir, log)
+		},
+	}
+	cmd.Flags().StringVar(&dir, "dir", "", "the agent's directory for activations")
+	_ = cmd.MarkFlagRequired("dir")
+	return cmd
+}
+
+// sandboxInit is PID 1 of a sandbox's host.
+func (a *app) sandboxInit() *cobra.Command {
+	return &cobra.Command{
+		Use:    sandbox.InitCommand,
+		Short:  "Be the init of a sandbox's host",
+		Hidden: true,
+		Args:   exactly(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return exitCode(sandbox.Init(context.Background(), a.In, a.Out, a.Err))
+		},
+	}
+}

@@ -1,0 +1,203 @@
+// Package cli is the command line: one file for each command, and the wiring of
+// the parts, which know nothing of each other. Start at Main.
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/garrison-nix/garrison/internal/fleet"
+)
+
+// Stdio is what a command reads from and writes to.
+type Stdio struct {
+	In       io.Reader
+	Out, Err io.Writer
+}
+
+// app is what all commands share.
+type app struct {
+	Stdio
+	verbose bool
+}
+
+// Main runs the command line args (without the program's name) and returns the exit code.
+// SIGINT and SIGTERM end the command's context; a second one ends the process.
+func Main(args []string, stdio Stdio) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	context.AfterFunc(ctx, stop)
+	return Run(ctx, args, stdio)
+}
+
+// Run is Main under a context of the caller's.
+func Run(ctx context.Context, args []string, stdio Stdio) int {
+	a := &app{Stdio: stdio}
+	root := a.root()
+	root.SetArgs(args)
+	root.SetIn(stdio.In)
+	root.SetOut(stdio.Out)
+	root.SetErr(stdio.Err)
+	if err := root.ExecuteContext(ctx); err != nil {
+		var code exitCode
+		if errors.As(err, &code) {
+			return int(code)
+		}
+		a.complain(err)
+		return ExitCode(err)
+	}
+	return 0
+}
+
+func (a *app) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:           "garrison",
+		Short:         "GitOps for NixOS fleets: from a push to main to every host, signed, checked and rolled back if need be",
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		Args:          noCommand,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	root.PersistentFlags().BoolVarP(&a.verbose, "verbose", "v", false, "show the causes of errors, and debug messages")
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usage(cmd, err) })
+	root.AddCommand(a.release(), a.agent(), a.hub(), a.status(), a.history(), a.cache(), a.demo(), a.version(), a.activate(), a.sandboxInit())
+	return root
+}
+
+// noCommand refuses what is not a command; cobra has a suggestion for it.
+func noCommand(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	err := fleet.Errorf("", fleet.CodeUsage, "%s has no command %q", cmd.CommandPath(), args[0])
+	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+		return err.WithHint("did you mean %s?", strings.Join(near, " or "))
+	}
+	return err.WithHint("see %s --help", cmd.CommandPath())
+}
+
+func usage(cmd *cobra.Command, err error) error {
+	return fleet.Errorf("", fleet.CodeUsage, "%s", err).WithHint("see %s --help", cmd.CommandPath())
+}
+
+// exactly wants n arguments; names say which.
+func exactly(names ...string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) == len(names) {
+			return nil
+		}
+		want := "no arguments"
+		if len(names) > 0 {
+			want = strings.Join(names, " ")
+		}
+		return usage(cmd, fmt.Errorf("%s takes %s, %d given", cmd.CommandPath(), want, len(args)))
+	}
+}
+
+// exitCode is an error that was told already and only sets the exit code.
+type exitCode int
+
+func (exitCode) Error() string { return "" }
+
+// ExitCode is the one place where errors become exit codes.
+func ExitCode(err error) int {
+	switch fleet.CodeOf(err) {
+	case "":
+		return 0
+	case fleet.CodeUsage:
+		return 2
+	case fleet.CodeNotConverged:
+		return 3
+	case fleet.CodeDiffers:
+		return 4
+	case fleet.CodeTimeout:
+		return 5
+	case fleet.CodeDrillFailed:
+		return 6
+	}
+	return 1
+}
+
+// complain tells a person what failed and what to do; with -v also why.
+func (a *app) complain(err error) {
+	if errors.Is(err, context.Canceled) {
+		fmt.Fprintln(a.Err, "garrison: stopped")
+		return
+	}
+	var e *fleet.Error
+	if !errors.As(err, &e) {
+		fmt.Fprintln(a.Err, "garrison:", err)
+		return
+	}
+	what := e.What
+	if e.Err != nil && (a.verbose || e.Hint == "") {
+		what += ": " + e.Err.Error()
+	}
+	fmt.Fprintln(a.Err, "garrison:", what)
+	if e.Hint != "" {
+		fmt.Fprintln(a.Err, "  →", e.Hint)
+	}
+	if a.verbose {
+		fmt.Fprintf(a.Err, "  (code %s, class %s)\n", e.Code, fleet.ClassOf(err))
+	}
+}
+
+// logger writes log lines to standard error.
+func (a *app) logger() *slog.Logger {
+	level := slog.LevelInfo
+	if a.verbose {
+		level = slog.LevelDebug
+	}
+	return slog.New(slog.NewTextHandler(a.Err, &slog.HandlerOptions{Level: level}))
+}
+
+// output adds -o to a command.
+func output(cmd *cobra.Command) *string {
+	format := cmd.Flags().StringP("output", "o", "text", "text or json")
+	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"text", "json"}, cobra.ShellCompDirectiveNoFileComp))
+	cmd.PreRunE = func(cmd *cobra.Command, _ []string) error {
+		if *format != "text" && *format != "json" {
+			return usage(cmd, fmt.Errorf("-o takes text or json, not %q", *format))
+		}
+		return nil
+	}
+	return format
+}
+
+func (a *app) json(v any) error {
+	e := json.NewEncoder(a.Out)
+	e.SetIndent("", "  ")
+	return e.Encode(v)
+}
+
+func (a *app) version() *cobra.Command {
+	return &cobra.Command{
+		Use:   "version",
+		Short: "Print the version",
+		Args:  exactly(),
+		RunE: func(*cobra.Command, []string) error {
+			_, err := fmt.Fprintln(a.Out, "garrison", Version())
+			return err
+		},
+	}
+}
+
+// Version is what the Go toolchain recorded of this build.
+func Version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok || info.Main.Version == "" {
+		return "(devel)"
+	}
+	return info.Main.Version
+}

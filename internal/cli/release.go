@@ -1,0 +1,200 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"filippo.io/age"
+	"github.com/spf13/cobra"
+
+	"github.com/garrison-nix/garrison/internal/cache/client"
+	"github.com/garrison-nix/garrison/internal/fleet"
+	"github.com/garrison-nix/garrison/internal/git"
+	"github.com/garrison-nix/garrison/internal/nix"
+	"github.com/garrison-nix/garrison/internal/proc"
+	"github.com/garrison-nix/garrison/internal/release"
+	"github.com/garrison-nix/garrison/internal/secret"
+)
+
+type releaseFlags struct {
+	repo, remote, source  string
+	key, identity, signer string
+	cacheURL, cacheToken  string
+	jobs                  int
+	dryRun                bool
+}
+
+func (a *app) release() *cobra.Command {
+	var f releaseFlags
+	cmd := &cobra.Command{
+		Use:   "release",
+		Short: "Evaluate, re-key, build, push and publish the tip of the source branch",
+		Long: `Release makes a signed release of what is on the source branch: it evaluates every host,
+re-keys the secrets for the hosts, builds, pushes the closures to the cache, and publishes
+the release branch and a signed tag in one atomic push. If anything fails, nothing is published.`,
+		Args: exactly(),
+	}
+	format := output(cmd)
+	fl := cmd.Flags()
+	fl.StringVar(&f.repo, "repo", ".", "the fleet's repository on this machine")
+	fl.StringVar(&f.remote, "remote", "origin", "name or URL of the remote to read from and publish to")
+	fl.StringVar(&f.source, "source", "", "commit to release (default: the tip of the source branch on the remote)")
+	fl.StringVar(&f.key, "key", "", "SSH private key that signs the release")
+	fl.StringVar(&f.identity, "identity", "", "private key (age or SSH) that secrets on the source branch are readable with")
+	fl.StringVar(&f.signer, "allowed-signers", "", "file with the keys that may have signed earlier releases (default: --key)")
+	fl.StringVar(&f.cacheURL, "cache", "", "URL of the cache, with its name (default: cache.url in garrison.toml)")
+	fl.StringVar(&f.cacheToken, "cache-token-file", "", "file with the token that may push to the cache")
+	fl.IntVar(&f.jobs, "jobs", 0, "evaluations at a time (default: one a core)")
+	fl.BoolVar(&f.dryRun, "dry-run", false, "evaluate and re-key, but build, push and publish nothing")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		return a.runRelease(cmd.Context(), f, *format == "json")
+	}
+	return cmd
+}
+
+func (a *app) runRelease(ctx context.Context, f releaseFlags, asJSON bool) error {
+	if f.key == "" && !f.dryRun {
+		return fleet.Errorf("", fleet.CodeUsage, "--key is missing: a release must be signed").WithHint("make a key: ssh-keygen -t ed25519 -N '' -f release-key")
+	}
+	n, err := nix.Find(ctx)
+	if err != nil {
+		return err
+	}
+	repo, err := git.Open(ctx, f.repo)
+	if err != nil {
+		return err
+	}
+	if f.key != "" {
+		if err := release.CheckKey(ctx, f.key); err != nil {
+			return err
+		}
+	}
+	said := &prefixer{to: a.Err, prefix: "  | "}
+	n.Log = said
+	t := &proc.Timeline{OnStage: func(s fleet.StageTime, ended bool) {
+		if ended {
+			fmt.Fprintf(a.Err, "%-9s %6.2f s\n", s.Stage, s.Seconds)
+		}
+	}}
+	out, err := release.Run(proc.WithTimeline(ctx, t), release.Options{
+		Repo: repo, Remote: f.remote, Source: f.source, SigningKey: f.key, AllowedSigners: f.signer,
+		Identities: identities(f.identity), Cache: f.cache, Trace: os.Getenv("TRACEPARENT"),
+		Jobs: f.jobs, DryRun: f.dryRun, Nix: n, Log: a.logger(),
+	})
+	if err != nil {
+		return err
+	}
+	if asJSON {
+		return a.json(releaseJSON{Schema: 1, DryRun: f.dryRun, Outcome: out, Stages: t.Stages()})
+	}
+	a.tellRelease(out, f.dryRun)
+	return nil
+}
+
+// releaseJSON is what release -o json prints.
+type releaseJSON struct {
+	Schema int  `json:"schema"`
+	DryRun bool `json:"dryRun"`
+	release.Outcome
+	Stages []fleet.StageTime `json:"stages"`
+}
+
+func (a *app) tellRelease(out release.Outcome, dryRun bool) {
+	m := out.Manifest
+	switch {
+	case dryRun && out.Release == nil:
+		fmt.Fprintf(a.Out, "would release %s as %s (nothing was published)\n", short(m.Source.Commit), fleet.TagName(m.Number))
+	case out.State == fleet.RunUnchanged:
+		fmt.Fprintf(a.Out, "%s is released already, as %s\n", short(m.Source.Commit), fleet.TagName(m.Number))
+		return
+	default:
+		fmt.Fprintf(a.Out, "released %s as %s\n", short(m.Source.Commit), fleet.TagName(m.Number))
+	}
+	for _, h := range sortedKeys(m.Hosts) {
+		what := "unchanged"
+		if m.Hosts[h].Changed {
+			what = "changes"
+		}
+		fmt.Fprintf(a.Out, "  %-16s %-9s %s\n", h, what, m.Hosts[h].OutPath)
+	}
+	for _, h := range m.Manual {
+		fmt.Fprintf(a.Out, "  %-16s %s\n", h, "manual")
+	}
+	for _, s := range out.Rekeyed {
+		fmt.Fprintf(a.Out, "  re-keyed %s\n", s)
+	}
+	for _, s := range out.Rotate {
+		fmt.Fprintf(a.Out, "  ROTATE %s\n", s)
+	}
+}
+
+// identities loads the file when it is needed, so that a release without changed secrets works without it.
+func identities(file string) func() ([]age.Identity, error) {
+	return func() ([]age.Identity, error) {
+		if file == "" {
+			return nil, fleet.Errorf(fleet.Bad, fleet.CodeKey, "secrets changed, and there is no key to read them with").
+				WithHint("give --identity (or ci.identity), the private key of one of the editors in garrison.toml")
+		}
+		return secret.LoadIdentities(file)
+	}
+}
+
+func (f releaseFlags) cache(c release.Config) (release.Cache, error) {
+	url := f.cacheURL
+	if url == "" {
+		url = c.Cache.URL
+	}
+	if url == "" {
+		return nil, fleet.Errorf(fleet.Bad, fleet.CodeConfig, "no cache to push to").WithHint("give --cache, or cache.url in garrison.toml")
+	}
+	return client.New(client.Config{URL: url, Token: tokenFrom(f.cacheToken)})
+}
+
+// tokenFrom reads a token from a file each time it is asked for; no file means no token.
+func tokenFrom(file string) func() (string, error) {
+	if file == "" {
+		return nil
+	}
+	return func() (string, error) {
+		b, err := readSmall(file)
+		if err != nil {
+			return "", fleet.Errorf(fleet.Local, fleet.CodeKey, "cannot read the token in %s", file).WithCause(err)
+		}
+		return strings.TrimSpace(string(b)), nil
+	}
+}
+
+// readSmall reads a file of at most 64 KiB.
+func readSmall(file string) ([]byte, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, 64<<10))
+}
+
+// prefixer marks lines that other programs said.
+type prefixer struct {
+	to     io.Writer
+	prefix string
+	part   []byte
+}
+
+func (p *prefixer) Write(b []byte) (int, error) {
+	p.part = append(p.part, b...)
+	for {
+		i := bytes.IndexByte(p.part, '\n')
+		if i < 0 {
+			return len(b), nil
+		}
+		if _, err := fmt.Fprintf(p.to, "%s%s\n", p.prefix, p.part[:i]); err != nil {
+			return 0, err
+		}
+		p.part = p.part[i+1:]
+	}
+}

@@ -1,0 +1,151 @@
+package deploy
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"reflect"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/garrison-nix/garrison/internal/fleet"
+)
+
+var t0 = time.Date(2026, 11, 23, 6, 0, 0, 0, time.UTC)
+
+func ref(n int) fleet.ReleaseRef {
+	return fleet.ReleaseRef{Number: n, Commit: fmt.Sprintf("%040d", n), Tag: fmt.Sprintf("%040x", n)}
+}
+
+func out(s string) string { return "/nix/store/00000000000000000000000000000000-" + s }
+
+func release(n int, system string) Found {
+	return Found{Release: ref(n), Entry: &fleet.Entry{OutPath: out(system)}}
+}
+
+var (
+	badRelease = fleet.Failure{Class: fleet.Bad, Code: fleet.CodeCheck}
+	network    = fleet.Failure{Class: fleet.Transient, Code: fleet.CodeSubstitute}
+	ok         = Activated{Result: fleet.Committed}
+)
+
+// TestTransitions walks through histories: events, and the phase, effects and active system that they must lead to.
+func TestTransitions(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		events  []Event
+		phase   fleet.Phase
+		effects []Effect // of the last event
+		active  string
+		target  string
+	}{
+		{"first release is staged", []Event{release(1, "a")}, fleet.PhaseStaging, []Effect{Stage}, "", "a"},
+		{"a host that runs it already adopts it", []Event{Found{Release: ref(1), Entry: &fleet.Entry{OutPath: out("a")}, Current: out("a")}}, fleet.PhaseIdle, nil, "a", ""},
+		{"staged is activated", []Event{release(1, "a"), Staged{}}, fleet.PhaseActivating, []Effect{Activate}, "", "a"},
+		{"committed is active", []Event{release(1, "a"), Staged{}, ok}, fleet.PhaseIdle, nil, "a", ""},
+		{"the same release again does nothing", []Event{release(1, "a"), Staged{}, ok, release(1, "a")}, fleet.PhaseIdle, nil, "a", ""},
+		{"an older one does nothing", []Event{release(2, "a"), Staged{}, ok, release(1, "b")}, fleet.PhaseIdle, nil, "a", ""},
+		{"an unchanged one moves on without work", []Event{release(1, "a"), Staged{}, ok, release(2, "a")}, fleet.PhaseIdle, nil, "a", ""},
+		{"a transient failure is retried", []Event{release(1, "a"), StageFailed{network}}, fleet.PhaseRetrying, nil, "", "a"},
+		{"when due", []Event{release(1, "a"), StageFailed{network}, Due{}}, fleet.PhaseStaging, []Effect{Stage}, "", "a"},
+		{"a bad release is held", []Event{release(1, "a"), Staged{}, Activated{fleet.RolledBack, &badRelease}}, fleet.PhaseHeld, nil, "", "a"},
+		{"and not tried again", []Event{release(1, "a"), Staged{}, Activated{fleet.RolledBack, &badRelease}, release(1, "a"), Due{}}, fleet.PhaseHeld, nil, "", "a"},
+		{"until a newer one comes", []Event{release(1, "a"), Staged{}, Activated{fleet.RolledBack, &badRelease}, release(2, "b")}, fleet.PhaseStaging, []Effect{Stage}, "", "b"},
+		{"a failed roll-back is held whatever its class", []Event{release(1, "a"), Staged{}, Activated{fleet.RollbackFailed, &network}}, fleet.PhaseHeld, nil, "", "a"},
+		{"a newer release supersedes a stage", []Event{release(1, "a"), release(2, "b")}, fleet.PhaseStaging, []Effect{Stage}, "", "b"},
+		{"but never an activation", []Event{release(1, "a"), Staged{}, release(2, "b")}, fleet.PhaseActivating, nil, "", "a"},
+		{"which it follows", []Event{release(1, "a"), Staged{}, release(2, "b"), ok}, fleet.PhaseStaging, []Effect{Stage}, "a", "b"},
+		{"also a failed one", []Event{release(1, "a"), Staged{}, release(2, "b"), Activated{fleet.RolledBack, &badRelease}}, fleet.PhaseStaging, []Effect{Stage}, "", "b"},
+		{"going back to the older content", []Event{release(1, "a"), Staged{}, ok, release(2, "b"), Staged{}, ok, release(3, "a")}, fleet.PhaseStaging, []Effect{Stage}, "b", "a"},
+		{"a manual host is left alone", []Event{Found{Release: ref(1), Manual: true}}, fleet.PhaseManual, nil, "", ""},
+		{"a restart resumes an activation", []Event{release(1, "a"), Staged{}, Restarted{}}, fleet.PhaseActivating, []Effect{Resume}, "", "a"},
+		{"and a stage", []Event{release(1, "a"), Restarted{}}, fleet.PhaseStaging, []Effect{Stage}, "", "a"},
+		{"and nothing else", []Event{release(1, "a"), Staged{}, ok, Restarted{}}, fleet.PhaseIdle, nil, "a", ""},
+		{"a reboot is waited for", []Event{release(1, "a"), Staged{}, Activated{Result: fleet.RebootNeeded}}, fleet.PhaseReboot, nil, "a", ""},
+		{"a refusal changes nothing else", []Event{release(1, "a"), Staged{}, ok, Refused{"x", fleet.Failure{Code: fleet.CodeSignature}}}, fleet.PhaseIdle, nil, "a", ""},
+		{"a late answer of a stage does nothing", []Event{release(1, "a"), Staged{}, ok, Staged{}}, fleet.PhaseIdle, nil, "a", ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := New("h", t0)
+			var effects []Effect
+			for i, e := range c.events {
+				r, effects = Next(r, e, t0.Add(time.Duration(i)*time.Second), 0.5)
+			}
+			path := func(x *fleet.Target) string {
+				if x == nil {
+					return ""
+				}
+				return x.OutPath[len(out("")):]
+			}
+			if r.Phase != c.phase || !slices.Equal(effects, c.effects) || path(r.Active) != c.active || path(r.Target) != c.target {
+				t.Fatalf("phase %s, effects %v, active %q, target %q; record %+v", r.Phase, effects, path(r.Active), path(r.Target), r)
+			}
+		})
+	}
+}
+
+func TestAbsentHostSaysSo(t *testing.T) {
+	r, _ := Next(New("h", t0), Found{Release: ref(1)}, t0, 0)
+	if r.Phase != fleet.PhaseManual || r.Failure == nil || r.Failure.Code != fleet.CodeNoSuchHost {
+		t.Fatalf("%+v", r)
+	}
+}
+
+func TestRefusalKeepsItsBeginning(t *testing.T) {
+	f := fleet.Failure{Code: fleet.CodeForcePushed}
+	r, _ := Next(New("h", t0), Refused{"x", f}, t0, 0)
+	r, _ = Next(r, Refused{"x", f}, t0.Add(time.Hour), 0)
+	if !r.Refused.Since.Equal(t0) {
+		t.Fatalf("since %s", r.Refused.Since)
+	}
+	r, _ = Next(r, release(1, "a"), t0, 0)
+	if r.Refused != nil {
+		t.Fatal("an accepted release must end the refusal")
+	}
+}
+
+func TestBackoff(t *testing.T) {
+	if d := Backoff(fleet.Transient, 1, 0); d != 5*time.Second {
+		t.Error(d)
+	}
+	if d := Backoff(fleet.Transient, 1000, 0); d != 10*time.Minute {
+		t.Error(d)
+	}
+	if d := Backoff(fleet.Local, 2, 1); d != 3*time.Minute {
+		t.Error(d)
+	}
+}
+
+// TestRandomHistories checks what must hold whatever happens, in any order.
+func TestRandomHistories(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 2))
+	for range 2000 {
+		r := New("h", t0)
+		newest := 0
+		for range 40 {
+			events := []Event{release(1+rng.IntN(8), string(rune('a'+rng.IntN(3)))), Staged{}, StageFailed{network}, StageFailed{badRelease}, ok,
+				Activated{fleet.RolledBack, &badRelease}, Activated{Result: fleet.RebootNeeded}, Restarted{}, Due{}, Refused{"x", badRelease}}
+			was := r
+			var effects []Effect
+			r, effects = Next(r, events[rng.IntN(len(events))], t0, rng.Float64())
+			if r.Newest != nil {
+				if r.Newest.Number < newest {
+					t.Fatal("the release number went down")
+				}
+				newest = r.Newest.Number
+			}
+			for _, e := range effects {
+				if r.Target == nil || e == Activate && was.Phase != fleet.PhaseStaging {
+					t.Fatalf("effect %d out of place: %+v", e, r)
+				}
+			}
+			working := r.Phase == fleet.PhaseStaging || r.Phase == fleet.PhaseActivating || r.Phase == fleet.PhaseRetrying || r.Phase == fleet.PhaseHeld
+			if working != (r.Target != nil) || (r.Phase == fleet.PhaseRetrying) != (r.RetryAt != nil) {
+				t.Fatalf("phase and target disagree: %+v", r)
+			}
+			if was.Phase == fleet.PhaseActivating && r.Phase == fleet.PhaseActivating && !reflect.DeepEqual(was.Target, r.Target) {
+				t.Fatal("an activation's target changed under it")
+			}
+		}
+	}
+}

@@ -1,0 +1,289 @@
+// Package hub is the fleet's meeting point: it tells agents to look again, takes
+// their reports, follows the source branch with a built-in CI, and carries the binary cache on the same address.
+//
+// Nothing depends on it for truth: a hub that is lost costs latency and the
+// display, and one gone mad cannot make a host run anything. Start at Hub.Handler and CI.Run.
+package hub
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/garrison-nix/garrison/internal/fleet"
+)
+
+// Store keeps what was reported and what CI did. All of it can be lost.
+type Store interface {
+	// PutStatus keeps s as what is known of its host, unless something newer (Status.At) is known.
+	PutStatus(ctx context.Context, s fleet.Status) error
+	// Statuses are the newest of every host, by name.
+	Statuses(ctx context.Context) ([]fleet.Status, error)
+	// PutRun keeps r; one with ID 0 is given the next free one, which is returned.
+	PutRun(ctx context.Context, r fleet.Run) (id int64, err error)
+	// Runs are the newest runs, newest first.
+	Runs(ctx context.Context, most int) ([]fleet.Run, error)
+}
+
+// Options are what a hub needs.
+type Options struct {
+	Store  Store
+	Tokens func() (Tokens, error) // as they are now
+	Cache  http.Handler           // gets every request that is not the hub's own
+	Wake   func(at time.Time)     // told when somebody says that there is something to look at; may be nil
+	LogDir string                 // of CI runs
+	Log    *slog.Logger
+}
+
+// Hub answers requests.
+type Hub struct {
+	Options
+	stream broker
+}
+
+// New makes a hub.
+func New(o Options) *Hub { return &Hub{Options: o} }
+
+const (
+	maxReport  = 1 << 20 // bytes
+	keepAlive  = 20 * time.Second
+	maxRunsAsk = 100
+)
+
+// Handler serves the hub's API below /api/v1/, /healthz, and the cache everywhere else.
+//
+//	POST /api/v1/wake            wake            something may have been pushed
+//	POST /api/v1/reports         report:<host>   a fleet.Status
+//	GET  /api/v1/stream          any             fleet.StreamEvents as server-sent events; ?kinds=wake for agents
+//	GET  /api/v1/hosts           read            [fleet.Status]
+//	GET  /api/v1/runs?n=N        read            [fleet.Run], newest first
+//	GET  /api/v1/runs/{id}/log   read            what the run's programs said
+func (h *Hub) Handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) { fmt.Fprintln(w, "ok") })
+	mux.HandleFunc("POST /api/v1/wake", h.allow(ScopeWake, h.serveWake))
+	mux.HandleFunc("POST /api/v1/reports", h.allow(ScopeReport, h.serveReport))
+	mux.HandleFunc("GET /api/v1/stream", h.allow("", h.serveStream))
+	mux.HandleFunc("GET /api/v1/hosts", h.allow(ScopeRead, h.serveHosts))
+	mux.HandleFunc("GET /api/v1/runs", h.allow(ScopeRead, h.serveRuns))
+	mux.HandleFunc("GET /api/v1/runs/{id}/log", h.allow(ScopeRead, h.serveRunLog))
+	mux.Handle("/", h.Cache)
+	return mux
+}
+
+type scopesKey struct{}
+
+// allow lets requests through whose token has the scope; "" stands for any token of ours, ScopeReport for any host's.
+func (h *Hub) allow(scope string, next http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		tokens, err := h.Tokens()
+		if err != nil {
+			h.Log.Error("the tokens cannot be read", "err", err)
+			http.Error(w, "the hub cannot read its tokens", http.StatusServiceUnavailable)
+			return
+		}
+		scopes, known := tokens.Scopes(bearer(r))
+		has := func(s string) bool {
+			return s == scope || scope == ScopeReport && strings.HasPrefix(s, ScopeReport+":")
+		}
+		switch {
+		case !known:
+			w.Header().Set("WWW-Authenticate", "Bearer")
+			http.Error(w, "this needs a token that the hub knows", http.StatusUnauthorized)
+		case scope != "" && !slices.ContainsFunc(scopes, has):
+			http.Error(w, "this token does not have the scope "+scope, http.StatusForbidden)
+		default:
+			next(w, r.WithContext(context.WithValue(r.Context(), scopesKey{}, scopes)))
+		}
+	}
+}
+
+func scopesOf(r *http.Request) []string {
+	s, _ := r.Context().Value(scopesKey{}).([]string)
+	return s
+}
+
+func (h *Hub) serveWake(w http.ResponseWriter, r *http.Request) {
+	if h.Wake != nil {
+		h.Wake(time.Now())
+	}
+	w.WriteHeader(http.StatusAccepted)
+}
+
+// WakeAgents tells all agents to look at git again.
+func (h *Hub) WakeAgents() { h.stream.send(fleet.StreamEvent{Kind: "wake"}) }
+
+// CloseStreams ends all streams, for a shutdown; their listeners come back.
+func (h *Hub) CloseStreams() { h.stream.closeAll() }
+
+// NoteRun keeps a run of CI and shows it to whoever listens.
+func (h *Hub) NoteRun(ctx context.Context, r fleet.Run) (int64, error) {
+	id, err := h.Store.PutRun(ctx, r)
+	if err == nil {
+		r.ID = id
+		h.stream.send(fleet.StreamEvent{Kind: "run", Run: &r})
+	}
+	return id, err
+}
+
+func (h *Hub) serveReport(w http.ResponseWriter, r *http.Request) {
+	var s fleet.Status
+	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxReport)).Decode(&s); err != nil {
+		http.Error(w, "the report is not a status in JSON of at most 1 MiB: "+err.Error(), http.StatusBadRequest)
+		return
+	}
+	switch {
+	case s.Schema != fleet.StatusSchema:
+		http.Error(w, fmt.Sprintf("the report has schema %d, this hub knows %d", s.Schema, fleet.StatusSchema), http.StatusBadRequest)
+		return
+	case !slices.Contains(scopesOf(r), ScopeReport+":"+s.Host):
+		http.Error(w, "this token does not speak for host "+strconv.Quote(s.Host), http.StatusForbidden)
+		return
+	}
+	if err := h.Store.PutStatus(r.Context(), s); err != nil {
+		h.Log.Error("a report cannot be kept", "host", s.Host, "err", err)
+		http.Error(w, "the report cannot be kept", http.StatusInternalServerError)
+		return
+	}
+	h.stream.send(fleet.StreamEvent{Kind: "host", Status: &s})
+	w.WriteHeader(http.StatusNoContent)
+}
+
+func (h *Hub) serveHosts(w http.ResponseWriter, r *http.Request) {
+	list, err := h.Store.Statuses(r.Context())
+	h.answer(w, list, err)
+}
+
+func (h *Hub) serveRuns(w http.ResponseWriter, r *http.Request) {
+	n := 20
+	if s := r.URL.Query().Get("n"); s != "" {
+		var err error
+		if n, err = strconv.Atoi(s); err != nil || n < 1 || n > maxRunsAsk {
+			http.Error(w, "n must be a number from 1 to "+strconv.Itoa(maxRunsAsk), http.StatusBadRequest)
+			return
+		}
+	}
+	list, err := h.Store.Runs(r.Context(), n)
+	h.answer(w, list, err)
+}
+
+func (h *Hub) serveRunLog(w http.ResponseWriter, r *http.Request) {
+	id, err := strconv.ParseInt(r.PathValue("id"), 10, 64)
+	if err != nil || id < 1 {
+		http.Error(w, "a run's id is a number", http.StatusBadRequest)
+		return
+	}
+	f, err := os.Open(LogFile(h.LogDir, id))
+	if err != nil {
+		http.Error(w, "there is no log of that run", http.StatusNotFound)
+		return
+	}
+	defer f.Close()
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	_, _ = io.Copy(w, f) // the client went away
+}
+
+func (h *Hub) answer(w http.ResponseWriter, v any, err error) {
+	if err != nil {
+		h.Log.Error("the store cannot be read", "err", err)
+		http.Error(w, "the hub cannot read its store", http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(v) // the client went away
+}
+
+// serveStream sends events until the client goes away. A client that does not keep up is dropped, and comes back.
+func (h *Hub) serveStream(w http.ResponseWriter, r *http.Request) {
+	all := slices.Contains(scopesOf(r), ScopeRead) && r.URL.Query().Get("kinds") != "wake"
+	events, leave := h.stream.join(all)
+	defer leave()
+	w.Header().Set("Content-Type", "text/event-stream")
+	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("X-Accel-Buffering", "no")
+	out := http.NewResponseController(w)
+	beat := time.NewTicker(keepAlive)
+	defer beat.Stop()
+	line := []byte(": hello\n\n")
+	for {
+		_ = out.SetWriteDeadline(time.Now().Add(keepAlive))
+		if _, err := w.Write(line); err != nil {
+			return
+		}
+		if err := out.Flush(); err != nil {
+			return
+		}
+		select {
+		case <-r.Context().Done():
+			return
+		case <-beat.C:
+			line = []byte(": still here\n\n")
+		case data, open := <-events:
+			if !open {
+				return
+			}
+			line = fmt.Appendf(nil, "data: %s\n\n", data)
+		}
+	}
+}
+
+// broker hands events to all listeners. The zero value is ready.
+type broker struct {
+	mu        sync.Mutex
+	listeners map[chan []byte]bool // value: wants all kinds, not wakes alone
+}
+
+const listenerQueue = 64
+
+func (b *broker) join(all bool) (events <-chan []byte, leave func()) {
+	ch := make(chan []byte, listenerQueue)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.listeners == nil {
+		b.listeners = map[chan []byte]bool{}
+	}
+	b.listeners[ch] = all
+	return ch, func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		delete(b.listeners, ch)
+	}
+}
+
+func (b *broker) send(e fleet.StreamEvent) {
+	data, err := json.Marshal(e)
+	if err != nil {
+		return // our own types always marshal
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for ch, all := range b.listeners {
+		if !all && e.Kind != "wake" {
+			continue
+		}
+		select {
+		case ch <- data:
+		default:
+			delete(b.listeners, ch)
+			close(ch)
+		}
+	}
+}
+
+func (b *broker) closeAll() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for ch := range b.listeners {
+		delete(b.listeners, ch)
+		close(ch)
+	}
+}

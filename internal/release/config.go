@@ -1,0 +1,77 @@
+package release
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/garrison-nix/garrison/internal/fleet"
+	"github.com/garrison-nix/garrison/internal/tomlfile"
+)
+
+// ConfigPath is where a fleet's repository holds its Config.
+const ConfigPath = "garrison.toml"
+
+const defaultSource = "main"
+
+// Config is garrison.toml. Everything has a default that serves a flake without the file.
+type Config struct {
+	Branches struct {
+		Source  string `toml:"source"`  // default "main"
+		Release string `toml:"release"` // default "release"
+	} `toml:"branches"`
+	Hosts struct {
+		// Manual hosts are evaluated and re-keyed, but no agent deploys them.
+		Manual []string `toml:"manual"`
+	} `toml:"hosts"`
+	Secrets struct {
+		Editors []string `toml:"editors"` // public keys of those who may read secrets on the source branch
+		// HostKeys are the public keys of hosts that do not declare one in the flake.
+		HostKeys map[string]string `toml:"hostKeys"`
+	} `toml:"secrets"`
+	Cache struct {
+		URL string `toml:"url"` // of the cache, with its name: https://host/name
+	} `toml:"cache"`
+}
+
+// ParseConfig reads garrison.toml; no bytes at all give the defaults.
+func ParseConfig(name string, data []byte) (Config, error) {
+	var c Config
+	if err := tomlfile.Decode(name, data, &c); err != nil {
+		return c, err
+	}
+	if c.Branches.Source == "" {
+		c.Branches.Source = defaultSource
+	}
+	if c.Branches.Release == "" {
+		c.Branches.Release = "release"
+	}
+	if c.Branches.Source == c.Branches.Release {
+		return c, fleet.Errorf(fleet.Bad, fleet.CodeConfig, "%s: branches.source and branches.release are both %q", name, c.Branches.Source)
+	}
+	return c, nil
+}
+
+// check holds the configuration against the hosts that the flake has.
+func (c Config) check(hosts []string) error {
+	named := slices.Clone(c.Hosts.Manual)
+	for h := range c.Secrets.HostKeys {
+		named = append(named, h)
+	}
+	slices.Sort(named)
+	var unknown []string
+	for _, h := range slices.Compact(named) {
+		if !slices.Contains(hosts, h) {
+			unknown = append(unknown, h)
+		}
+	}
+	if len(unknown) > 0 {
+		return fleet.Errorf(fleet.Bad, fleet.CodeNoSuchHost, "%s names %s, which the flake does not have", ConfigPath, strings.Join(unknown, ", ")).
+			WithHint("its nixosConfigurations are: %s", strings.Join(hosts, ", "))
+	}
+	for _, h := range hosts {
+		if !fleet.ValidHostName(h) {
+			return fleet.Errorf(fleet.Bad, fleet.CodeNoSuchHost, "nixosConfigurations has %q, which cannot be a host's name", h)
+		}
+	}
+	return nil
+}

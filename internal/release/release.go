@@ -1,0 +1,230 @@
+// Package release is the CI side: from a commit on the source branch to a signed
+// release. Run evaluates every host, re-keys the secrets, builds, pushes the
+// closures to the cache, and publishes branch and tag in one atomic push.
+//
+// It guarantees that what fails before publishing leaves the remote as it
+// was, and that what is published was built from, and evaluated on, the very
+// commit that hosts will see. Start at Run.
+package release
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"path/filepath"
+	"time"
+
+	"filippo.io/age"
+
+	"github.com/garrison-nix/garrison/internal/cache/client"
+	"github.com/garrison-nix/garrison/internal/durable"
+	"github.com/garrison-nix/garrison/internal/fleet"
+	"github.com/garrison-nix/garrison/internal/git"
+	"github.com/garrison-nix/garrison/internal/nar"
+	"github.com/garrison-nix/garrison/internal/nix"
+	"github.com/garrison-nix/garrison/internal/proc"
+)
+
+// Cache is where closures go; client.Client is one.
+type Cache interface {
+	Push(ctx context.Context, paths []nar.PathInfo, o client.PushOptions) (client.Stats, error)
+}
+
+// Options say what to release, from where, with which keys.
+type Options struct {
+	Repo   *git.Repo // objects are written here; none of its branches is moved
+	Remote string    // name or URL: read from and published to
+	Source string    // what to release: a commit in Repo; "" means the tip of the source branch on Remote
+
+	SigningKey     string // SSH private key, a file
+	AllowedSigners string // who may have signed the previous release; "" means only SigningKey itself
+	Identities     func() ([]age.Identity, error)
+	Cache          func(Config) (Cache, error)
+
+	PushedAt *time.Time // when CI heard of Source
+	Trace    string     // W3C traceparent
+	NoFetch  bool       // Tip has just fetched
+	Jobs     int        // evaluations at a time; 0 means one a core
+	DryRun   bool       // stop before building, publish nothing
+
+	Nix *nix.Nix
+	Log *slog.Logger
+	// Output gets what nix prints while it evaluates and builds.
+	Output io.Writer
+}
+
+// Outcome is what a run came to.
+type Outcome struct {
+	State    fleet.RunState    `json:"state"`
+	Release  *fleet.ReleaseRef `json:"release,omitempty"`
+	Manifest *fleet.Manifest   `json:"manifest,omitempty"`
+	Rekeyed  []string          `json:"rekeyed"`          // paths of secrets whose bytes changed
+	Rotate   []string          `json:"rotate,omitempty"` // who could read what, and may not any more
+	Pushed   *client.Stats     `json:"pushed,omitempty"`
+}
+
+// state is what a run knows, filled in from stage to stage.
+type state struct {
+	Options
+	config  Config
+	source  string
+	info    git.CommitInfo
+	prev    *previous
+	number  int
+	blobs   map[string]string // path → blob, in source
+	secrets fleet.Secrets     // as in the candidate
+	commit  string            // the candidate
+	hosts   []nix.Host
+	manual  []nix.Host
+	entries map[string]fleet.Entry
+	outcome Outcome
+}
+
+// Refs that a run keeps in its repository.
+const (
+	headsRef     = "refs/garrison/heads/"
+	tagsRef      = "refs/garrison/tags/"
+	candidateRef = "refs/garrison/candidate"
+)
+
+// Run makes a release. Stages are recorded in the context's proc.Timeline. Errors are
+// fleet.Errors: besides those of its stages CodeBusy when another run works in the same repository,
+// CodeRace when somebody else published meanwhile (run it again), CodeNotDescendant when
+// the source is not built on what was released last.
+func Run(ctx context.Context, o Options) (Outcome, error) {
+	lock, err := durable.TryLock(filepath.Join(o.Repo.Dir, "garrison.lock"))
+	if errors.Is(err, durable.ErrLocked) {
+		return Outcome{}, fleet.Errorf(fleet.Transient, fleet.CodeBusy, "another release is being made in %s", o.Repo.Dir).WithHint("wait for it to end")
+	}
+	if err != nil {
+		return Outcome{}, err
+	}
+	defer lock.Unlock()
+
+	s := &state{Options: o, outcome: Outcome{State: fleet.RunUnchanged, Rekeyed: []string{}}}
+	released := false
+	err = proc.Stage(ctx, fleet.Fetch, func() (err error) {
+		released, err = s.prepare(ctx)
+		return err
+	})
+	if err != nil || released {
+		return s.outcome, err
+	}
+	if err := s.settle(ctx); err != nil {
+		return s.outcome, err
+	}
+	if err := s.fillEntries(); err != nil {
+		return s.outcome, err
+	}
+	if !o.DryRun {
+		if err := proc.Stage(ctx, fleet.Build, func() error { return s.build(ctx) }); err != nil {
+			return s.outcome, err
+		}
+		if err := proc.Stage(ctx, fleet.Push, func() error { return s.push(ctx) }); err != nil {
+			return s.outcome, err
+		}
+	}
+	err = proc.Stage(ctx, fleet.Publish, func() error { return s.publish(ctx) })
+	return s.outcome, err
+}
+
+// prepare fetches, finds the previous release and reads the configuration. It is true when
+// the source was released before.
+func (s *state) prepare(ctx context.Context) (released bool, err error) {
+	if !s.NoFetch {
+		if err := fetch(ctx, s.Repo, s.Remote); err != nil {
+			return false, err
+		}
+	}
+	if err := s.findSource(ctx); err != nil {
+		return false, err
+	}
+	if s.prev, s.number, err = s.findPrevious(ctx); err != nil {
+		return false, err
+	}
+	if s.prev != nil {
+		if s.prev.manifest.Source.Commit == s.source {
+			s.outcome.Release = s.prev.ref()
+			s.outcome.Manifest = s.prev.manifest
+			return true, nil
+		}
+		if err := s.checkDescends(ctx); err != nil {
+			return false, err
+		}
+	}
+	s.blobs, err = s.Repo.Blobs(ctx, s.source)
+	return false, err
+}
+
+func fetch(ctx context.Context, repo *git.Repo, remote string) error {
+	return repo.Fetch(ctx, remote, "+refs/heads/*:"+headsRef+"*", "+refs/tags/"+fleet.TagPrefix+"*:"+tagsRef+fleet.TagPrefix+"*")
+}
+
+// Tip fetches and returns what is at the tip of the source branch now; Commit is "" when there is no such branch yet.
+func Tip(ctx context.Context, repo *git.Repo, remote string) (fleet.Source, error) {
+	if err := fetch(ctx, repo, remote); err != nil {
+		return fleet.Source{}, err
+	}
+	s := &state{Options: Options{Repo: repo, Remote: remote}}
+	err := s.findSource(ctx)
+	if fleet.CodeOf(err) == fleet.CodeNotFound {
+		return fleet.Source{}, nil
+	}
+	return fleet.Source{Commit: s.source, Branch: s.config.Branches.Source, Subject: s.info.Subject}, err
+}
+
+// findSource resolves the commit to release and reads garrison.toml in it. That file may name another
+// source branch than the one it was found on; then that one's tip is taken.
+func (s *state) findSource(ctx context.Context) error {
+	name, rev := s.Source, s.Source
+	if s.Source == "" {
+		name, rev = "a branch "+defaultSource, headsRef+defaultSource
+	}
+	if err := s.readSource(ctx, name, rev); err != nil {
+		return err
+	}
+	if branch := s.config.Branches.Source; s.Source == "" && branch != defaultSource {
+		return s.readSource(ctx, "a branch "+branch, headsRef+branch)
+	}
+	return nil
+}
+
+func (s *state) readSource(ctx context.Context, name, rev string) error {
+	id, ok, err := s.Repo.Resolve(ctx, rev+"^{commit}")
+	if err != nil {
+		return err
+	}
+	if !ok {
+		return fleet.Errorf(fleet.Bad, fleet.CodeNotFound, "%s does not have %s", git.Redact(s.Remote), name).
+			WithHint("push it first, or name a commit with --source")
+	}
+	s.source = id
+	if s.config, err = s.readConfig(ctx, id); err != nil {
+		return err
+	}
+	s.info, err = s.Repo.CommitInfo(ctx, id)
+	return err
+}
+
+func (s *state) readConfig(ctx context.Context, rev string) (Config, error) {
+	data, _, err := s.Repo.ReadFile(ctx, rev, ConfigPath)
+	if err != nil {
+		return Config{}, err
+	}
+	return ParseConfig(ConfigPath, data)
+}
+
+// checkDescends refuses a source that is not built on the one released last: of two runs that race, the older loses.
+func (s *state) checkDescends(ctx context.Context) error {
+	last := s.prev.manifest.Source.Commit
+	ok, err := s.Repo.IsAncestor(ctx, last, s.source)
+	if err != nil {
+		return err
+	}
+	if !ok {
+		return fleet.Errorf(fleet.Bad, fleet.CodeNotDescendant, "%.12s does not descend from %.12s, which %s was made of", s.source, last, s.prev.tag.Name).
+			WithHint("a newer commit was released already, or %s was rewritten: merge %.12s into it", s.config.Branches.Source, last)
+	}
+	return nil
+}
