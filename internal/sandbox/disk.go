@@ -54,7 +54,14 @@ func (h *Host) writeDisk() error {
 	} else if err := h.lan.tools.install(h.disk()); err != nil {
 		return err
 	}
-	for _, f := range append(h.defaultFiles(), h.opts.Files...) {
+	files := h.defaultFiles()
+	if h.opts.Base != "" {
+		files = append(files, h.units()...)
+		if err := h.enableUnits(); err != nil {
+			return err
+		}
+	}
+	for _, f := range append(files, h.opts.Files...) {
 		if err := writeFile(h.disk(), f); err != nil {
 			return err
 		}
@@ -76,10 +83,11 @@ func (h *Host) defaultFiles() []File {
 	}
 	add("/etc/hosts", h.hostsFile())
 	add("/etc/hostname", h.opts.Hostname+"\n")
-	add("/etc/nix/nix.conf", h.lan.NixConf(nil, nil))
 	if h.opts.Base != "" {
+		add("/etc/nix/nix.conf", NixConf("/usr/bin/busybox", nil, nil))
 		return files
 	}
+	add("/etc/nix/nix.conf", h.lan.NixConf(nil, nil))
 	add("/etc/passwd", "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n")
 	add("/etc/group", "root:x:0:\nnogroup:x:65534:\n")
 	add("/etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files\n")

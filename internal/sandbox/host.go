@@ -27,7 +27,7 @@ type HostOptions struct {
 	Files []File
 	// Binds are folders and files of the machine's that the host sees too.
 	Binds []Bind
-	// Services are started with the host. With Base, units take their place.
+	// Services are started with the host. With Base, they are units of these names.
 	Services []Service
 	// Env is added to the environment of services and commands.
 	Env []string
@@ -153,10 +153,18 @@ func (h *Host) bringUp(ctx context.Context) error {
 	if err := h.proc.hello(ctx); err != nil {
 		return err
 	}
+	if h.opts.Base == "" {
+		_, err := h.proc.call(ctx, request{Op: "boot"})
+		return err
+	}
+	removeStaleCgroups()
+	if err := enterCgroup(cgroupName(h.proc.pid), h.proc.pid); err != nil {
+		return err
+	}
 	if _, err := h.proc.call(ctx, request{Op: "boot"}); err != nil {
 		return err
 	}
-	return h.findLeader(ctx)
+	return h.awaitSystemd(ctx, h.proc)
 }
 
 func (h *Host) config() initConfig {
@@ -176,8 +184,8 @@ func (h *Host) environ() []string {
 	}, h.opts.Env...)
 }
 
-// Stop shuts the host down: services get SIGTERM, and SIGKILL after 5 s. When ctx ends
-// before that, the power is cut.
+// Stop shuts the host down: services get SIGTERM, and SIGKILL after 5 s (with Base, as
+// systemd does it). When ctx ends before that, the power is cut.
 func (h *Host) Stop(ctx context.Context) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -200,8 +208,13 @@ func (h *Host) turnOff() error {
 		return nil
 	}
 	h.proc.kill()
+	var err error
+	if h.opts.Base != "" {
+		err = removeCgroup(cgroupName(h.proc.pid))
+	}
 	h.proc = nil
-	return h.unplug()
+	h.unplug()
+	return err
 }
 
 // Running says whether the host is on.
@@ -248,6 +261,9 @@ func (h *Host) ServicePID(ctx context.Context, name string) (int, error) {
 }
 
 func (h *Host) call(ctx context.Context, r request) (reply, error) {
+	if h.opts.Base != "" {
+		return h.askSystemd(ctx, r)
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if !h.proc.alive() {

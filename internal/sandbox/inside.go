@@ -22,17 +22,21 @@ import (
 // host's environment (add to Env what more it needs), in /. When ctx ends, the program
 // and its process group are killed. On a host that is off, the command fails to start.
 func (h *Host) Command(ctx context.Context, name string, args ...string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, "nsenter", append(append(h.enterArgs(), name), args...)...)
+	leader := h.leader()
+	cmd := h.commandIn(ctx, leader, name, args...)
+	if leader == 0 {
+		cmd.Err = h.errOff()
+	}
+	return cmd
+}
+
+func (h *Host) commandIn(ctx context.Context, leader int, name string, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, "nsenter", append(append(enterArgs(leader), name), args...)...)
 	cmd.Env = h.environ()
 	// nsenter forks; a group of its own reaches the child too.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGKILL) }
 	cmd.WaitDelay = 2 * time.Second
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if !h.proc.alive() {
-		cmd.Err = h.errOff()
-	}
 	return cmd
 }
 
@@ -54,17 +58,33 @@ func (h *Host) Run(ctx context.Context, name string, args ...string) (string, er
 
 // ShellCommand is a command line that gives a person a shell in the running host.
 func (h *Host) ShellCommand() string {
-	return fmt.Sprintf("nsenter %s env -i PATH=%s HOME=/root TERM=$TERM sh", strings.Join(h.enterArgs(), " "), h.lan.Path())
+	return fmt.Sprintf("nsenter %s env -i PATH=%s HOME=/root TERM=$TERM sh", strings.Join(enterArgs(h.leader()), " "), h.lan.Path())
 }
 
-func (h *Host) enterArgs() []string {
-	pid := 0
+func enterArgs(leader int) []string {
+	return []string{"-t", strconv.Itoa(leader), "-m", "-u", "-i", "-n", "-p", "--"}
+}
+
+// leader is the process whose namespaces and root are the host's: its init, or the
+// systemd inside; 0 when it is off.
+func (h *Host) leader() int {
 	h.mu.Lock()
-	if h.proc != nil {
-		pid = h.proc.leader
+	defer h.mu.Unlock()
+	return h.leaderLocked()
+}
+
+func (h *Host) leaderLocked() int {
+	if !h.proc.alive() {
+		return 0
 	}
-	h.mu.Unlock()
-	return []string{"-t", strconv.Itoa(pid), "-m", "-u", "-i", "-n", "-p", "--"}
+	if h.opts.Base == "" {
+		return h.proc.pid
+	}
+	leader, err := findLeader(h.proc.pid) // another one after each reboot from inside
+	if err != nil {
+		return 0
+	}
+	return leader
 }
 
 // Path is where a person finds a file of the host: on its disk, or, while the host
@@ -74,8 +94,8 @@ func (h *Host) Path(path string) string {
 	path = filepath.Join("/", path)
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.proc.alive() && (h.opts.Base != "" || volatile(path)) {
-		return fmt.Sprintf("/proc/%d/root%s", h.proc.leader, path)
+	if leader := h.leaderLocked(); leader != 0 && (h.opts.Base != "" || volatile(path)) {
+		return fmt.Sprintf("/proc/%d/root%s", leader, path)
 	}
 	return filepath.Join(h.disk(), path)
 }
@@ -90,8 +110,8 @@ func volatile(path string) bool {
 }
 
 // Open opens a file of the host for reading, following links as the host does. It works
-// on a host that is off too, for what is on its disk. A file that is not there is
-// fs.ErrNotExist.
+// on a host that is off too, for what is on its disk (with Base: what it changed of
+// the base). A file that is not there is fs.ErrNotExist.
 func (h *Host) Open(path string) (*os.File, error) { return h.open(path, unix.O_RDONLY) }
 
 // ReadFile reads a file of the host.
@@ -133,12 +153,10 @@ func (h *Host) Exists(path string) (bool, error) {
 // open resolves a path with the host's root as /, so that the host's absolute links
 // lead to its own files and never to the machine's.
 func (h *Host) open(path string, flags uint64) (*os.File, error) {
-	h.mu.Lock()
 	root := h.disk()
-	if h.proc.alive() {
-		root = fmt.Sprintf("/proc/%d/root", h.proc.leader)
+	if leader := h.leader(); leader != 0 {
+		root = fmt.Sprintf("/proc/%d/root", leader)
 	}
-	h.mu.Unlock()
 	dir, err := os.Open(root)
 	if err != nil {
 		return nil, err

@@ -37,12 +37,11 @@ func (h *Host) plugIn(ctx context.Context) error {
 }
 
 // unplug removes the cable; that it is gone already is no error.
-func (h *Host) unplug() error {
+func (h *Host) unplug() {
 	if h.link != "" {
 		_ = h.lan.net.ip(context.Background(), "link del "+h.link)
 		h.link = ""
 	}
-	return nil
 }
 
 // CutLink takes the host's cable out: nothing reaches it, connections hang.

@@ -14,8 +14,8 @@ import (
 	"time"
 )
 
-// ownHosts starts two hosts with what could be left behind, prints their process ids
-// and waits.
+// ownHosts starts three hosts, one with a systemd, and in each what could be left behind, prints their process
+// ids and waits.
 func ownHosts(dir string) int {
 	ctx := context.Background()
 	lan, err := NewLAN(ctx, Options{Dir: dir})
@@ -23,9 +23,14 @@ func ownHosts(dir string) int {
 		fmt.Println(err)
 		return 1
 	}
-	for i := range byte(2) {
+	base, err := HostBase(ctx, "../../scripts/host-base")
+	if err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	for i, base := range []string{"", "", base} {
 		h, err := lan.Start(ctx, HostOptions{
-			Name: fmt.Sprintf("h%d", i), Addr: netip.AddrFrom4([4]byte{192, 0, 2, 10 + i}),
+			Name: fmt.Sprintf("h%d", i), Addr: netip.AddrFrom4([4]byte{192, 0, 2, 10 + byte(i)}), Base: base,
 			Services: []Service{{Name: "s", Args: []string{"sleep", "1000"}, Restart: true}},
 		})
 		if err != nil {
@@ -38,6 +43,7 @@ func ownHosts(dir string) int {
 		}
 		go func() { _, _ = h.Run(ctx, "sleep", "1000") }()
 		fmt.Println(h.proc.pid)
+		fmt.Println(h.leader())
 	}
 	fmt.Println("ready")
 	time.Sleep(time.Hour)
@@ -70,7 +76,7 @@ func TestOwnerKilledLeavesNothing(t *testing.T) {
 			namespaces[ns] = true
 		}
 	}
-	if users := usersOf(t, namespaces); len(users) < 8 { // 2 × (init, service, daemon, command)
+	if users := usersOf(t, namespaces); len(users) < 12 { // 3 × (init, service, daemon, command)
 		t.Errorf("only %d processes in the hosts", len(users))
 	}
 	if err := owner.Process.Kill(); err != nil {

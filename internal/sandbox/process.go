@@ -20,7 +20,6 @@ import (
 type process struct {
 	cmd     *exec.Cmd
 	pid     int
-	leader  int // whose namespaces and root are the host's: pid, or systemd's
 	in      io.WriteCloser
 	replies chan reply // closed when the init ends
 	log     string     // where it wrote its errors
@@ -36,6 +35,18 @@ func (l *LAN) forkLoop() {
 	for f := range l.forks {
 		f()
 	}
+}
+
+// onForkThread runs f where forkLoop does, unless the LAN is closed.
+func (l *LAN) onForkThread(f func() error) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return errors.New("the LAN is closed")
+	}
+	done := make(chan error)
+	l.forks <- func() { done <- f() }
+	return <-done
 }
 
 // fork starts an init in namespaces of its own and tells it its configuration.
@@ -58,13 +69,11 @@ func (l *LAN) fork(cfg initConfig, logFile string) (*process, error) {
 	if err != nil {
 		return nil, err
 	}
-	started := make(chan error)
-	l.forks <- func() { started <- cmd.Start() }
-	if err := <-started; err != nil {
+	if err := l.onForkThread(cmd.Start); err != nil {
 		return nil, notPermitted(err)
 	}
 	p := &process{
-		cmd: cmd, pid: cmd.Process.Pid, leader: cmd.Process.Pid, in: in,
+		cmd: cmd, pid: cmd.Process.Pid, in: in,
 		replies: make(chan reply), log: logFile, done: make(chan struct{}),
 	}
 	go p.read(out)

@@ -37,9 +37,6 @@ func TestBoot(t *testing.T) {
 		log, err := h.ReadFile("/var/log/greeter.log")
 		return err == nil && string(log) == "hello world\n"
 	})
-	if err := os.WriteFile("/dev/null", []byte("x"), 0); err != nil {
-		t.Errorf("the machine's /dev/null: %v", err)
-	}
 	if got := run(t, h, "touch /usr/x 2>/dev/null || echo read-only; echo > /dev/null; ls /dev/pts/ptmx"); got != "read-only\n/dev/pts/ptmx" {
 		t.Errorf("/usr and /dev: %q", got)
 	}
@@ -265,6 +262,14 @@ func TestErrors(t *testing.T) {
 		if _, err := lan.Start(ctx, o); err == nil || !strings.Contains(err.Error(), what) {
 			t.Errorf("%s: %v", what, err)
 		}
+	}
+	closed := newTestLAN(t)
+	h := startHost(t, closed, HostOptions{Name: "h", Addr: addr(10)})
+	if err := closed.Close(); err != nil || h.Running() {
+		t.Errorf("close: %v, its host runs: %v", err, h.Running())
+	}
+	if err := h.Start(ctx); err == nil || !strings.Contains(err.Error(), "LAN is closed") {
+		t.Errorf("a start on a closed LAN: %v", err)
 	}
 	if n := len(lan.Hosts()); n != 1 {
 		t.Errorf("%d hosts after failed starts", n)
