@@ -147,11 +147,12 @@ func (h *Host) Start(ctx context.Context) error {
 
 // bringUp connects the new init's network while it builds the root, then boots.
 func (h *Host) bringUp(ctx context.Context) error {
-	if err := h.plugIn(ctx); err != nil {
-		return err
-	}
+	plugged := h.plugIn(ctx)
 	if err := h.proc.hello(ctx); err != nil {
-		return err
+		return err // and why the init ended, if that is why its network is gone
+	}
+	if plugged != nil {
+		return plugged
 	}
 	if h.opts.Base == "" {
 		_, err := h.proc.call(ctx, request{Op: "boot"})

@@ -14,8 +14,8 @@ import (
 	"time"
 )
 
-// ownHosts starts three hosts, one with a systemd, and in each what could be left behind, prints their process
-// ids and waits.
+// ownHosts starts three hosts, one with a systemd, and in each what could be left
+// behind; it prints their process ids and waits.
 func ownHosts(dir string) int {
 	ctx := context.Background()
 	lan, err := NewLAN(ctx, Options{Dir: dir})
