@@ -1,7 +1,62 @@
 package cli
 
-import "github.com/spf13/cobra"
+import (
+	"context"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/garrison-nix/garrison/examples"
+	"github.com/garrison-nix/garrison/internal/drill"
+)
 
 func (a *app) demo() *cobra.Command {
-	return &cobra.Command{Use: "demo"}
+	var dir string
+	var keep bool
+	cmd := &cobra.Command{
+		Use:   "demo",
+		Short: "Run the whole way on this machine: a push reaches three hosts (root, Linux)",
+		Long: `Demo starts a forge with repository, cache and CI, a developer's machine and four hosts, each
+in namespaces of its own, pushes a change and watches it travel, then looks at what came of
+it, and pushes two changes that must not arrive. Nothing of it outlives the command.`,
+		Args: exactly(),
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.runDemo(cmd.Context(), dir, keep) },
+	}
+	cmd.Flags().StringVar(&dir, "dir", "build/demo", "folder for hosts, logs and report.json")
+	cmd.Flags().BoolVar(&keep, "keep", false, "leave it running at the end, until Ctrl-C, and say how to look around")
+	return cmd
+}
+
+func (a *app) runDemo(ctx context.Context, dir string, keep bool) error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	if dir, err = filepath.Abs(dir); err != nil {
+		return err
+	}
+	fleet, err := fs.Sub(examples.Fleet, "fleet")
+	if err != nil {
+		return err
+	}
+	log := slog.New(slog.DiscardHandler)
+	if a.verbose {
+		log = a.logger()
+	}
+	terminal := isTerminal(a.Out)
+	return drill.Demo(ctx, drill.Options{Self: self, Dir: dir, Fleet: fleet, Keep: keep, Out: a.Out,
+		Terminal: terminal, Colour: terminal && os.Getenv("NO_COLOR") == "", Log: log})
+}
+
+// isTerminal says whether w is a terminal that can be drawn over.
+func isTerminal(w any) bool {
+	f, ok := w.(*os.File)
+	if !ok || os.Getenv("TERM") == "dumb" {
+		return false
+	}
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0 && f.Name() != os.DevNull
 }

@@ -29,16 +29,16 @@ func (f Flake) URL() string {
 
 // Contents is what a flake holds.
 type Contents struct {
-	OutPath string   `json:"outPath"`
-	Hosts   []string `json:"hosts"` // of nixosConfigurations, sorted
-	Any     bool     `json:"any"`   // there is a nixosConfigurations at all
+	OutPath string   `json:"source"` // an attribute set with an outPath would become a mere string in JSON
+	Hosts   []string `json:"hosts"`  // of nixosConfigurations, sorted
+	Any     bool     `json:"any"`    // there is a nixosConfigurations at all
 }
 
 // Contents lists a flake's hosts, without evaluating any of them.
 func (n *Nix) Contents(ctx context.Context, f Flake) (Contents, error) {
 	var c Contents
 	err := n.eval(ctx, &c, `let f = builtins.getFlake `+quote(f.URL())+`; in {
-		outPath = f.outPath;
+		source = f.outPath;
 		any = f ? nixosConfigurations;
 		hosts = builtins.attrNames (f.nixosConfigurations or { });
 	}`)
@@ -55,8 +55,8 @@ func (n *Nix) Contents(ctx context.Context, f Flake) (Contents, error) {
 // Host is all that one evaluation says of a host.
 type Host struct {
 	Name      string
-	DrvPath   string            `json:"drvPath"`
-	OutPath   string            `json:"outPath"`
+	DrvPath   string            `json:"drv"`
+	OutPath   string            `json:"out"`
 	System    string            `json:"system"`
 	Secrets   map[string]string `json:"secrets"`   // name → file, as the flake says (a path in the store)
 	PublicKey string            `json:"publicKey"` // age.rekey.hostPubkey, "" when not declared
@@ -71,7 +71,9 @@ func (n *Nix) Host(ctx context.Context, f Flake, name string) (Host, error) {
 		top = host.config.system.build.toplevel;
 		key = host.config.age.rekey.hostPubkey or "";
 	in {
-		inherit (top) drvPath outPath system;
+		drv = top.drvPath;
+		out = top.outPath;
+		inherit (top) system;
 		secrets = builtins.mapAttrs (_: s: toString s.file) (host.config.age.secrets or { });
 		publicKey = if builtins.isPath key then builtins.readFile key else toString key;
 	}`)

@@ -1,0 +1,235 @@
+package drill
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/garrison-nix/garrison/internal/fleet"
+)
+
+func unmarshal(b []byte, into any) error {
+	if err := json.Unmarshal(b, into); err != nil {
+		return fmt.Errorf("%w, in: %.200s", err, b)
+	}
+	return nil
+}
+
+// request asks the hub as the demo, which may read.
+func (w *world) request(ctx context.Context, path string) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, hubURL+path, nil)
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Authorization", "Bearer "+w.token("demo"))
+	resp, err := w.hub.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	if resp.StatusCode != http.StatusOK {
+		resp.Body.Close()
+		return nil, fmt.Errorf("GET %s: %s", path, resp.Status)
+	}
+	return resp, nil
+}
+
+const maxAnswer = 16 << 20
+
+func (w *world) getBytes(ctx context.Context, path string) ([]byte, error) {
+	resp, err := w.request(ctx, path)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	return io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+}
+
+func (w *world) get(ctx context.Context, path string, into any) error {
+	b, err := w.getBytes(ctx, path)
+	if err != nil {
+		return err
+	}
+	return unmarshal(b, into)
+}
+
+const (
+	patience  = 60 * time.Second // for anything that the demo waits for
+	lookAgain = 20 * time.Millisecond
+)
+
+// until calls f until it is true, fails, or patience ends.
+func (w *world) until(ctx context.Context, f func() (bool, error)) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	for {
+		if ok, err := f(); ok || err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("waited %s in vain: %w", patience, ctx.Err())
+		case <-time.After(lookAgain):
+		}
+	}
+}
+
+// change is a commit on its way, as the hub's stream and the hosts tell it.
+type change struct {
+	commit   string
+	pushedAt time.Time // just before git push
+	run      fleet.Run
+	hosts    map[string]fleet.Deployment
+}
+
+// listen opens the hub's stream; events come until ctx ends.
+func (w *world) listen(ctx context.Context) (<-chan fleet.StreamEvent, error) {
+	resp, err := w.request(ctx, "/api/v1/stream")
+	if err != nil {
+		return nil, err
+	}
+	events := make(chan fleet.StreamEvent)
+	go func() {
+		defer resp.Body.Close()
+		defer close(events)
+		lines := bufio.NewScanner(resp.Body)
+		lines.Buffer(nil, maxAnswer)
+		for lines.Scan() {
+			data, ok := strings.CutPrefix(lines.Text(), "data: ")
+			var e fleet.StreamEvent
+			if !ok || json.Unmarshal([]byte(data), &e) != nil {
+				continue
+			}
+			select {
+			case events <- e:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return events, nil
+}
+
+// push pushes the developer's main and follows the change: until CI ended and, if it
+// released, until every followed host ended its deployment.
+func (d *demo) push(ctx context.Context, commit string) (*change, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	events, err := d.world.listen(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("the hub's stream: %w", err)
+	}
+	c := &change{commit: commit, pushedAt: time.Now(), hosts: map[string]fleet.Deployment{}}
+	pushed := make(chan error, 1)
+	go func() {
+		_, err := d.world.git(ctx, "push", "--quiet", "origin", "main")
+		pushed <- err
+	}()
+	stop := d.out.waiting("following " + commit[:12])
+	defer stop()
+	shown := 0
+	for !c.ended() {
+		select {
+		case <-ctx.Done():
+			return c, fmt.Errorf("the change did not arrive: %w", context.Cause(ctx))
+		case err := <-pushed:
+			if err != nil {
+				return c, fmt.Errorf("git push: %w", err)
+			}
+			d.out.event(time.Since(c.pushedAt), "developer", "git push", -1)
+			pushed = nil
+		case e, open := <-events:
+			if !open {
+				return c, fmt.Errorf("the hub's stream ended")
+			}
+			shown = d.note(c, e, shown)
+		}
+	}
+	if pushed != nil {
+		return c, <-pushed
+	}
+	return c, nil
+}
+
+// note takes an event in and shows what is new in it. shown counts the CI stages shown.
+func (d *demo) note(c *change, e fleet.StreamEvent, shown int) int {
+	switch {
+	case e.Run != nil && e.Run.Source.Commit == c.commit:
+		c.run = *e.Run
+		for _, s := range c.run.Stages[min(shown, len(c.run.Stages)):] {
+			d.out.event(s.EndedAt().Sub(c.pushedAt), "CI", string(s.Stage), s.Seconds)
+			shown++
+		}
+		if c.run.EndedAt != nil {
+			what := string(c.run.State)
+			if c.run.Release != nil {
+				what += " " + fleet.TagName(c.run.Release.Number)
+			}
+			d.out.event(c.run.EndedAt.Sub(c.pushedAt), "CI", what, -1)
+		}
+	case e.Status != nil && e.Status.Last != nil && e.Status.Last.Release.Source.Commit == c.commit:
+		last := *e.Status.Last
+		if _, seen := c.hosts[last.Host]; seen {
+			break
+		}
+		c.hosts[last.Host] = last
+		parts := make([]string, 0, len(last.Stages))
+		for _, s := range last.Stages {
+			parts = append(parts, fmt.Sprintf("%s %.2f", s.Stage, s.Seconds))
+		}
+		d.out.event(last.EndedAt.Sub(c.pushedAt), last.Host, string(last.Result)+d.out.paint(grey, "  "+strings.Join(parts, " · ")), -1)
+	}
+	return shown
+}
+
+// ended says whether nothing more is to come.
+func (c *change) ended() bool {
+	if c.run.EndedAt == nil {
+		return false
+	}
+	if c.run.State != fleet.RunReleased {
+		return true
+	}
+	for _, h := range followed {
+		if _, ok := c.hosts[h]; !ok {
+			return false
+		}
+	}
+	return true
+}
+
+// slowest is the deployment that ended last.
+func (c *change) slowest() fleet.Deployment {
+	var last fleet.Deployment
+	for _, d := range c.hosts {
+		if d.EndedAt.After(last.EndedAt) {
+			last = d
+		}
+	}
+	return last
+}
+
+// measure fills in the report's figures: seconds of each stage on the slowest way, the whole, and our own part.
+func (c *change) measure(r *Report) {
+	slowest := c.slowest()
+	r.Stages = map[string]float64{}
+	tools := 0.0
+	for i, s := range append(append([]fleet.StageTime{}, c.run.Stages...), slowest.Stages...) {
+		name := string(s.Stage)
+		if i < len(c.run.Stages) && s.Stage == fleet.Fetch {
+			name = "ci-fetch" // CI's own look at git; the host's is the stage "fetch"
+		}
+		r.Stages[name] += s.Seconds
+		tools += s.ToolSeconds
+	}
+	r.PushToActiveSeconds = slowest.EndedAt.Sub(c.pushedAt).Seconds()
+	heard := c.pushedAt
+	if c.run.Source.PushedAt != nil {
+		heard = *c.run.Source.PushedAt
+	}
+	r.OwnSeconds = slowest.EndedAt.Sub(heard).Seconds() - tools
+}
