@@ -11,7 +11,7 @@ import (
 	"github.com/garrison-nix/garrison/internal/nar"
 )
 
-func newClient(t *testing.T, s *cachetest.Server) *client.Client {
+func newClient(t testing.TB, s *cachetest.Server) *client.Client {
 	t.Helper()
 	c, err := client.New(client.Config{URL: s.CacheURL(), Token: func() (string, error) { return cachetest.PushToken, nil }})
 	if err != nil {

@@ -44,7 +44,7 @@ func TestPrivateKeyIsNotPrinted(t *testing.T) {
 		t.Fatal(err)
 	}
 	secret := strings.TrimPrefix(key.Encode(), "k:")
-	for _, s := range []string{fmt.Sprint(key), fmt.Sprintf("%s", key), fmt.Sprintf("%v", key)} {
+	for _, s := range []string{fmt.Sprint(key), fmt.Sprintf("%q", key), fmt.Sprintf("%v", key)} {
 		if strings.Contains(s, secret) {
 			t.Errorf("%q gives the key away", s)
 		}

@@ -36,7 +36,7 @@ func Index(t *testing.T, open func(t *testing.T) cache.Index) {
 	}
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)

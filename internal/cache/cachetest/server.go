@@ -28,7 +28,7 @@ type Server struct {
 
 // NewServer starts a Server in a directory of the test's own. wrap stands
 // between the network and the cache, to inject faults; nil for none.
-func NewServer(t *testing.T, wrap func(http.Handler) http.Handler) *Server {
+func NewServer(t testing.TB, wrap func(http.Handler) http.Handler) *Server {
 	t.Helper()
 	s := &Server{Dir: filepath.Join(t.TempDir(), "cache")}
 	store, err := local.Open(s.Dir)
@@ -68,7 +68,7 @@ func (s *Server) BlobFile(h nar.Hash) string {
 }
 
 // WantClean fails the test if unfinished uploads are left.
-func (s *Server) WantClean(t *testing.T) {
+func (s *Server) WantClean(t testing.TB) {
 	t.Helper()
 	left, err := os.ReadDir(filepath.Join(s.Dir, "tmp"))
 	must(t, err)

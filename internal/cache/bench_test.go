@@ -1,0 +1,76 @@
+package cache_test
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/garrison-nix/garrison/internal/cache/cachetest"
+	"github.com/garrison-nix/garrison/internal/cache/client"
+	"github.com/garrison-nix/garrison/internal/nar"
+)
+
+// BenchmarkPushTinyClosure is what a small change costs: five paths of a few bytes.
+func BenchmarkPushTinyClosure(b *testing.B) {
+	s := cachetest.NewServer(b, nil)
+	c := newClient(b, s)
+	dir := b.TempDir()
+	for n := 0; b.Loop(); n++ {
+		b.StopTimer()
+		paths := tinyPaths(b, dir, n, 5)
+		b.StartTimer()
+		if _, err := c.Push(b.Context(), paths, client.PushOptions{RealStoreDir: dir}); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkMissing50000 asks for 50,000 paths, of which the cache has 2,000.
+func BenchmarkMissing50000(b *testing.B) {
+	s := cachetest.NewServer(b, nil)
+	c := newClient(b, s)
+	dir := b.TempDir()
+	if _, err := c.Push(b.Context(), tinyPaths(b, dir, 0, 2000), client.PushOptions{RealStoreDir: dir}); err != nil {
+		b.Fatal(err)
+	}
+	hashes := make([]string, 50_000)
+	for i := range hashes {
+		hashes[i] = fmt.Sprintf("%032d", i)
+	}
+	for b.Loop() {
+		missing, err := c.Missing(b.Context(), hashes)
+		if err != nil || len(missing) != 48_000 {
+			b.Fatal(len(missing), err)
+		}
+	}
+}
+
+// tinyPaths makes count files in dir, as a store would, and describes them.
+func tinyPaths(b *testing.B, dir string, round, count int) []nar.PathInfo {
+	b.Helper()
+	var paths []nar.PathInfo
+	for i := range count {
+		base := fmt.Sprintf("%032d-tiny", round*count+i)
+		if err := os.WriteFile(filepath.Join(dir, base), []byte(base), 0o444); err != nil {
+			b.Fatal(err)
+		}
+		var archive bytes.Buffer
+		w := nar.NewWriter(&archive)
+		w.Regular(false, int64(len(base)), bytes.NewReader([]byte(base)))
+		if err := w.Close(); err != nil {
+			b.Fatal(err)
+		}
+		checked, err := nar.Check(&archive, 1<<20)
+		if err != nil {
+			b.Fatal(err)
+		}
+		info := nar.PathInfo{StorePath: "/nix/store/" + base, NarHash: checked.Hash, NarSize: checked.Size}
+		if i > 0 {
+			info.References = []string{paths[i-1].StorePath}
+		}
+		paths = append(paths, info)
+	}
+	return paths
+}
