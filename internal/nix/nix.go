@@ -11,7 +11,9 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net/url"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -150,10 +152,34 @@ func parsePathInfo(out []byte) ([]nar.PathInfo, error) {
 	return infos, nil
 }
 
+// storeDir is what every store path begins with.
+const storeDir = "/nix/store"
+
+// RealStoreDir is where the files of the store's paths are: storeDir, but for a store that
+// Store or NIX_REMOTE puts below a folder ("local?root=DIR", or just an absolute DIR).
+func (n *Nix) RealStoreDir() string {
+	store := n.Store
+	if store == "" {
+		store = os.Getenv("NIX_REMOTE")
+	}
+	kind, query, _ := strings.Cut(store, "?")
+	if filepath.IsAbs(kind) {
+		return filepath.Join(kind, storeDir)
+	}
+	params, err := url.ParseQuery(query)
+	switch {
+	case err != nil || kind != "local":
+		return storeDir
+	case params.Get("real") != "":
+		return params.Get("real")
+	}
+	return filepath.Join(params.Get("root"), storeDir)
+}
+
 // Valid says whether path is in the store, whole.
 func (n *Nix) Valid(ctx context.Context, path string) (bool, error) {
 	if n.Store == "" {
-		if _, err := os.Lstat(path); os.IsNotExist(err) {
+		if _, err := os.Lstat(filepath.Join(n.RealStoreDir(), filepath.Base(path))); os.IsNotExist(err) {
 			return false, nil // spares a process in the usual case
 		}
 	}

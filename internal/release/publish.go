@@ -96,7 +96,7 @@ func (s *state) push(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	stats, err := cache.Push(ctx, closure, client.PushOptions{})
+	stats, err := cache.Push(ctx, closure, client.PushOptions{RealStoreDir: s.Nix.RealStoreDir()})
 	s.outcome.Pushed = &stats
 	return err
 }
