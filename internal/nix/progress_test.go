@@ -1,0 +1,79 @@
+package nix
+
+import (
+	"bytes"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// TestProgressOfRealBuilds has nix build something that works and something that does not.
+func TestProgressOfRealBuilds(t *testing.T) {
+	store := "local?root=" + t.TempDir()
+	t.Setenv("NIX_CONFIG", "build-users-group =\nsubstituters =\nsandbox-paths = /bin/sh=/bin/busybox\n")
+	expr := `map (s: derivation { name = s; system = builtins.currentSystem; builder = "/bin/sh"; args = [ "-c" "echo this is ${s}; ${s} > $out" ]; }) [ "true" "frobnicate" ]`
+	out, err := exec.Command("nix-instantiate", "--store", store, "--expr", expr).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var log bytes.Buffer
+	var events []Event
+	p := &Progress{Log: &log, On: func(e Event) { events = append(events, e) }}
+	cmd := exec.Command("nix-store", append([]string{"--store", store, "--realise", "--keep-going", "--log-format", "internal-json"}, strings.Fields(string(out))...)...)
+	cmd.Stderr = p
+	if err := cmd.Run(); err == nil {
+		t.Fatal("the build should fail")
+	}
+	if !strings.Contains(p.ErrorText(), "error: builder for '/nix/store/") && !strings.Contains(p.ErrorText(), "frobnicate") {
+		t.Errorf("error text: %q", p.ErrorText())
+	}
+	if !strings.Contains(log.String(), "true> this is true\n") || strings.Contains(log.String(), "@nix") || strings.Contains(log.String(), "\x1b") {
+		t.Errorf("log:\n%s", log.String())
+	}
+	for _, kind := range []EventKind{BuildStarted, BuildEnded} {
+		n := 0
+		for _, e := range events {
+			if e.Kind == kind && strings.HasSuffix(e.Path, ".drv") {
+				n++
+			}
+		}
+		if n != 2 {
+			t.Errorf("%d events %s, want 2", n, kind)
+		}
+	}
+	if !slices.ContainsFunc(events, func(e Event) bool {
+		return e.Kind == Counted && e.Done == 1 && e.Failed == 1 && e.Expected == 1 || e.Kind == Counted && e.Failed == 1
+	}) {
+		t.Errorf("no count of the failure in %+v", events)
+	}
+}
+
+func TestProgressPassesOtherLinesOn(t *testing.T) {
+	var log bytes.Buffer
+	p := &Progress{Log: &log}
+	for _, part := range []string{"warning: plain\n@nix {bro", "ken\n", "@nix {\"action\":\"stop\",\"id\":7}\n", "last"} {
+		if _, err := p.Write([]byte(part)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if want := "warning: plain\n@nix {broken\n"; log.String() != want {
+		t.Errorf("got %q, want %q", log.String(), want)
+	}
+}
+
+func FuzzProgress(f *testing.F) {
+	f.Add([]byte("@nix {\"action\":\"start\",\"id\":1,\"type\":105,\"fields\":[\"/nix/store/x.drv\",\"\",1,1]}\n@nix {\"action\":\"result\",\"id\":1,\"type\":101,\"fields\":[\"hi\"]}\n@nix {\"action\":\"stop\",\"id\":1}\n"))
+	f.Add([]byte("@nix {\"action\":\"msg\",\"level\":0,\"msg\":\"\\u001b[31merror\"}\nplain"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		whole, pieces := &bytes.Buffer{}, &bytes.Buffer{}
+		p, q := &Progress{Log: whole}, &Progress{Log: pieces}
+		p.Write(b)
+		for i := range b {
+			q.Write(b[i : i+1])
+		}
+		if !bytes.Equal(whole.Bytes(), pieces.Bytes()) {
+			t.Fatalf("whole %q, in pieces %q", whole, pieces)
+		}
+	})
+}
