@@ -79,10 +79,12 @@ func (x *Index) Lookup(ctx context.Context, name string, hashParts []string) (ma
 	if err != nil {
 		return nil, err
 	}
+	// CROSS JOIN is SQLite's way to say in which order to go: one search per hash part.
 	rows, err := x.read.QueryContext(ctx, `
 		SELECT p.hash_part, n.nar_hash, n.nar_size, n.file_hash, n.file_size
-		FROM json_each(?) j JOIN paths p ON p.hash_part = j.value JOIN nars n ON n.id = p.nar_id
-		WHERE p.cache_id = (SELECT id FROM caches WHERE name = ?)`, string(list), name)
+		FROM caches c CROSS JOIN json_each(?) j
+		CROSS JOIN paths p ON p.cache_id = c.id AND p.hash_part = j.value CROSS JOIN nars n ON n.id = p.nar_id
+		WHERE c.name = ?`, string(list), name)
 	if err != nil {
 		return nil, fmt.Errorf("look up paths in the index: %w", err)
 	}
