@@ -19,42 +19,82 @@ type Flake struct {
 	GitDir string
 	Ref    string // a ref that leads to Commit, full name
 	Commit string
+	Dir    string // of a sub-flake, relative to the repository's root; "" for the root
+}
+
+// Name is what a person calls the flake: its folder, or "the flake".
+func (f Flake) Name() string {
+	if f.Dir == "" {
+		return "the flake"
+	}
+	return "the flake in " + f.Dir
 }
 
 // URL is the flake reference: locked, hence pure. self.rev is Commit.
 func (f Flake) URL() string {
 	u := url.URL{Scheme: "git+file", Path: filepath.Clean(f.GitDir), RawQuery: "ref=" + f.Ref + "&rev=" + f.Commit}
+	if f.Dir != "" {
+		u.RawQuery += "&dir=" + url.QueryEscape(f.Dir)
+	}
 	return u.String()
 }
 
+// Kind says what a host runs.
+type Kind string
+
+// The kinds of hosts.
+const (
+	NixOS  Kind = "nixos"  // nixosConfigurations
+	Darwin Kind = "darwin" // darwinConfigurations: evaluated, never built or deployed here
+)
+
 // Contents is what a flake holds.
 type Contents struct {
-	OutPath string   `json:"source"` // an attribute set with an outPath would become a mere string in JSON
-	Hosts   []string `json:"hosts"`  // of nixosConfigurations, sorted
-	Any     bool     `json:"any"`    // there is a nixosConfigurations at all
+	Source string   `json:"source"` // the store path of the repository's tree
+	NixOS  []string `json:"nixos"`  // names of nixosConfigurations, sorted
+	Darwin []string `json:"darwin"`
+	Checks []string `json:"checks"` // names of checks for the system asked for
 }
 
-// Contents lists a flake's hosts, without evaluating any of them.
-func (n *Nix) Contents(ctx context.Context, f Flake) (Contents, error) {
+// Contents lists a flake's hosts, and its checks for a system, without evaluating any of them.
+func (n *Nix) Contents(ctx context.Context, f Flake, system string) (Contents, error) {
 	var c Contents
-	err := n.eval(ctx, &c, `let f = builtins.getFlake `+quote(f.URL())+`; in {
-		source = f.outPath;
-		any = f ? nixosConfigurations;
-		hosts = builtins.attrNames (f.nixosConfigurations or { });
+	err := n.eval(ctx, &c, `let
+		f = builtins.getFlake `+quote(f.URL())+`;
+		names = set: builtins.attrNames (f.${set} or { });
+	in {
+		source = f.sourceInfo.outPath;
+		nixos = names "nixosConfigurations";
+		darwin = names "darwinConfigurations";
+		checks = builtins.attrNames (f.checks.${`+quote(system)+`} or { });
 	}`)
 	if err != nil {
-		return c, fleet.Errorf(fleet.Bad, fleet.CodeEvaluate, "the flake does not evaluate:\n%s", Message(err, maxEvalMessage)).WithCause(err)
-	}
-	if !c.Any || len(c.Hosts) == 0 {
-		return c, fleet.Errorf(fleet.Bad, fleet.CodeNoHosts, "the flake has no nixosConfigurations").
-			WithHint("declare each host in flake.nix as nixosConfigurations.<name>")
+		return c, evalError(ctx, err, "%s does not evaluate", f.Name())
 	}
 	return c, nil
 }
 
+// evalError classifies a failed evaluation and takes Nix's complaint along.
+func evalError(ctx context.Context, err error, format string, args ...any) error {
+	if ctx.Err() != nil {
+		return err
+	}
+	message := Message(err, maxEvalMessage)
+	e := fleet.Errorf(fleet.Bad, fleet.CodeEvaluate, format+":\n%s", append(args, message)...).WithCause(err)
+	for _, s := range []string{"Out of memory", "out of memory", "std::bad_alloc", "Too many heap sections"} {
+		if strings.Contains(message, s) {
+			e.Class = fleet.Local
+			return e.WithHint("it needs more memory than one evaluation may take: raise --eval-memory, or lower --jobs")
+		}
+	}
+	return e
+}
+
 // Host is all that one evaluation says of a host.
 type Host struct {
-	Name      string
+	Name      string            `json:"-"`
+	Kind      Kind              `json:"-"`
+	Flake     Flake             `json:"-"`
 	DrvPath   string            `json:"drv"`
 	OutPath   string            `json:"out"`
 	System    string            `json:"system"`
@@ -64,10 +104,10 @@ type Host struct {
 
 // Host evaluates one host, once, and writes its derivations to the store. What may stand in it:
 // config.system.build.toplevel as in NixOS, config.age.secrets as in agenix, config.age.rekey.hostPubkey as in agenix-rekey.
-func (n *Nix) Host(ctx context.Context, f Flake, name string) (Host, error) {
-	h := Host{Name: name}
+func (n *Nix) Host(ctx context.Context, f Flake, kind Kind, name string) (Host, error) {
+	h := Host{Name: name, Kind: kind, Flake: f}
 	err := n.eval(ctx, &h, `let
-		host = (builtins.getFlake `+quote(f.URL())+`).nixosConfigurations.${`+quote(name)+`};
+		host = (builtins.getFlake `+quote(f.URL())+`).`+string(kind)+`Configurations.${`+quote(name)+`};
 		top = host.config.system.build.toplevel;
 		key = host.config.age.rekey.hostPubkey or "";
 	in {
@@ -78,10 +118,7 @@ func (n *Nix) Host(ctx context.Context, f Flake, name string) (Host, error) {
 		publicKey = if builtins.isPath key then builtins.readFile key else toString key;
 	}`)
 	if err != nil {
-		if ctx.Err() != nil {
-			return h, err
-		}
-		return h, fleet.Errorf(fleet.Bad, fleet.CodeEvaluate, "host %s does not evaluate:\n%s", name, Message(err, maxEvalMessage)).WithCause(err)
+		return h, evalError(ctx, err, "host %s does not evaluate", name)
 	}
 	if !fleet.ValidStorePath(h.OutPath) || !fleet.ValidStorePath(h.DrvPath) {
 		return h, fleet.Errorf(fleet.Bad, fleet.CodeEvaluate, "host %s: its toplevel is not a derivation in /nix/store (outPath %q)", name, h.OutPath)
@@ -91,10 +128,25 @@ func (n *Nix) Host(ctx context.Context, f Flake, name string) (Host, error) {
 }
 
 // SecretPath is the path in the repository of a file that an evaluation names: what stands
-// behind the flake's own outPath. It is false for a file from anywhere else.
+// behind the store path of the repository's tree. It is false for a file from anywhere else.
 func (c Contents) SecretPath(file string) (string, bool) {
-	_, path, ok := strings.Cut(file, c.OutPath+"/")
+	_, path, ok := strings.Cut(file, c.Source+"/")
 	return path, ok && path != ""
+}
+
+// Check is the derivation of one of a flake's checks.
+func (n *Nix) Check(ctx context.Context, f Flake, system, name string) (drvPath string, err error) {
+	var c struct {
+		Drv string `json:"drv"`
+	}
+	err = n.eval(ctx, &c, `{ drv = (builtins.getFlake `+quote(f.URL())+`).checks.${`+quote(system)+`}.${`+quote(name)+`}.drvPath; }`)
+	if err != nil {
+		return "", evalError(ctx, err, "check %s does not evaluate", name)
+	}
+	if !fleet.ValidStorePath(c.Drv) {
+		return "", fleet.Errorf(fleet.Bad, fleet.CodeEvaluate, "check %s is not a derivation", name)
+	}
+	return c.Drv, nil
 }
 
 func (n *Nix) eval(ctx context.Context, into any, expr string) error {

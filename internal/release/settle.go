@@ -98,26 +98,26 @@ func (s *state) compose(ctx context.Context) error {
 // evaluate evaluates every host of the candidate, some at a time, and reports all that fail.
 func (s *state) evaluate(ctx context.Context) (nix.Contents, error) {
 	flake := nix.Flake{GitDir: s.Repo.Dir, Ref: candidateRef, Commit: s.commit}
-	contents, err := s.Nix.Contents(ctx, flake)
+	contents, err := s.Nix.Contents(ctx, flake, "")
 	if err != nil {
 		return contents, err
 	}
-	if err := s.config.check(contents.Hosts); err != nil {
+	if err := s.config.check(contents.NixOS); err != nil {
 		return contents, err
 	}
-	hosts := make([]nix.Host, len(contents.Hosts))
-	errs := make([]error, len(contents.Hosts))
+	hosts := make([]nix.Host, len(contents.NixOS))
+	errs := make([]error, len(contents.NixOS))
 	jobs := s.Jobs
 	if jobs <= 0 {
 		jobs = runtime.NumCPU()
 	}
 	slots := make(chan struct{}, jobs)
 	var wg sync.WaitGroup
-	for i, name := range contents.Hosts {
+	for i, name := range contents.NixOS {
 		wg.Go(func() {
 			slots <- struct{}{}
 			defer func() { <-slots }()
-			hosts[i], errs[i] = s.Nix.Host(ctx, flake, name)
+			hosts[i], errs[i] = s.Nix.Host(ctx, flake, nix.NixOS, name)
 		})
 	}
 	wg.Wait()
