@@ -32,6 +32,8 @@ type Nix struct {
 	Version string
 	// Store is a store URL to work on; empty means the machine's own.
 	Store string
+	// EvalHeap bounds the heap of one evaluation, in bytes; 0 does not.
+	EvalHeap int64
 	// Log gets what nix says while it evaluates, builds and fetches; nil drops it.
 	Log io.Writer
 }
@@ -77,7 +79,11 @@ func (n *Nix) run(ctx context.Context, program string, stdin io.Reader, args ...
 	} else {
 		args = append(global, args...)
 	}
-	return proc.Run(ctx, proc.Cmd{Program: program, Args: args, Stdin: stdin, Stderr: n.Log, Env: []string{"NO_COLOR=1", "LC_ALL=C"}})
+	env := []string{"NO_COLOR=1", "LC_ALL=C"}
+	if n.EvalHeap > 0 {
+		env = append(env, fmt.Sprintf("GC_MAXIMUM_HEAP_SIZE=%d", n.EvalHeap)) // of the Boehm collector that nix uses
+	}
+	return proc.Run(ctx, proc.Cmd{Program: program, Args: args, Stdin: stdin, Stderr: n.Log, Env: env})
 }
 
 // Message is Nix's own complaint in what it said on standard error: from its first line that

@@ -15,6 +15,8 @@ const defaultSource = "main"
 
 // Config is garrison.toml. Everything has a default that serves a flake without the file.
 type Config struct {
+	// Flakes are patterns (path.Match) of folders with flakes of their own, besides the one at the root.
+	Flakes   []string `toml:"flakes"`
 	Branches struct {
 		Source  string `toml:"source"`  // default "main"
 		Release string `toml:"release"` // default "release"

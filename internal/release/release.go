@@ -46,7 +46,9 @@ type Options struct {
 	Trace    string     // W3C traceparent
 	NoFetch  bool       // Tip has just fetched
 	Jobs     int        // evaluations at a time; 0 means one a core
-	DryRun   bool       // stop before building, publish nothing
+	// EvalMemory bounds what all evaluations under way may take together, in bytes; 0 does not.
+	EvalMemory int64
+	DryRun     bool // stop before building, publish nothing
 
 	Nix *nix.Nix
 	Log *slog.Logger

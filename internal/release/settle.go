@@ -4,10 +4,8 @@ import (
 	"context"
 	"fmt"
 	"maps"
-	"runtime"
 	"slices"
 	"strings"
-	"sync"
 
 	"github.com/garrison-nix/garrison/internal/fleet"
 	"github.com/garrison-nix/garrison/internal/git"
@@ -27,12 +25,12 @@ const maxRounds = 3
 func (s *state) settle(ctx context.Context) error {
 	s.secrets = s.unchangedSecrets()
 	for range maxRounds {
-		var contents nix.Contents
+		var found *evaluation
 		err := proc.Stage(ctx, fleet.Evaluate, func() (err error) {
 			if err := s.compose(ctx); err != nil {
 				return err
 			}
-			contents, err = s.evaluate(ctx)
+			found, err = s.evaluate(ctx)
 			return err
 		})
 		if err != nil {
@@ -40,7 +38,7 @@ func (s *state) settle(ctx context.Context) error {
 		}
 		settled := false
 		err = proc.Stage(ctx, fleet.Rekey, func() (err error) {
-			settled, err = s.rekey(ctx, contents)
+			settled, err = s.rekey(ctx, found)
 			return err
 		})
 		if err != nil || settled {
@@ -95,73 +93,30 @@ func (s *state) compose(ctx context.Context) error {
 	return s.Repo.UpdateRef(ctx, candidateRef, s.commit)
 }
 
-// evaluate evaluates every host of the candidate, some at a time, and reports all that fail.
-func (s *state) evaluate(ctx context.Context) (nix.Contents, error) {
-	flake := nix.Flake{GitDir: s.Repo.Dir, Ref: candidateRef, Commit: s.commit}
-	contents, err := s.Nix.Contents(ctx, flake, "")
+// evaluate evaluates every host of the candidate.
+func (s *state) evaluate(ctx context.Context) (*evaluation, error) {
+	flakes, err := flakesIn(s.blobs, s.config.Flakes, nix.Flake{GitDir: s.Repo.Dir, Ref: candidateRef, Commit: s.commit})
 	if err != nil {
-		return contents, err
+		return nil, err
 	}
-	if err := s.config.check(contents.NixOS); err != nil {
-		return contents, err
+	e, err := newEvaluator(s.Nix, s.Jobs, s.EvalMemory).all(ctx, flakes)
+	if err != nil {
+		return nil, err
 	}
-	hosts := make([]nix.Host, len(contents.NixOS))
-	errs := make([]error, len(contents.NixOS))
-	jobs := s.Jobs
-	if jobs <= 0 {
-		jobs = runtime.NumCPU()
+	if err := s.config.check(e.names()); err != nil {
+		return nil, err
 	}
-	slots := make(chan struct{}, jobs)
-	var wg sync.WaitGroup
-	for i, name := range contents.NixOS {
-		wg.Go(func() {
-			slots <- struct{}{}
-			defer func() { <-slots }()
-			hosts[i], errs[i] = s.Nix.Host(ctx, flake, nix.NixOS, name)
-		})
-	}
-	wg.Wait()
-	if err := joinHosts(errs); err != nil {
-		return contents, err
-	}
-	s.hosts, s.manual = nil, nil
-	for _, h := range hosts {
-		if slices.Contains(s.config.Hosts.Manual, h.Name) {
-			s.manual = append(s.manual, h)
-		} else {
-			s.hosts = append(s.hosts, h)
-		}
-	}
-	return contents, nil
-}
-
-// joinHosts makes one error of those of several hosts.
-func joinHosts(errs []error) error {
-	var failed []error
-	for _, err := range errs {
-		if err != nil {
-			failed = append(failed, err)
-		}
-	}
-	if len(failed) <= 1 {
-		if len(failed) == 0 {
-			return nil
-		}
-		return failed[0]
-	}
-	text := make([]string, len(failed))
-	for i, err := range failed {
-		text[i] = err.Error()
-	}
-	return fleet.Errorf(fleet.ClassOf(failed[0]), fleet.CodeOf(failed[0]), "%d hosts fail:\n%s", len(failed), strings.Join(text, "\n"))
+	s.hosts, s.manual = e.split(s.config.Hosts.Manual)
+	return e, nil
 }
 
 // rekey brings the secrets in line with what the evaluation asks for. It is true when they were.
-func (s *state) rekey(ctx context.Context, contents nix.Contents) (settled bool, err error) {
-	in, err := s.wanted(contents)
+func (s *state) rekey(ctx context.Context, found *evaluation) (settled bool, err error) {
+	in, err := wanted(found, s.config)
 	if err != nil {
 		return false, err
 	}
+	in.Blobs, in.Previous = s.blobs, &s.secrets
 	plan, err := secret.MakePlan(in)
 	if err != nil {
 		return false, err
@@ -223,14 +178,14 @@ func (s *state) execute(ctx context.Context, plan *secret.Plan) (map[string]stri
 	return released, nil
 }
 
-// wanted gathers, from the evaluation, which files which hosts want, and the hosts' keys.
+// wanted gathers, from an evaluation, which files which hosts want, and the hosts' keys.
 // Manual hosts count: whoever deploys them by hand takes the same release.
-func (s *state) wanted(contents nix.Contents) (secret.Input, error) {
-	in := secret.Input{Blobs: s.blobs, HostKeys: map[string][]string{}, Previous: &s.secrets}
+func wanted(found *evaluation, config Config) (secret.Input, error) {
+	in := secret.Input{HostKeys: map[string][]string{}}
 	byPath := map[string][]string{}
-	for _, h := range slices.Concat(s.hosts, s.manual) {
+	for _, h := range found.hosts {
 		for name, file := range h.Secrets {
-			path, ok := contents.SecretPath(file)
+			path, ok := found.secretPath(file)
 			if !ok {
 				return in, fleet.Errorf(fleet.Bad, fleet.CodeSecret, "host %s: age.secrets.%s.file is %s, which is not in the repository", h.Name, name, file).
 					WithHint("put the file into the repository and refer to it by a relative path")
@@ -238,7 +193,7 @@ func (s *state) wanted(contents nix.Contents) (secret.Input, error) {
 			byPath[path] = append(byPath[path], h.Name)
 		}
 		key := h.PublicKey
-		if k := s.config.Secrets.HostKeys[h.Name]; k != "" {
+		if k := config.Secrets.HostKeys[h.Name]; k != "" {
 			key = k
 		}
 		if key != "" {
