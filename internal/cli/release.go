@@ -25,6 +25,7 @@ type releaseFlags struct {
 	key, identity, signer string
 	cacheURL, cacheToken  string
 	jobs                  int
+	memory                bytesFlag
 	dryRun                bool
 }
 
@@ -49,6 +50,7 @@ the release branch and a signed tag in one atomic push. If anything fails, nothi
 	fl.StringVar(&f.cacheURL, "cache", "", "URL of the cache, with its name (default: cache.url in garrison.toml)")
 	fl.StringVar(&f.cacheToken, "cache-token-file", "", "file with the token that may push to the cache")
 	fl.IntVar(&f.jobs, "jobs", 0, "evaluations at a time (default: one a core)")
+	fl.Var(&f.memory, "eval-memory", "what all evaluations at a time may take together, like 4G (default: no bound)")
 	fl.BoolVar(&f.dryRun, "dry-run", false, "evaluate and re-key, but build, push and publish nothing")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		return a.runRelease(cmd.Context(), f, *format == "json")
@@ -83,7 +85,7 @@ func (a *app) runRelease(ctx context.Context, f releaseFlags, asJSON bool) error
 	out, err := release.Run(proc.WithTimeline(ctx, t), release.Options{
 		Repo: repo, Remote: f.remote, Source: f.source, SigningKey: f.key, AllowedSigners: f.signer,
 		Identities: identities(f.identity), Cache: f.cache, Trace: os.Getenv("TRACEPARENT"),
-		Jobs: f.jobs, DryRun: f.dryRun, Nix: n, Log: a.logger(),
+		Jobs: f.jobs, EvalMemory: int64(f.memory), DryRun: f.dryRun, Nix: n, Log: a.logger(),
 	})
 	if err != nil {
 		return err

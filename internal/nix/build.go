@@ -15,9 +15,43 @@ import (
 // keeps their outputs from garbage collection by links in rootDir. When it fails, FailedBuilds tells which.
 func (n *Nix) Build(ctx context.Context, drvs []string, rootDir string) error {
 	args := append([]string{"--realise", "--keep-going"}, drvs...)
-	args = append(args, "--add-root", filepath.Join(rootDir, "result"), "--indirect")
+	if rootDir != "" {
+		args = append(args, "--add-root", filepath.Join(rootDir, "result"), "--indirect")
+	}
 	_, err := n.run(ctx, "nix-store", nil, args...)
 	return err
+}
+
+// BuildAll is Build that tells for each derivation that failed what nix said of it. Its error means that nothing can be said.
+// rootDir may be empty: then what is built is not kept from garbage collection.
+func (n *Nix) BuildAll(ctx context.Context, drvs []string, rootDir string) (failed map[string]string, err error) {
+	if err = n.Build(ctx, drvs, rootDir); err == nil {
+		return nil, nil
+	}
+	if _, ran := proc.ExitCode(err); !ran || ctx.Err() != nil {
+		return nil, err
+	}
+	failed = map[string]string{}
+	said := Message(err, maxEvalMessage)
+	for _, drv := range drvs {
+		outs, qerr := n.run(ctx, "nix-store", nil, "--query", "--outputs", drv)
+		if qerr != nil {
+			return nil, qerr
+		}
+		for _, out := range strings.Fields(string(outs)) {
+			ok, verr := n.Valid(ctx, out)
+			if verr != nil {
+				return nil, verr
+			}
+			if !ok {
+				failed[drv] = said
+			}
+		}
+	}
+	if len(failed) == 0 {
+		return nil, err
+	}
+	return failed, nil
 }
 
 // Substitution says where a closure may come from.

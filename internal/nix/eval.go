@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/garrison-nix/garrison/internal/fleet"
 )
@@ -95,6 +96,7 @@ type Host struct {
 	Name      string            `json:"-"`
 	Kind      Kind              `json:"-"`
 	Flake     Flake             `json:"-"`
+	Began     time.Time         `json:"-"` // of its evaluation
 	DrvPath   string            `json:"drv"`
 	OutPath   string            `json:"out"`
 	System    string            `json:"system"`
@@ -105,7 +107,7 @@ type Host struct {
 // Host evaluates one host, once, and writes its derivations to the store. What may stand in it:
 // config.system.build.toplevel as in NixOS, config.age.secrets as in agenix, config.age.rekey.hostPubkey as in agenix-rekey.
 func (n *Nix) Host(ctx context.Context, f Flake, kind Kind, name string) (Host, error) {
-	h := Host{Name: name, Kind: kind, Flake: f}
+	h := Host{Name: name, Kind: kind, Flake: f, Began: time.Now()}
 	err := n.eval(ctx, &h, `let
 		host = (builtins.getFlake `+quote(f.URL())+`).`+string(kind)+`Configurations.${`+quote(name)+`};
 		top = host.config.system.build.toplevel;

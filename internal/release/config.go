@@ -30,6 +30,13 @@ type Config struct {
 		// HostKeys are the public keys of hosts that do not declare one in the flake.
 		HostKeys map[string]string `toml:"hostKeys"`
 	} `toml:"secrets"`
+	Check struct {
+		// Commands are run by garrison check, by sh -c in a copy of the commit's files.
+		Commands []struct {
+			Name string `toml:"name"`
+			Run  string `toml:"run"`
+		} `toml:"commands"`
+	} `toml:"check"`
 	Cache struct {
 		URL string `toml:"url"` // of the cache, with its name: https://host/name
 	} `toml:"cache"`
@@ -46,6 +53,11 @@ func ParseConfig(name string, data []byte) (Config, error) {
 	}
 	if c.Branches.Release == "" {
 		c.Branches.Release = "release"
+	}
+	for _, k := range c.Check.Commands {
+		if k.Name == "" || k.Run == "" {
+			return c, fleet.Errorf(fleet.Bad, fleet.CodeConfig, "%s: each of check.commands needs a name and what to run", name)
+		}
 	}
 	if c.Branches.Source == c.Branches.Release {
 		return c, fleet.Errorf(fleet.Bad, fleet.CodeConfig, "%s: branches.source and branches.release are both %q", name, c.Branches.Source)

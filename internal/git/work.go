@@ -1,0 +1,46 @@
+package git
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/garrison-nix/garrison/internal/fleet"
+	"github.com/garrison-nix/garrison/internal/proc"
+)
+
+// WorkTree is a commit of what stands in dir's work tree now: HEAD, or, when tracked files were changed,
+// a commit of them that no branch leads to. Files that git does not track are not in it, as Nix does not see them either.
+func WorkTree(ctx context.Context, dir string) (commit string, dirty bool, err error) {
+	run := func(args ...string) (string, error) {
+		out, err := proc.Run(ctx, proc.Cmd{Program: "git", Args: append([]string{"-C", dir}, args...),
+			Env: append(env(), "GIT_AUTHOR_NAME=Garrison", "GIT_AUTHOR_EMAIL=garrison@localhost", "GIT_COMMITTER_NAME=Garrison", "GIT_COMMITTER_EMAIL=garrison@localhost")})
+		return strings.TrimSpace(string(out)), err
+	}
+	if bare, err := run("rev-parse", "--is-bare-repository"); err == nil && bare != "true" {
+		if commit, err = run("stash", "create"); err == nil && commit != "" {
+			return commit, true, nil
+		}
+	}
+	commit, err = run("rev-parse", "--verify", "--quiet", "HEAD^{commit}")
+	if err != nil {
+		return "", false, fleet.Errorf(fleet.Bad, fleet.CodeNotFound, "%s has no commit yet", dir).WithHint("commit something first").WithCause(err)
+	}
+	return commit, false, nil
+}
+
+// Export writes the files of a commit into dir, without any of git's own.
+func (r *Repo) Export(ctx context.Context, commit, dir string) error {
+	tmp, err := os.MkdirTemp(r.Dir, "garrison-index-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(tmp)
+	index := []string{"GIT_INDEX_FILE=" + filepath.Join(tmp, "index")}
+	if _, err := r.run(ctx, call{args: []string{"read-tree", commit}, env: index}); err != nil {
+		return err
+	}
+	_, err = r.run(ctx, call{args: []string{"--work-tree", dir, "checkout-index", "--all", "--prefix=" + filepath.Clean(dir) + "/"}, env: index})
+	return err
+}
