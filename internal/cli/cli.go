@@ -71,7 +71,7 @@ func (a *app) root() *cobra.Command {
 	}
 	root.PersistentFlags().BoolVarP(&a.verbose, "verbose", "v", false, "show the causes of errors, and debug messages")
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usage(cmd, err) })
-	root.AddCommand(a.check(), a.release(), a.agent(), a.hub(), a.status(), a.history(), a.cache(), a.demo(), a.version(), a.activate(), a.sandboxInit())
+	root.AddCommand(a.check(), a.plan(), a.release(), a.agent(), a.hub(), a.status(), a.history(), a.cache(), a.demo(), a.version(), a.activate(), a.sandboxInit())
 	return root
 }
 

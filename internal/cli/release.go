@@ -11,7 +11,6 @@ import (
 	"filippo.io/age"
 	"github.com/spf13/cobra"
 
-	"github.com/garrison-nix/garrison/internal/cache/client"
 	"github.com/garrison-nix/garrison/internal/fleet"
 	"github.com/garrison-nix/garrison/internal/git"
 	"github.com/garrison-nix/garrison/internal/nix"
@@ -145,16 +144,7 @@ func identities(file string) func() ([]age.Identity, error) {
 	}
 }
 
-func (f releaseFlags) cache(c release.Config) (release.Cache, error) {
-	url := f.cacheURL
-	if url == "" {
-		url = c.Cache.URL
-	}
-	if url == "" {
-		return nil, fleet.Errorf(fleet.Bad, fleet.CodeConfig, "no cache to push to").WithHint("give --cache, or cache.url in garrison.toml")
-	}
-	return client.New(client.Config{URL: url, Token: tokenFrom(f.cacheToken)})
-}
+func (f releaseFlags) cache(c release.Config) (release.Cache, error) { return f.client(c) }
 
 // tokenFrom reads a token from a file each time it is asked for; no file means no token.
 func tokenFrom(file string) func() (string, error) {

@@ -58,13 +58,17 @@ func (s *state) readPrevious(ctx context.Context, tip string, tags map[string]gi
 	if newest == 0 {
 		return nil, fleet.Errorf(fleet.Bad, fleet.CodeSignature, "no release tag points at it")
 	}
-	id := tags[fleet.TagName(newest)].ID
-	if err := s.verifyPrevious(ctx, id); err != nil {
+	return s.readRelease(ctx, tags[fleet.TagName(newest)])
+}
+
+// readRelease reads a release, after its tag's signature was checked.
+func (s *state) readRelease(ctx context.Context, ref git.Ref) (*previous, error) {
+	if err := s.verifyPrevious(ctx, ref.ID); err != nil {
 		return nil, err
 	}
-	tag, err := s.Repo.ReadTag(ctx, id)
+	tag, err := s.Repo.ReadTag(ctx, ref.ID)
 	if err != nil {
-		return nil, fleet.Errorf(fleet.Bad, fleet.CodeSignature, "its tag %s cannot be read", fleet.TagName(newest)).WithCause(err)
+		return nil, fleet.Errorf(fleet.Bad, fleet.CodeSignature, "its tag cannot be read").WithCause(err)
 	}
 	found := &previous{tag: tag}
 	m, err := fleet.ParseTagMessage(found.tag.Message)
@@ -72,7 +76,7 @@ func (s *state) readPrevious(ctx context.Context, tip string, tags map[string]gi
 		return nil, fleet.Errorf(fleet.Bad, fleet.CodeManifest, "%s", err)
 	}
 	found.manifest = m
-	data, there, err := s.Repo.ReadFile(ctx, tip, fleet.SecretsPath)
+	data, there, err := s.Repo.ReadFile(ctx, ref.Commit, fleet.SecretsPath)
 	if err != nil || !there {
 		return found, err
 	}
@@ -88,6 +92,10 @@ func (s *state) readPrevious(ctx context.Context, tip string, tags map[string]gi
 func (s *state) verifyPrevious(ctx context.Context, tag string) error {
 	if s.AllowedSigners != "" {
 		return s.Repo.VerifyTag(ctx, tag, s.AllowedSigners)
+	}
+	if s.SigningKey == "" { // only a plan or a dry run goes without
+		s.Log.Warn("the signature of the previous release is not checked: no key was given")
+		return nil
 	}
 	pub, err := proc.Run(ctx, proc.Cmd{Program: "ssh-keygen", Args: []string{"-y", "-P", "", "-f", s.SigningKey}})
 	if err != nil {

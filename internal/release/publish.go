@@ -89,7 +89,7 @@ func (s *state) push(ctx context.Context) error {
 		byPath[p.StorePath] = p
 	}
 	for h, e := range s.entries {
-		e.ClosurePaths, e.ClosureBytes = size(byPath, e.OutPath)
+		e.ClosurePaths, e.ClosureBytes = closureSize(byPath, e.OutPath)
 		s.entries[h] = e
 	}
 	cache, err := s.Cache(s.config)
@@ -101,8 +101,8 @@ func (s *state) push(ctx context.Context) error {
 	return err
 }
 
-// size counts the paths of a closure and adds up their NAR sizes.
-func size(byPath map[string]nar.PathInfo, top string) (paths int, bytes int64) {
+// closureSize counts the paths of a closure and adds up their NAR sizes.
+func closureSize(byPath map[string]nar.PathInfo, top string) (paths int, bytes int64) {
 	seen := map[string]bool{top: true}
 	for queue := []string{top}; len(queue) > 0; {
 		p := byPath[queue[0]]
