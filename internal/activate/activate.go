@@ -6,15 +6,17 @@
 // It commits last: the profile and the boot entry move only after the running system passed
 // its checks, so that until then a reboot is the roll-back. Each step is written down
 // before and after, durably; a helper that died is followed by another that reads the
-// journal, looks at reality, and ends what was begun (Run). Start at Run.
+// journal, looks at reality, and ends what was begun (recover). Start at Run, on the
+// agent's side at Prepare and Follow.
 package activate
 
 import (
 	"context"
 	"errors"
 	"log/slog"
-	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/garrison-nix/garrison/internal/durable"
@@ -31,6 +33,9 @@ type Request struct {
 	OutPath  string           `json:"outPath"`
 	Previous string           `json:"previous"` // what runs now and is gone back to; "" for none
 	Profile  string           `json:"profile"`
+	// PreviousProfile is what Profile points at now; "" for nothing. It differs from Previous
+	// after a switch by hand, and while a reboot is waited for.
+	PreviousProfile string `json:"previousProfile"`
 	// CheckSeconds is how long the new system has to become healthy.
 	CheckSeconds float64 `json:"checkSeconds"`
 }
@@ -52,6 +57,8 @@ type step struct {
 	Step string    `json:"step"`
 	Done bool      `json:"done"`
 	Code int       `json:"code,omitempty"` // exit status of switch-to-configuration
+	// Why is the reason of a roll-back.
+	Why *fleet.Failure `json:"why,omitempty"`
 }
 
 // The steps, in order.
@@ -64,6 +71,7 @@ const (
 	schema        = 1
 	maxFile       = 1 << 20
 	switchTimeout = 15 * time.Minute // NixOS itself settles for 90 s at most
+	saveEvery     = 5 * time.Second  // an outcome that cannot be written, for want of space say
 )
 
 func requestFile(dir string) string { return filepath.Join(dir, "request.json") }
@@ -74,16 +82,23 @@ func lockFile(dir string) string    { return filepath.Join(dir, "lock") }
 // LogFile is where the helper and switch-to-configuration write in dir.
 func LogFile(dir string) string { return filepath.Join(dir, "log") }
 
-// CurrentSystem is where a NixOS host says what it runs.
-const CurrentSystem = "/run/current-system"
+// Where a NixOS host says what it runs, and what keeps others from switching it.
+const (
+	CurrentSystem = "/run/current-system"
+	switchLock    = "/run/nixos/switch-to-configuration.lock"
+)
+
+// previousRoot keeps the previous system from garbage collection: once another one runs,
+// nothing else might refer to it, and then there would be no way back.
+const previousRoot = "/nix/var/nix/gcroots/garrison-previous"
 
 // helper is one run of the helper.
 type helper struct {
 	dir     string
 	req     Request
 	journal *durable.Journal
-	nix     *nix.Nix
-	units   units
+	nix     nix.Nix // only for the profile, which any Nix can set
+	units   *services
 	log     *slog.Logger
 }
 
@@ -112,14 +127,42 @@ func Run(ctx context.Context, dir string, log *slog.Logger) error {
 		return stateError(err)
 	}
 	defer h.journal.Close()
-	h.units = findUnits()
+	steps, err := h.steps()
+	if err != nil {
+		return err // what was begun is unknown: nothing may be done yet
+	}
+	h.units = &services{}
 	defer h.units.close()
 	timeline := &proc.Timeline{}
 	ctx = proc.WithTimeline(ctx, timeline)
-	result, failure := h.carryOut(ctx)
-	out := Outcome{Schema: schema, ID: h.req.ID, Result: result, Failure: failure, Stages: timeline.Stages(), EndedAt: time.Now().UTC()}
-	log.Info("activation ended", "result", result, "release", h.req.Release.Number)
-	return stateError(durable.WriteJSON(outcomeFile(dir), out, 0o644))
+	out := Outcome{Schema: schema, ID: h.req.ID}
+	if len(steps) > 0 {
+		out.Result, out.Failure = h.recover(ctx, steps)
+	} else {
+		out.Result, out.Failure = h.carryOut(ctx)
+	}
+	out.Stages, out.EndedAt = timeline.Stages(), time.Now().UTC()
+	log.Info("activation ended", "result", out.Result, "release", h.req.Release.Number)
+	return h.save(ctx, out)
+}
+
+// save writes the outcome, however long that takes: whoever came after us without it would
+// have to take a deployment that ended for one that was interrupted.
+func (h *helper) save(ctx context.Context, out Outcome) error {
+	for warned := false; ; warned = true {
+		err := durable.WriteJSON(outcomeFile(h.dir), out, 0o644)
+		if err == nil {
+			return nil
+		}
+		if !warned {
+			h.log.Error("the outcome cannot be written; trying on", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return stateError(err)
+		case <-time.After(saveEvery):
+		}
+	}
 }
 
 func stateError(err error) error {
@@ -139,15 +182,6 @@ func ReadOutcome(dir, id string) (Outcome, bool, error) {
 	return o, err == nil && there && o.ID == id, err
 }
 
-// Prepare writes the request, so that a helper can carry it out.
-func Prepare(dir string, r Request) error {
-	r.Schema = schema
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return stateError(err)
-	}
-	return stateError(durable.WriteJSON(requestFile(dir), r, 0o644))
-}
-
 // ReadRequest reads the request in dir, false if there is none.
 func ReadRequest(dir string) (Request, bool, error) {
 	var r Request
@@ -159,23 +193,26 @@ func ReadRequest(dir string) (Request, bool, error) {
 func Running(dir string) (bool, error) { return durable.Held(lockFile(dir)) }
 
 // intent writes down that a step is about to be done; done that it was.
-func (h *helper) intent(name string) error {
-	return stateError(h.journal.Append(step{ID: h.req.ID, At: time.Now().UTC(), Step: name}))
-}
+func (h *helper) intent(name string) error { return h.write(step{Step: name}) }
 
 func (h *helper) done(name string, code int) error {
-	return stateError(h.journal.Append(step{ID: h.req.ID, At: time.Now().UTC(), Step: name, Done: true, Code: code}))
+	return h.write(step{Step: name, Done: true, Code: code})
 }
 
-// last is the last step of this request in the journal, false if it was not begun.
-func (h *helper) last() (step, bool) {
-	steps, _ := durable.ReadJournal[step](journalFile(h.dir), 0) // a damaged line is an unknown step; those after it tell
-	for i := len(steps) - 1; i >= 0; i-- {
-		if steps[i].ID == h.req.ID {
-			return steps[i], true
-		}
+func (h *helper) write(s step) error {
+	s.ID, s.At = h.req.ID, time.Now().UTC()
+	return stateError(h.journal.Append(s))
+}
+
+// steps are the lines of the journal that are about this request. A damaged line is no step; the others tell enough.
+func (h *helper) steps() ([]step, error) { return readSteps(h.dir, h.req.ID) }
+
+func readSteps(dir, id string) ([]step, error) {
+	steps, err := durable.ReadJournal[step](journalFile(dir), 0)
+	if err != nil && !errors.Is(err, durable.ErrDamaged) {
+		return nil, stateError(err)
 	}
-	return step{}, false
+	return slices.DeleteFunc(steps, func(s step) bool { return s.ID != id }), nil
 }
 
 // current is the system that runs now, "" if there is none.
@@ -185,4 +222,9 @@ func current() string {
 		return ""
 	}
 	return p
+}
+
+func firstLine(s string) string {
+	line, _, _ := strings.Cut(s, "\n")
+	return line
 }

@@ -2,9 +2,6 @@ package activate
 
 import (
 	"context"
-	"fmt"
-	"maps"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -14,130 +11,153 @@ import (
 	"github.com/garrison-nix/garrison/internal/fleet"
 )
 
-// units asks the host's service manager about its units. The zero value is a host without systemd, which has none.
-type units struct{ conn *dbus.Conn }
+// unitStates are the units that are not simply up or down, by name.
+type unitStates map[string]unitState
 
-// HasSystemd says whether systemd is this host's init (sd_booted(3)).
-func HasSystemd() bool {
-	fi, err := os.Lstat("/run/systemd/system")
-	return err == nil && fi.IsDir()
+type unitState int
+
+const (
+	unitBusy   unitState = iota + 1 // a job brings it up or down
+	unitLoops                       // failed, and is started again and again
+	unitFailed                      // failed for good
+)
+
+// services asks systemd about its units. The zero value is ready.
+type services struct{ conn *dbus.Conn }
+
+func (s *services) close() {
+	if s.conn != nil {
+		s.conn.Close()
+		s.conn = nil
+	}
 }
 
-// findUnits connects to systemd where there is one. One that does not answer is found out by failed.
-func findUnits() units {
+// look says how the units are; on a host without systemd there are none. After an error
+// it connects anew: systemd drops connections when it re-executes itself, as a switch may have it do.
+func (s *services) look(ctx context.Context) (unitStates, error) {
 	if !HasSystemd() {
-		return units{}
+		return unitStates{}, nil
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, busTime)
 	defer cancel()
-	conn, err := dbus.NewSystemdConnectionContext(ctx)
+	states, err := s.list(ctx)
 	if err != nil {
-		conn, err = dbus.NewSystemConnectionContext(ctx)
+		s.close()
+		return nil, fleet.Errorf(fleet.Local, fleet.CodeCheck, "systemd does not say how its units are").WithHint("does systemctl list-units answer?").WithCause(err)
 	}
-	if err != nil {
-		return units{}
-	}
-	return units{conn}
+	return states, nil
 }
 
-func (u units) close() {
-	if u.conn != nil {
-		u.conn.Close()
-	}
-}
-
-// failed lists the units that are in the state "failed" now.
-func (u units) failed(ctx context.Context) (map[string]bool, error) {
-	set := map[string]bool{}
-	if u.conn == nil {
-		if HasSystemd() {
-			return nil, fleet.Errorf(fleet.Local, fleet.CodeCheck, "systemd runs here, but does not answer on its bus")
-		}
-		return set, nil
-	}
-	list, err := u.conn.ListUnitsFilteredContext(ctx, []string{"failed"})
-	if err != nil {
-		return nil, fleet.Errorf(fleet.Local, fleet.CodeCheck, "systemd does not say which units failed").WithCause(err)
-	}
-	for _, s := range list {
-		set[s.Name] = true
-	}
-	return set, nil
-}
-
-// busy lists the units that are on their way up or down.
-func (u units) busy(ctx context.Context) ([]string, error) {
-	list, err := u.conn.ListUnitsFilteredContext(ctx, []string{"activating", "reloading", "deactivating"})
-	if err != nil {
-		return nil, fleet.Errorf(fleet.Local, fleet.CodeCheck, "systemd does not say which units are being started").WithCause(err)
-	}
-	var names []string
-	for _, s := range list {
-		if s.JobId != 0 {
-			names = append(names, s.Name)
-		}
-	}
-	return names, nil
-}
-
-// settle waits until no unit is on its way, then fails if there is one that failed and did not before.
-func (u units) settle(ctx context.Context, failedBefore map[string]bool) error {
-	if u.conn == nil {
-		return nil
-	}
-	for {
-		busy, err := u.busy(ctx)
+func (s *services) list(ctx context.Context) (unitStates, error) {
+	if s.conn == nil {
+		conn, err := connect(ctx)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		if len(busy) == 0 {
-			break
+		s.conn = conn
+	}
+	list, err := s.conn.ListUnitsFilteredContext(ctx, []string{"failed", "activating", "reloading", "deactivating"})
+	if err != nil {
+		return nil, err
+	}
+	states := unitStates{}
+	for _, u := range list {
+		switch {
+		case u.ActiveState == "failed":
+			states[u.Name] = unitFailed
+		case strings.HasPrefix(u.SubState, "auto-restart"):
+			// One that ended well and is to run again is no failure.
+			if p, err := s.conn.GetServicePropertyContext(ctx, u.Name, "Result"); err == nil && p.Value.Value() != "success" {
+				states[u.Name] = unitLoops
+			}
+		case u.JobId != 0:
+			states[u.Name] = unitBusy
+		}
+	}
+	return states, nil
+}
+
+// connect reaches systemd by its own socket, which needs no D-Bus daemon, else by the system bus. The connection may
+// outlive ctx.
+func connect(ctx context.Context) (*dbus.Conn, error) {
+	ctx = context.WithoutCancel(ctx)
+	if conn, err := dbus.NewSystemdConnectionContext(ctx); err == nil {
+		return conn, nil
+	}
+	return dbus.NewSystemConnectionContext(ctx)
+}
+
+// patienceTimes are how long settle bears what.
+type patienceTimes struct {
+	every time.Duration // between two looks
+	calm  time.Duration // with nothing wrong, before it is believed
+	loops time.Duration // with a unit that fails and is started again
+}
+
+var patience = patienceTimes{every: 50 * time.Millisecond, calm: 300 * time.Millisecond, loops: 10 * time.Second}
+
+const busTime = 10 * time.Second
+
+// settle waits until units are up and stay so. It fails when one failed that had not before, when one goes on failing and
+// being started, and when ctx ends before nothing is on its way any more. What was failing or busy before does not count.
+func settle(ctx context.Context, look func(context.Context) (unitStates, error), before unitStates, p patienceTimes) error {
+	var calmSince, loopsSince time.Time
+	for {
+		now, err := look(ctx)
+		failed, loops, busy := now.since(before)
+		at := time.Now()
+		switch {
+		case len(failed) > 0:
+			return unitsFailed(failed, "failed in the new system")
+		case len(loops) > 0 && !loopsSince.IsZero() && at.Sub(loopsSince) >= p.loops:
+			return unitsFailed(loops, "failed in the new system again and again")
+		}
+		if len(loops) == 0 {
+			loopsSince = time.Time{}
+		} else if loopsSince.IsZero() {
+			loopsSince = at
+		}
+		if err != nil || len(loops)+len(busy) > 0 {
+			calmSince = time.Time{}
+		} else if calmSince.IsZero() {
+			calmSince = at
+		}
+		if !calmSince.IsZero() && at.Sub(calmSince) >= p.calm {
+			return nil
 		}
 		select {
 		case <-ctx.Done():
-			return fleet.Errorf(fleet.Bad, fleet.CodeCheck, "units did not come up in time: %s", strings.Join(busy, ", "))
-		case <-time.After(50 * time.Millisecond):
+			if err != nil {
+				return err
+			}
+			return unitsFailed(append(loops, busy...), "did not come up in time")
+		case <-time.After(p.every):
 		}
 	}
-	now, err := u.failed(ctx)
-	if err != nil {
-		return err
-	}
-	maps.DeleteFunc(now, func(name string, _ bool) bool { return failedBefore[name] })
-	if len(now) > 0 {
-		names := slices.Sorted(maps.Keys(now))
-		return fleet.Errorf(fleet.Bad, fleet.CodeCheck, "%s failed in the new system", strings.Join(names, ", ")).
-			WithHint("journalctl -u %s", names[0])
-	}
-	return nil
 }
 
-// startUnit runs the helper in a transient unit of its own, which no restart of the agent touches.
-func startUnit(ctx context.Context, exe, dir, id string) error {
-	conn, err := dbus.NewSystemConnectionContext(ctx)
-	if err != nil {
-		return fleet.Errorf(fleet.Local, fleet.CodeActivate, "cannot reach systemd over D-Bus").WithCause(err)
+func unitsFailed(names []string, how string) error {
+	if len(names) == 0 {
+		return fleet.Errorf(fleet.Bad, fleet.CodeCheck, "units did not come to rest in time").WithHint("allow more by checkTime in the agent's configuration")
 	}
-	defer conn.Close()
-	done := make(chan string, 1)
-	_, err = conn.StartTransientUnitContext(ctx, "garrison-activate-"+id+".service", "fail", []dbus.Property{
-		dbus.PropDescription("Garrison: activate a release"),
-		dbus.PropExecStart([]string{exe, "activate", "--dir", dir}, false),
-		dbus.PropType("exec"),
-		{Name: "CollectMode", Value: variant("inactive-or-failed")},
-		{Name: "Environment", Value: variant([]string{"PATH=" + os.Getenv("PATH")})},
-		{Name: "KillMode", Value: variant("process")},
-	}, done)
-	if err != nil {
-		return fleet.Errorf(fleet.Local, fleet.CodeActivate, "systemd does not start the activation").WithCause(err)
-	}
-	select {
-	case result := <-done:
-		if result != "done" {
-			return fleet.Errorf(fleet.Local, fleet.CodeActivate, "systemd says %q of the activation's start", result)
+	return fleet.Errorf(fleet.Bad, fleet.CodeCheck, "%s %s", strings.Join(names, ", "), how).WithHint("journalctl -u %s", names[0])
+}
+
+// since are the units that were not failing, or not on their way, before.
+func (s unitStates) since(before unitStates) (failed, loops, busy []string) {
+	for name, state := range s {
+		was := before[name]
+		switch {
+		case state == unitBusy && was == 0:
+			busy = append(busy, name)
+		case state == unitLoops && was < unitLoops:
+			loops = append(loops, name)
+		case state == unitFailed && was < unitLoops:
+			failed = append(failed, name)
 		}
-		return nil
-	case <-ctx.Done():
-		return fmt.Errorf("waiting for systemd: %w", context.Cause(ctx))
 	}
+	slices.Sort(failed)
+	slices.Sort(loops)
+	slices.Sort(busy)
+	return failed, loops, busy
 }

@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -29,6 +30,7 @@ type Options struct {
 	Config  Config
 	Version string
 	Exe     string // the garrison binary, for the activation helper
+	Ready   func() // called when the agent runs and answers; may be nil
 	Log     *slog.Logger
 }
 
@@ -46,8 +48,10 @@ type Agent struct {
 	lookStages  []fleet.StageTime // of the look that found the target
 	stages      []fleet.StageTime // of the target, so far
 	previous    string            // what ran when its activation began
+	stageRun    int               // tells the answer of a stage that was superseded
 	cancelStage context.CancelFunc
-	stageRun    int // tells the answer of a stage that was superseded
+	stageDone   chan struct{} // closed when the newest stage has ended
+	retry       *time.Timer   // fires when a retry is due
 
 	results chan result
 	wake    chan struct{}
@@ -55,14 +59,18 @@ type Agent struct {
 	tasks   sync.WaitGroup
 
 	mu     sync.Mutex
-	status fleet.Status
+	status fleet.Status // but for Systems and Drift, which are looked at when asked for
+	reboot bool         // as in the record
 }
 
-const historyKept = 1000
+const (
+	historyKept = 1000
+	maxRecord   = 16 << 20 // bytes
+)
 
 // Run follows releases until ctx ends; then it stops what it started, but never an activation.
-// Errors: CodeBusy when another agent works in the same state directory, CodeMissingTool and
-// CodeNixTooOld, CodeState. Everything that can come right by itself is waited for.
+// It fails only before it is ready: with CodeBusy when another agent works in the same state directory,
+// CodeMissingTool and CodeNixTooOld, CodeState. Everything that can come right by itself is waited for.
 func Run(ctx context.Context, o Options) error {
 	a := &Agent{Options: o, results: make(chan result), wake: make(chan struct{}, 1), report: make(chan struct{}, 1)}
 	if err := os.MkdirAll(o.Config.StateDir, 0o755); err != nil {
@@ -84,7 +92,7 @@ func Run(ctx context.Context, o Options) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer a.tasks.Wait()
 	defer cancel()
-	stopAPI, err := a.serve(ctx)
+	stopAPI, err := a.serve()
 	if err != nil {
 		return err
 	}
@@ -94,14 +102,19 @@ func Run(ctx context.Context, o Options) error {
 		a.tasks.Go(func() { a.reportAll(ctx) })
 	}
 	a.Log.Info("agent runs", "host", o.Config.Host, "phase", a.record.Phase, "version", o.Version, "nix", a.nix.Version)
-	return a.loop(ctx)
+	if o.Ready != nil {
+		o.Ready()
+	}
+	a.loop(ctx)
+	return nil
 }
 
 func stateError(err error) error {
 	if err == nil {
 		return nil
 	}
-	return fleet.Errorf(fleet.Local, fleet.CodeState, "the agent's state cannot be read or written").WithCause(err)
+	return fleet.Errorf(fleet.Local, fleet.CodeState, "the agent's state cannot be read or written").
+		WithHint("is the disk full or read-only?").WithCause(err)
 }
 
 // open finds nix and reads what earlier agents left.
@@ -130,40 +143,51 @@ func (a *Agent) activationDir() string {
 	return filepath.Join(a.Config.StateDir, "activation")
 }
 
-// readRecord reads the record. A damaged one is set aside and begun anew: reality, not the record, says what runs.
+// readRecord reads the record. One that cannot be used is set aside and begun anew: reality, not the record, says what runs.
 func (a *Agent) readRecord() error {
 	now := time.Now().UTC()
 	a.record = deploy.New(a.Config.Host, now)
-	var r deploy.Record
-	there, err := durable.ReadJSON(a.recordFile(), 16<<20, &r)
-	switch {
-	case errors.Is(err, durable.ErrDamaged), err == nil && there && (r.Schema != deploy.RecordSchema || r.Host != a.Config.Host):
-		aside := fmt.Sprintf("%s.damaged-%d", a.recordFile(), now.Unix())
-		a.Log.Error("the record cannot be used and is set aside", "file", a.recordFile(), "to", aside, "err", err)
-		return stateError(os.Rename(a.recordFile(), aside))
-	case err != nil:
-		return stateError(err)
-	case there:
-		a.record = r
-	}
 	if past, err := durable.ReadJournal[fleet.Deployment](a.historyFile(), 1); err == nil && len(past) > 0 {
 		a.status.Last = &past[0]
 	}
-	return nil
+	var r deploy.Record
+	there, err := durable.ReadJSON(a.recordFile(), maxRecord, &r)
+	if err == nil && !there {
+		return nil
+	}
+	why := ""
+	switch {
+	case errors.Is(err, durable.ErrDamaged):
+		why = err.Error()
+	case err != nil:
+		return stateError(err)
+	case r.Schema != deploy.RecordSchema:
+		why = fmt.Sprintf("it has schema %d, this agent knows %d", r.Schema, deploy.RecordSchema)
+	case r.Host != a.Config.Host:
+		why = fmt.Sprintf("it is of host %q", r.Host)
+	case !r.Valid():
+		why = fmt.Sprintf("it lacks what belongs to its phase %q", r.Phase)
+	default:
+		a.record = r
+		return nil
+	}
+	aside := fmt.Sprintf("%s.damaged-%d", a.recordFile(), now.Unix())
+	a.Log.Error("the record cannot be used and is set aside; beginning anew", "file", a.recordFile(), "to", aside, "err", why)
+	return stateError(os.Rename(a.recordFile(), aside))
 }
 
 // loop is the owner of the record.
-func (a *Agent) loop(ctx context.Context) error {
-	if err := a.apply(ctx, deploy.Restarted{}); err != nil {
-		return err
-	}
+func (a *Agent) loop(ctx context.Context) {
+	a.retry = time.NewTimer(time.Hour)
+	defer a.retry.Stop()
+	a.setRetry()
+	a.apply(ctx, deploy.Restarted{Systems: a.systems()})
 	poll := time.NewTimer(0)
 	defer poll.Stop()
 	for {
-		retry := a.retryTimer()
 		select {
 		case <-ctx.Done():
-			return nil
+			return
 		case <-a.wake:
 			a.look(ctx)
 		case <-poll.C:
@@ -171,39 +195,34 @@ func (a *Agent) loop(ctx context.Context) error {
 			next := jittered(time.Duration(a.Config.Poll))
 			poll.Reset(next)
 			a.note(func(s *fleet.Status) { s.NextPoll = time.Now().Add(next).UTC() })
-		case <-retry:
-			if err := a.apply(ctx, deploy.Due{}); err != nil {
-				return err
-			}
+		case <-a.retry.C:
+			a.apply(ctx, deploy.Due{})
 		case r := <-a.results:
-			if err := r.take(ctx, a); err != nil {
-				return err
-			}
+			r.take(ctx, a)
 		}
 	}
 }
 
-// retryTimer fires when the record says that it is time to try again.
-func (a *Agent) retryTimer() <-chan time.Time {
-	if a.record.RetryAt == nil {
-		return nil
+// setRetry has the timer fire when the record says so, and never much later than any backoff: the clock
+// may have been wrong then, or be so now.
+func (a *Agent) setRetry() {
+	a.retry.Stop()
+	if at := a.record.RetryAt; at != nil {
+		a.retry.Reset(min(time.Until(*at), deploy.MaxBackoff))
 	}
-	return time.After(time.Until(*a.record.RetryAt))
 }
 
 // apply is the only place where the record changes: by deploy.Next, and on disk before its effects begin.
-func (a *Agent) apply(ctx context.Context, e deploy.Event) error {
-	now := time.Now().UTC()
+func (a *Agent) apply(ctx context.Context, e deploy.Event) {
 	before := a.record
-	next, effects := deploy.Next(a.record, e, now, random())
-	if changed(before, next) {
-		if err := durable.WriteJSON(a.recordFile(), next, 0o644); err != nil {
-			return stateError(err)
-		}
+	next, effects := deploy.Next(before, e, time.Now().UTC(), random())
+	if changed(before, next) && !a.save(ctx, next) {
+		return
 	}
 	a.record = next
-	if before.Phase != next.Phase {
-		a.Log.Info("phase", "phase", next.Phase, "was", before.Phase, "release", releaseNumber(next))
+	a.tell(before, next)
+	if next.RetryAt != before.RetryAt {
+		a.setRetry()
 	}
 	for _, effect := range effects {
 		switch effect {
@@ -216,7 +235,57 @@ func (a *Agent) apply(ctx context.Context, e deploy.Event) error {
 		}
 	}
 	a.publish()
-	return nil
+}
+
+// save writes the record, however long that takes: nothing may be done that is not on record. It is false when ctx ended first.
+func (a *Agent) save(ctx context.Context, r deploy.Record) bool {
+	for wait := retryLeast; ; wait = pause(ctx, wait) {
+		err := stateError(durable.WriteJSON(a.recordFile(), r, 0o644))
+		if err == nil {
+			return true
+		}
+		if ctx.Err() != nil {
+			return false
+		}
+		a.Log.Error("the record cannot be written; nothing is done before", "err", err, "retryIn", wait)
+		a.note(func(s *fleet.Status) { s.Failure = fleet.FailureOf("", err) })
+	}
+}
+
+// tell logs what changed in the record.
+func (a *Agent) tell(was, now deploy.Record) {
+	switch {
+	case now.Refused != nil && now.Refused != was.Refused:
+		f := now.Refused.Failure
+		a.Log.Error("release refused", "stage", f.Stage, "tip", now.Refused.Tip, "code", f.Code, "err", firstLine(f.Message), "hint", f.Hint)
+	case now.Refused == nil && was.Refused != nil:
+		a.Log.Info("the release branch is in order again", "stage", fleet.Verify)
+	}
+	if now.Phase == was.Phase {
+		return
+	}
+	log := a.Log.With("release", releaseNumber(now))
+	switch now.Phase {
+	case fleet.PhaseStaging:
+		log.Info("fetching", "storePath", now.Target.OutPath, "attempt", now.Attempt+1)
+	case fleet.PhaseActivating:
+		log.Info("activating", "storePath", now.Target.OutPath)
+	case fleet.PhaseRetrying:
+		log.Warn("trying again later", "attempt", now.Attempt, "at", now.RetryAt.Format(time.RFC3339), "stage", now.Failure.Stage)
+	case fleet.PhaseHeld:
+		log.Error("holding: this release is bad for this host", "stage", now.Failure.Stage, "code", now.Failure.Code)
+	case fleet.PhaseReboot:
+		log.Warn("waiting for a reboot into the new system", "storePath", now.Active.OutPath)
+	case fleet.PhaseManual:
+		log.Info("this host is not deployed by this release")
+	default:
+		log.Info("following", "phase", now.Phase)
+	}
+}
+
+func firstLine(s string) string {
+	line, _, _ := strings.Cut(s, "\n")
+	return line
 }
 
 func releaseNumber(r deploy.Record) int {

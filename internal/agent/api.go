@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"context"
 	"encoding/json"
 	"net"
 	"net/http"
@@ -17,21 +16,28 @@ import (
 
 // serve answers on the local socket, mode 0660, group garrison where there is one:
 // GET /v1/status, GET /v1/history?n=N (newest last), POST /v1/look.
-func (a *Agent) serve(ctx context.Context) (stop func(), err error) {
+func (a *Agent) serve() (stop func(), err error) {
 	path := a.Config.Socket
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return nil, stateError(err)
+		return nil, socketError(path, err)
 	}
-	if err := os.Remove(path); err != nil && !os.IsNotExist(err) { // of an agent before us: we hold the lock
-		return nil, stateError(err)
+	// Made beside it and renamed: nobody meets it without its permissions, and it takes the place of an agent's before us.
+	made := path + ".new"
+	if err := os.Remove(made); err != nil && !os.IsNotExist(err) {
+		return nil, socketError(path, err)
 	}
-	l, err := (&net.ListenConfig{}).Listen(ctx, "unix", path)
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: made, Net: "unix"})
 	if err != nil {
-		return nil, stateError(err)
+		return nil, socketError(path, err)
 	}
-	if err := restrict(path); err != nil {
+	l.SetUnlinkOnClose(false)
+	err = restrict(made)
+	if err == nil {
+		err = os.Rename(made, path)
+	}
+	if err != nil {
 		l.Close()
-		return nil, stateError(err)
+		return nil, socketError(path, err)
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, r *http.Request) { writeJSON(w, a.Status()) })
@@ -42,7 +48,14 @@ func (a *Agent) serve(ctx context.Context) (stop func(), err error) {
 	})
 	srv := &http.Server{Handler: mux, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10}
 	a.tasks.Go(func() { _ = srv.Serve(l) })
-	return func() { srv.Close() }, nil
+	return func() {
+		srv.Close()
+		_ = os.Remove(path)
+	}, nil
+}
+
+func socketError(path string, err error) error {
+	return fleet.Errorf(fleet.Local, fleet.CodeConfig, "cannot answer on the socket %s", path).WithHint("choose another one by socket in the agent's configuration").WithCause(err)
 }
 
 func restrict(socket string) error {

@@ -81,12 +81,14 @@ func (c Config) check(path string) error {
 		return bad("stateDir, socket, profile and allowedSigners must be absolute paths")
 	case strings.HasPrefix(c.Branch, "-"), strings.ContainsAny(c.Branch, " ~^:?*[\\"):
 		return bad("branch %q cannot be a branch's name", c.Branch)
+	case time.Duration(c.Poll) < time.Second, time.Duration(c.CheckTime) < time.Second, time.Duration(c.FetchTime) < time.Second:
+		return bad("poll, checkTime and fetchTime must be at least 1s")
 	}
 	for _, cache := range c.Caches {
-		if name, key, ok := strings.Cut(cache.PublicKey, ":"); !ok || name == "" || key == "" {
+		if name, key, ok := strings.Cut(cache.PublicKey, ":"); !ok || name == "" || key == "" || strings.ContainsAny(cache.PublicKey, " \t\n") {
 			return bad("the publicKey of cache %s must have the form name:base64", cache.URL)
 		}
-		if u, err := url.Parse(cache.URL); err != nil || u.Scheme == "" {
+		if u, err := url.Parse(cache.URL); err != nil || u.Scheme == "" || strings.ContainsAny(cache.URL, " \t\n") {
 			return bad("the cache's url %q is not a URL", cache.URL)
 		}
 	}

@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -27,18 +26,24 @@ const (
 // each time that it connects, for what it missed.
 func (a *Agent) listen(ctx context.Context) {
 	client := &http.Client{}
-	a.persist(ctx, func() error {
-		ctx, cancel := context.WithCancel(ctx)
+	a.persist(ctx, func() (err error) {
+		streamCtx, cancel := context.WithCancel(ctx)
 		defer cancel()
 		silence := time.AfterFunc(streamSilence, cancel)
 		defer silence.Stop()
-		resp, err := a.ask(ctx, client, http.MethodGet, "/api/v1/stream?kinds=wake", nil)
+		defer func() {
+			if ctx.Err() == nil {
+				a.contacted(&a.status.Hub, err, fleet.Reporting, "hub")
+			}
+		}()
+		resp, err := a.ask(streamCtx, client, http.MethodGet, "/api/v1/stream?kinds=wake", nil)
 		if err != nil {
 			return err
 		}
 		defer resp.Body.Close()
+		a.contacted(&a.status.Hub, nil, fleet.Reporting, "hub")
 		a.Wake()
-		lines := bufio.NewScanner(io.Reader(resp.Body))
+		lines := bufio.NewScanner(resp.Body)
 		lines.Buffer(nil, 1<<20)
 		for lines.Scan() {
 			silence.Reset(streamSilence)
@@ -47,15 +52,8 @@ func (a *Agent) listen(ctx context.Context) {
 				a.Wake()
 			}
 		}
-		return fmt.Errorf("the hub's stream ended: %w", orEOF(lines.Err()))
+		return fleet.Errorf(fleet.Transient, fleet.CodeRemote, "the hub's stream ended").WithHint("releases are polled for meanwhile").WithCause(lines.Err())
 	})
-}
-
-func orEOF(err error) error {
-	if err == nil {
-		return io.EOF
-	}
-	return err
 }
 
 // reportAll sends the newest status whenever it changed.
@@ -67,17 +65,18 @@ func (a *Agent) reportAll(ctx context.Context) {
 			return
 		case <-a.report:
 		}
-		a.persistUntil(ctx, func() error {
+		persistUntil(ctx, func() error {
 			body, err := json.Marshal(a.Status())
 			if err != nil {
 				return err
 			}
 			resp, err := a.ask(ctx, client, http.MethodPost, "/api/v1/reports", body)
 			if err == nil {
+				_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, 1<<16)) // so that the connection is used again
 				resp.Body.Close()
 			}
 			if ctx.Err() == nil {
-				a.note(func(s *fleet.Status) { s.Hub = contact(s.Hub, err, fleet.Reporting, time.Now().UTC()) })
+				a.contacted(&a.status.Hub, err, fleet.Reporting, "hub")
 			}
 			return err
 		})
@@ -137,16 +136,8 @@ func (a *Agent) persist(ctx context.Context, f func() error) {
 }
 
 // persistUntil is persist, until f succeeds.
-func (a *Agent) persistUntil(ctx context.Context, f func() error) {
-	for wait := retryLeast; ctx.Err() == nil; {
-		err := f()
-		if err == nil {
-			return
-		}
-		if ctx.Err() == nil {
-			a.Log.Warn("cannot report", "stage", fleet.Reporting, "err", err, "retryIn", wait)
-		}
-		wait = pause(ctx, wait)
+func persistUntil(ctx context.Context, f func() error) {
+	for wait := retryLeast; ctx.Err() == nil && f() != nil; wait = pause(ctx, wait) {
 	}
 }
 

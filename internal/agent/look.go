@@ -26,7 +26,7 @@ type looker struct {
 }
 
 // look fetches the release branch and verifies what it points at. known is the newest release verified so far. It returns
-// nil when there is nothing new, Found, or Refused; an error when the remote could not be asked.
+// Nothing, Found, also of what is known, or Refused; an error when the remote could not be asked or the tip not be verified yet.
 func (l *looker) look(ctx context.Context, known *fleet.ReleaseRef) (deploy.Event, error) {
 	err := proc.Stage(ctx, fleet.Fetch, func() error {
 		return l.repo.Fetch(ctx, l.remote, "+refs/heads/"+l.branch+"*:"+headsRef+l.branch+"*", "+refs/tags/"+fleet.TagPrefix+"*:"+tagsRef+fleet.TagPrefix+"*")
@@ -41,7 +41,7 @@ func (l *looker) look(ctx context.Context, known *fleet.ReleaseRef) (deploy.Even
 	tip, there := heads[l.branch]
 	switch {
 	case !there && known == nil:
-		return nil, nil // nothing was released yet
+		return deploy.Nothing{}, nil // yet
 	case !there:
 		return refused("", fleet.Errorf(fleet.Bad, fleet.CodeForcePushed, "the branch %s is gone from the remote", l.branch).
 			WithHint("put it back: git push origin %s:refs/heads/%s", known.Commit, l.branch)), nil
@@ -81,7 +81,11 @@ func (l *looker) verify(ctx context.Context, tip string, known *fleet.ReleaseRef
 			found.Release = *known
 			return found, nil // verified before, and deploy knows what it says
 		}
-		ok, err := l.repo.IsAncestor(ctx, known.Commit, tip)
+		// One that is not even there (the repository was made anew) was not fetched with the tip's ancestors.
+		_, ok, err := l.repo.Resolve(ctx, known.Commit+"^{commit}")
+		if ok && err == nil {
+			ok, err = l.repo.IsAncestor(ctx, known.Commit, tip)
+		}
 		if err != nil {
 			return found, err
 		}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/garrison-nix/garrison/internal/activate"
@@ -18,7 +19,7 @@ import (
 
 // result is what work beside the loop came to; take is run by the loop.
 type result interface {
-	take(ctx context.Context, a *Agent) error
+	take(ctx context.Context, a *Agent)
 }
 
 // send hands a result to the loop, unless it has ended.
@@ -32,6 +33,7 @@ func (a *Agent) send(ctx context.Context, r result) {
 type looked struct {
 	event  deploy.Event
 	err    error
+	stage  fleet.Stage // in which err was
 	stages []fleet.StageTime
 }
 
@@ -46,48 +48,56 @@ func (a *Agent) look(ctx context.Context) {
 	a.tasks.Go(func() {
 		t := &proc.Timeline{}
 		event, err := a.looker.look(proc.WithTimeline(ctx, t), known)
-		a.send(ctx, looked{event, err, t.Stages()})
+		stages, stage := t.Stages(), fleet.Fetch
+		if len(stages) > 1 {
+			stage = fleet.Verify
+		}
+		a.send(ctx, looked{event, err, stage, stages})
 	})
 }
 
-func (l looked) take(ctx context.Context, a *Agent) error {
+func (l looked) take(ctx context.Context, a *Agent) {
 	a.looking = false
-	now := time.Now().UTC()
-	a.note(func(s *fleet.Status) { s.Remote = contact(s.Remote, l.err, fleet.Fetch, now) })
-	switch e := l.event.(type) {
-	case deploy.Found:
-		e.Current = a.systems().Current
-		l.event = e
-		a.lookStages = l.stages
-	case deploy.Refused:
-		if a.record.Refused == nil || a.record.Refused.Tip != e.Tip {
-			a.Log.Error("release refused", "stage", fleet.Verify, "tip", e.Tip, "err", e.Failure.Message)
-		}
-	}
-	if l.err != nil {
-		a.Log.Warn("cannot look at the remote", "stage", fleet.Fetch, "err", l.err)
-	}
+	a.contacted(&a.status.Remote, l.err, l.stage, "git remote")
 	if a.lookAgain {
 		a.lookAgain = false
 		defer a.look(ctx)
 	}
-	if l.event == nil {
+	switch e := l.event.(type) {
+	case nil:
 		a.publish()
-		return nil
+		return
+	case deploy.Found:
+		e.Systems = a.systems()
+		l.event = e
+		if newest := a.record.Newest; newest == nil || e.Release.Number > newest.Number {
+			a.lookStages = l.stages
+		}
 	}
-	return a.apply(ctx, l.event)
+	a.apply(ctx, l.event)
 }
 
-// contact brings a Contact up to date.
-func contact(c fleet.Contact, err error, stage fleet.Stage, now time.Time) fleet.Contact {
+// contacted brings what the status says of something on the network up to date, and logs when that changes.
+func (a *Agent) contacted(c *fleet.Contact, err error, stage fleet.Stage, what string) {
+	a.mu.Lock()
+	was := *c
+	now := time.Now().UTC()
 	if err == nil {
-		return fleet.Contact{LastOK: now}
+		*c = fleet.Contact{LastOK: now}
+	} else {
+		if c.Failure == nil {
+			c.Since = now
+		}
+		c.Failure = fleet.FailureOf(stage, err)
 	}
-	if c.Failure == nil {
-		c.Since = now
+	is := *c
+	a.mu.Unlock()
+	switch {
+	case is.Failure == nil && was.Failure != nil:
+		a.Log.Info(what+" answers again", "stage", stage, "duration", now.Sub(was.Since).Round(time.Second))
+	case is.Failure != nil && (was.Failure == nil || was.Failure.Message != is.Failure.Message):
+		a.Log.Warn(what+" cannot be used; trying on", "stage", stage, "err", is.Failure.Message)
 	}
-	c.Failure = fleet.FailureOf(stage, err)
-	return c
 }
 
 type staged struct {
@@ -96,12 +106,15 @@ type staged struct {
 	stages []fleet.StageTime
 }
 
-// stage brings the target's closure into the store. One for an older target is stopped.
+// stage brings the target's closure into the store. One for an older target is stopped first: both would write the same
+// link that keeps the closure from garbage collection.
 func (a *Agent) stage(ctx context.Context) {
 	if a.cancelStage != nil {
 		a.cancelStage()
 	}
-	ctx, a.cancelStage = context.WithCancel(ctx)
+	before, done := a.stageDone, make(chan struct{})
+	stageCtx, cancel := context.WithCancel(ctx)
+	a.cancelStage, a.stageDone = cancel, done
 	a.stageRun++
 	run, target := a.stageRun, *a.record.Target
 	a.stages = a.lookStages
@@ -111,116 +124,119 @@ func (a *Agent) stage(ctx context.Context) {
 		s.PublicKeys = append(s.PublicKeys, c.PublicKey)
 	}
 	a.tasks.Go(func() {
+		defer close(done)
+		defer cancel()
+		if before != nil {
+			<-before
+		}
 		t := &proc.Timeline{}
-		tctx := proc.WithTimeline(ctx, t)
+		tctx := proc.WithTimeline(stageCtx, t)
 		err := proc.Stage(tctx, fleet.Staging, func() error { return a.nix.Substitute(tctx, target.OutPath, s) })
-		a.send(ctx, staged{run, err, t.Stages()})
+		if stageCtx.Err() == nil {
+			a.send(stageCtx, staged{run, err, t.Stages()})
+		}
 	})
 }
 
-func (s staged) take(ctx context.Context, a *Agent) error {
+func (s staged) take(ctx context.Context, a *Agent) {
 	if s.run != a.stageRun {
-		return nil
+		return
 	}
-	a.stages = append(a.stages, s.stages...)
+	a.stages = slices.Concat(a.stages, s.stages)
 	if s.err != nil {
-		a.Log.Error("cannot stage", "stage", fleet.Staging, "release", a.record.Target.Release.Number, "err", s.err)
-		return a.apply(ctx, deploy.StageFailed{Failure: *fleet.FailureOf(fleet.Staging, s.err)})
+		a.Log.Error("cannot fetch the system", "stage", fleet.Staging, "release", a.record.Target.Release.Number, "err", s.err)
+		a.apply(ctx, deploy.StageFailed{Failure: *fleet.FailureOf(fleet.Staging, s.err)})
+		return
 	}
 	a.logStages(a.stages)
-	return a.apply(ctx, deploy.Staged{})
+	a.apply(ctx, deploy.Staged{})
 }
 
-type activated struct {
-	outcome activate.Outcome
-	alive   bool // false: the helper died without an outcome
-	err     error
+type activated struct{ outcome activate.Outcome }
+
+// request is the one that the record asks for. Its ID follows from the record, so that an agent that was killed
+// finds its own request, and never takes an outcome for that of another.
+func (a *Agent) request() activate.Request {
+	target, sys := *a.record.Target, a.systems()
+	r := activate.Request{
+		ID: fmt.Sprintf("%d-%d-%d", target.Release.Number, target.At.UnixNano(), a.record.Attempt), Release: target.Release,
+		OutPath: target.OutPath, Previous: sys.Current, Profile: a.Config.Profile, PreviousProfile: sys.Profile,
+		CheckSeconds: time.Duration(a.Config.CheckTime).Seconds(),
+	}
+	// Where the target runs already, or what a roll-back could not undo, the way back is to what was confirmed.
+	last := a.status.Last
+	if r.Previous == r.OutPath || last != nil && last.Result == fleet.RollbackFailed && last.OutPath == r.Previous {
+		if a.record.Active != nil {
+			r.Previous = a.record.Active.OutPath
+		} else if sys.Profile != "" {
+			r.Previous = sys.Profile
+		}
+	}
+	return r
 }
 
 // activate asks a new helper for the target.
 func (a *Agent) activate(ctx context.Context) {
-	a.stages = append(a.stages, fleet.StageTime{Stage: fleet.Gate, StartedAt: time.Now().UTC()})
-	a.previous = a.systems().Current
-	target := *a.record.Target
-	r := activate.Request{
-		ID: fmt.Sprintf("%d-%d", target.Release.Number, time.Now().UnixNano()), Release: target.Release,
-		OutPath: target.OutPath, Previous: a.previous, Profile: a.Config.Profile,
-		CheckSeconds: time.Duration(a.Config.CheckTime).Seconds(),
-	}
-	dir := a.activationDir()
+	r, dir := a.request(), a.activationDir()
+	a.stages = slices.Concat(a.stages, []fleet.StageTime{{Stage: fleet.Gate, StartedAt: time.Now().UTC()}})
+	a.previous = r.Previous
 	a.tasks.Go(func() {
-		err := activate.Clear(dir)
-		if err == nil {
-			err = activate.Prepare(dir, r)
+		if err := activate.Prepare(ctx, dir, r, a.Log); err != nil {
+			a.send(ctx, activated{activate.Outcome{Result: fleet.NotActivated, Failure: fleet.FailureOf(fleet.Activate, err), EndedAt: time.Now().UTC()}})
+			return
 		}
-		a.follow(ctx, r, err, true)
+		a.follow(ctx, r)
 	})
 }
 
 // resume follows the activation that the record says is under way.
 func (a *Agent) resume(ctx context.Context) {
-	dir := a.activationDir()
-	r, there, err := activate.ReadRequest(dir)
-	if err != nil || !there || r.OutPath != a.record.Target.OutPath || r.Release.Number != a.record.Target.Release.Number {
+	r, there, err := activate.ReadRequest(a.activationDir())
+	if err != nil || !there || r.ID != a.request().ID {
 		// The agent died between deciding and asking: nothing was begun.
 		a.activate(ctx)
 		return
 	}
+	a.Log.Info("following the activation that was begun", "release", r.Release.Number)
 	a.previous = r.Previous
-	a.tasks.Go(func() {
-		running, err := activate.Running(dir)
-		_, done, _ := activate.ReadOutcome(dir, r.ID)
-		a.follow(ctx, r, err, !running && !done)
-	})
+	a.tasks.Go(func() { a.follow(ctx, r) })
 }
 
-// follow starts a helper if asked to, and waits for the outcome, starting another where one died.
-func (a *Agent) follow(ctx context.Context, r activate.Request, err error, start bool) {
-	const helpers = 3
-	for try := 0; err == nil && try < helpers; try++ {
-		if start || try > 0 {
-			if err = activate.Start(ctx, a.Exe, a.activationDir(), r); err != nil {
-				break
-			}
-		}
-		var out activate.Outcome
-		var ended bool
-		if out, ended, err = activate.Wait(ctx, a.activationDir(), r.ID); ended {
-			a.send(ctx, activated{outcome: out, alive: true})
-			return
-		}
-	}
-	if ctx.Err() == nil {
-		a.send(ctx, activated{err: err})
+func (a *Agent) follow(ctx context.Context, r activate.Request) {
+	if out, err := activate.Follow(ctx, a.Exe, a.activationDir(), r, a.Log); err == nil {
+		a.send(ctx, activated{out})
 	}
 }
 
-func (r activated) take(ctx context.Context, a *Agent) error {
-	e := deploy.Activated{Result: r.outcome.Result, Failure: r.outcome.Failure}
-	switch {
-	case r.err != nil:
-		e = deploy.Activated{Result: fleet.NotActivated, Failure: fleet.FailureOf(fleet.Activate, r.err)}
-	case !r.alive:
-		e = deploy.Activated{Result: fleet.RollbackFailed, Failure: fleet.FailureOf(fleet.Activate,
-			fleet.Errorf(fleet.Bad, fleet.CodeInterrupted, "the activation helper died again and again without an outcome").WithHint("look at %s", activate.LogFile(a.activationDir())))}
-	}
-	a.logStages(r.outcome.Stages)
+func (r activated) take(ctx context.Context, a *Agent) {
+	out := r.outcome
+	a.logStages(out.Stages)
 	d := fleet.Deployment{
 		Schema: fleet.StatusSchema, Host: a.Config.Host, Release: a.record.Target.Release, OutPath: a.record.Target.OutPath,
-		Previous: a.previous, Result: e.Result, Failure: e.Failure, Stages: append(a.stages, r.outcome.Stages...), EndedAt: time.Now().UTC(),
+		Previous: a.previous, Result: out.Result, Failure: out.Failure, Stages: slices.Concat(a.stages, out.Stages), EndedAt: out.EndedAt,
 	}
-	if e.Failure != nil {
-		a.Log.Error("deployment failed", "release", d.Release.Number, "result", d.Result, "err", e.Failure.Message)
+	if d.Failure != nil {
+		a.Log.Error("deployment failed", "release", d.Release.Number, "result", d.Result, "stage", d.Failure.Stage, "err", firstLine(d.Failure.Message), "hint", d.Failure.Hint)
 	} else {
-		a.Log.Info("deployed", "release", d.Release.Number, "result", d.Result, "storePath", d.OutPath)
+		a.Log.Info("deployed", "release", d.Release.Number, "result", d.Result, "storePath", d.OutPath, "duration", d.EndedAt.Sub(a.record.Target.At).Round(time.Millisecond))
 	}
-	if err := a.history.Append(d); err != nil {
-		a.Log.Error("history cannot be written", "err", err)
-	} else if err := a.history.Trim(historyKept); err != nil {
-		a.Log.Error("history cannot be trimmed", "err", err)
+	a.remember(d)
+	a.apply(ctx, deploy.Activated{Result: out.Result, Failure: out.Failure, Systems: a.systems()})
+}
+
+// remember adds to the history, unless an agent before us did so and was killed before it had noted more.
+func (a *Agent) remember(d fleet.Deployment) {
+	if last := a.status.Last; last != nil && last.EndedAt.Equal(d.EndedAt) && last.Release.Number == d.Release.Number {
+		return
+	}
+	err := a.history.Append(d)
+	if err == nil {
+		err = a.history.Trim(historyKept)
+	}
+	if err != nil {
+		a.Log.Error("the history cannot be written", "err", err)
 	}
 	a.note(func(s *fleet.Status) { s.Last = &d })
-	return a.apply(ctx, e)
 }
 
 func (a *Agent) logStages(stages []fleet.StageTime) {
@@ -236,15 +252,14 @@ func (a *Agent) note(change func(*fleet.Status)) {
 	change(&a.status)
 }
 
-// publish brings the status in line with the record and reality, and has it reported.
+// publish brings the status in line with the record, and has it reported.
 func (a *Agent) publish() {
-	r, sys := a.record, a.systems()
+	r := a.record
 	a.note(func(s *fleet.Status) {
-		s.Schema, s.Host, s.Version, s.At = fleet.StatusSchema, a.Config.Host, a.Version, time.Now().UTC()
+		s.Schema, s.Host, s.Version = fleet.StatusSchema, a.Config.Host, a.Version
 		s.Phase, s.Since, s.Newest, s.Active, s.Target = r.Phase, r.Since, r.Newest, r.Active, r.Target
 		s.Failure, s.Attempt, s.RetryAt, s.Refused = r.Failure, r.Attempt, r.RetryAt, r.Refused
-		s.Systems = sys
-		s.Drift = r.Active != nil && sys.Current != r.Active.OutPath && r.Phase != fleet.PhaseActivating && r.Phase != fleet.PhaseReboot
+		a.reboot = r.Reboot
 	})
 	select {
 	case a.report <- struct{}{}:
@@ -252,11 +267,24 @@ func (a *Agent) publish() {
 	}
 }
 
-// Status is what the agent says of its host now.
+// Status is what the agent says of its host, and what the host runs, now.
 func (a *Agent) Status() fleet.Status {
+	sys := a.systems()
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.status
+	s := a.status
+	s.At, s.Systems = time.Now().UTC(), sys
+	s.Drift = drifted(s, a.reboot)
+	return s
+}
+
+// drifted says whether somebody switched the host by hand: it runs neither what was confirmed nor what is worked on.
+func drifted(s fleet.Status, reboot bool) bool {
+	switch {
+	case s.Active == nil, reboot, s.Phase == fleet.PhaseManual, s.Phase == fleet.PhaseActivating:
+		return false
+	}
+	return s.Systems.Current != s.Active.OutPath && (s.Target == nil || s.Systems.Current != s.Target.OutPath)
 }
 
 // Wake has the agent look at git again, soon.

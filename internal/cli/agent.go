@@ -4,6 +4,8 @@ import (
 	"context"
 	"log/slog"
 	"os"
+	"os/signal"
+	"syscall"
 
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
@@ -30,8 +32,8 @@ closure into the store, activates it in a process of its own, and commits it or 
 			if err != nil {
 				return err
 			}
-			ready()
-			return agent.Run(cmd.Context(), agent.Options{Config: c, Version: Version(), Exe: exe, Log: a.logger()})
+			defer outlive(syscall.SIGPIPE)()
+			return agent.Run(cmd.Context(), agent.Options{Config: c, Version: Version(), Exe: exe, Ready: ready, Log: a.logger()})
 		},
 	}
 	cmd.Flags().StringVar(&config, "config", "/etc/garrison/agent.toml", "configuration file")
@@ -40,6 +42,14 @@ closure into the store, activates it in a process of its own, and commits it or 
 
 // ready tells systemd, where it wants to know, that the daemon runs.
 func ready() { _, _ = daemon.SdNotify(false, daemon.SdNotifyReady) }
+
+// outlive makes signals harmless to this process until the function that it returns is called; programs that it
+// starts get them as ever. SIGPIPE among them: a log that nobody reads any more must end neither agent nor activation.
+func outlive(signals ...os.Signal) (stop func()) {
+	c := make(chan os.Signal, 1)
+	signal.Notify(c, signals...)
+	return func() { signal.Stop(c) }
+}
 
 // activate is the helper that the agent starts; no person needs to.
 func (a *app) activate() *cobra.Command {
@@ -51,7 +61,8 @@ func (a *app) activate() *cobra.Command {
 		Args:   exactly(),
 		RunE: func(*cobra.Command, []string) error {
 			log := slog.New(slog.NewTextHandler(a.Err, nil))
-			// Not the command's context: nothing gentler than SIGKILL may interrupt an activation.
+			// Nothing gentler than SIGKILL may interrupt an activation: hence not the command's context either.
+			defer outlive(syscall.SIGHUP, syscall.SIGINT, syscall.SIGTERM, syscall.SIGPIPE, syscall.SIGQUIT)()
 			return activate.Run(context.Background(), dir, log)
 		},
 	}

@@ -62,8 +62,13 @@ func Run(ctx context.Context, args []string, stdio Stdio) int {
 
 func (a *app) root() *cobra.Command {
 	root := &cobra.Command{
-		Use:           "garrison",
-		Short:         "GitOps for NixOS fleets: from a push to main to every host, signed, checked and rolled back if need be",
+		Use:   "garrison",
+		Short: "GitOps for NixOS fleets",
+		Long: `Garrison is GitOps for NixOS fleets: a push to main is evaluated, its secrets are re-keyed, it is
+built, cached and published as a signed release, which every host pulls, activates, checks, and
+keeps or rolls back. To see all of that on this machine: garrison demo
+
+Exit codes: 0 ok, 1 error, 2 usage, 3 not converged, 4 drift, 5 timed out, 6 demo failed.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		Args:          noCommand,
@@ -71,7 +76,22 @@ func (a *app) root() *cobra.Command {
 	}
 	root.PersistentFlags().BoolVarP(&a.verbose, "verbose", "v", false, "show the causes of errors, and debug messages")
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usage(cmd, err) })
-	root.AddCommand(a.check(), a.plan(), a.release(), a.agent(), a.hub(), a.status(), a.history(), a.cache(), a.demo(), a.version(), a.activate(), a.sandboxInit())
+	for _, g := range []struct {
+		title    string
+		commands []*cobra.Command
+	}{
+		{"In CI, and for those who change the fleet:", []*cobra.Command{a.check(), a.plan(), a.release()}},
+		{"On a host:", []*cobra.Command{a.agent(), a.status(), a.history()}},
+		{"On a server:", []*cobra.Command{a.hub(), a.cache()}},
+		{"To try and to measure it:", []*cobra.Command{a.demo()}},
+	} {
+		root.AddGroup(&cobra.Group{ID: g.title, Title: g.title})
+		for _, cmd := range g.commands {
+			cmd.GroupID = g.title
+			root.AddCommand(cmd)
+		}
+	}
+	root.AddCommand(a.version(), a.activate(), a.sandboxInit())
 	return root
 }
 
@@ -80,7 +100,8 @@ func noCommand(cmd *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return nil
 	}
-	err := fleet.Errorf("", fleet.CodeUsage, "%s has no command %q", cmd.CommandPath(), args[0])
+	err := fleet.Errorf("", fleet.CodeUsage, "there is no command %q", cmd.CommandPath()+" "+args[0])
+	cmd.SuggestionsMinimumDistance = 2
 	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
 		return err.WithHint("did you mean %s?", strings.Join(near, " or "))
 	}
@@ -101,7 +122,7 @@ func exactly(names ...string) cobra.PositionalArgs {
 		if len(names) > 0 {
 			want = strings.Join(names, " ")
 		}
-		return usage(cmd, fmt.Errorf("%s takes %s, %d given", cmd.CommandPath(), want, len(args)))
+		return usage(cmd, fmt.Errorf("%s takes %s, %d given", strings.TrimPrefix(cmd.CommandPath(), "garrison "), want, len(args)))
 	}
 }
 

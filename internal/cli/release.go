@@ -154,7 +154,8 @@ func tokenFrom(file string) func() (string, error) {
 	return func() (string, error) {
 		b, err := readSmall(file)
 		if err != nil {
-			return "", fleet.Errorf(fleet.Local, fleet.CodeKey, "cannot read the token in %s", file).WithCause(err)
+			return "", fleet.Errorf(fleet.Local, fleet.CodeKey, "cannot read the token file %s", file).
+				WithHint("it must be readable, and hold a token and nothing else").WithCause(err)
 		}
 		return strings.TrimSpace(string(b)), nil
 	}

@@ -50,8 +50,10 @@ func (a *app) status() *cobra.Command {
 
 // statusCode is what a script learns from the exit code.
 func statusCode(s fleet.Status) error {
+	// A tip that cannot be verified is a release that is not followed; a remote that is away may have none.
+	unverified := s.Remote.Failure != nil && s.Remote.Failure.Stage == fleet.Verify
 	switch {
-	case s.Refused != nil, s.Failure != nil, s.Phase != fleet.PhaseIdle && s.Phase != fleet.PhaseManual:
+	case s.Refused != nil, s.Failure != nil, unverified, s.Phase != fleet.PhaseIdle && s.Phase != fleet.PhaseManual:
 		return exitCode(ExitCode(&fleet.Error{Code: fleet.CodeNotConverged}))
 	case s.Drift:
 		return exitCode(ExitCode(&fleet.Error{Code: fleet.CodeDiffers}))
@@ -61,23 +63,40 @@ func statusCode(s fleet.Status) error {
 
 // meaning says in words what a phase is.
 func meaning(s fleet.Status) string {
+	release := "a release"
+	if s.Target != nil {
+		release = fleet.TagName(s.Target.Release.Number)
+	}
 	switch s.Phase {
 	case fleet.PhaseNew:
 		return "has not seen a release yet"
 	case fleet.PhaseIdle:
-		return "runs the newest release"
+		return "runs what the newest release says"
 	case fleet.PhaseManual:
-		return "is deployed by hand"
+		if s.Failure != nil {
+			return "is not in the newest release"
+		}
+		return "is left to be deployed by hand"
 	case fleet.PhaseReboot:
 		return "must be rebooted to run the newest release"
 	case fleet.PhaseHeld:
-		return "holds: the release is bad for this host; a newer one ends it"
+		return release + " is bad for this host; one with another system ends this"
+	case fleet.PhaseStaging:
+		return "fetches " + release
+	case fleet.PhaseActivating:
+		return "activates " + release
 	case fleet.PhaseRetrying:
+		when := "soon"
 		if s.RetryAt != nil {
-			return "waits, and tries again at " + s.RetryAt.Local().Format(time.TimeOnly)
+			when = "at " + s.RetryAt.Local().Format(time.TimeOnly)
 		}
+		times := "once"
+		if s.Attempt > 1 {
+			times = fmt.Sprintf("%d times", s.Attempt)
+		}
+		return fmt.Sprintf("%s failed %s, and is tried again %s", release, times, when)
 	}
-	return "is at work"
+	return "is in a phase that this garrison does not know"
 }
 
 func (a *app) tellStatus(s fleet.Status) {
@@ -109,7 +128,11 @@ func (a *app) tellStatus(s fleet.Status) {
 		if !since.IsZero() {
 			when = " (since " + ago(since) + ")"
 		}
-		line(name, "%s%s", strings.ReplaceAll(f.Message, "\n", "\n\t"), when)
+		first, more, _ := strings.Cut(f.Message, "\n")
+		line(name, "%s%s", first, when)
+		for l := range strings.Lines(more) {
+			line("", "%s", strings.TrimRight(l, "\n"))
+		}
 		if f.Hint != "" {
 			line("", "→ %s", f.Hint)
 		}
@@ -118,7 +141,7 @@ func (a *app) tellStatus(s fleet.Status) {
 	if s.Refused != nil {
 		tellFailure("REFUSED", &s.Refused.Failure, s.Refused.Since)
 	}
-	tellFailure("REMOTE", s.Remote.Failure, s.Remote.Since)
+	tellFailure("GIT", s.Remote.Failure, s.Remote.Since)
 	tellFailure("HUB", s.Hub.Failure, s.Hub.Since)
 	if !s.Remote.LastOK.IsZero() {
 		line("looked at git", "%s", ago(s.Remote.LastOK))

@@ -23,12 +23,33 @@ type Record struct {
 	Since   time.Time         `json:"since"`             // when Phase began
 	Newest  *fleet.ReleaseRef `json:"newest,omitempty"`  // verified; no older one is accepted any more
 	Entry   *fleet.Entry      `json:"entry,omitempty"`   // what Newest says of this host
+	Manual  bool              `json:"manual,omitempty"`  // Newest has no Entry, and says that this is meant
 	Active  *fleet.Target     `json:"active,omitempty"`  // confirmed
+	Reboot  bool              `json:"reboot,omitempty"`  // Active is the next boot's: something else runs still
 	Target  *fleet.Target     `json:"target,omitempty"`  // worked on, held, or waited for
 	Failure *fleet.Failure    `json:"failure,omitempty"` // of Target
 	Attempt int               `json:"attempt,omitempty"` // failures of Target in a row
 	RetryAt *time.Time        `json:"retryAt,omitempty"`
 	Refused *fleet.Refusal    `json:"refused,omitempty"`
+}
+
+// Valid says whether r holds all that its phase needs. A record that does not was not written by Next.
+func (r Record) Valid() bool {
+	switch r.Phase {
+	case fleet.PhaseNew:
+		return true
+	case fleet.PhaseManual:
+		return r.Newest != nil
+	case fleet.PhaseIdle, fleet.PhaseReboot:
+		return r.Newest != nil && r.Active != nil
+	case fleet.PhaseStaging, fleet.PhaseActivating:
+		return r.Newest != nil && r.Target != nil
+	case fleet.PhaseHeld:
+		return r.Newest != nil && r.Target != nil && r.Failure != nil
+	case fleet.PhaseRetrying:
+		return r.Newest != nil && r.Target != nil && r.Failure != nil && r.RetryAt != nil
+	}
+	return false
 }
 
 // New is the record of a host that never saw a release.
@@ -45,8 +66,10 @@ type (
 		Release fleet.ReleaseRef
 		Entry   *fleet.Entry // nil: the release does not deploy this host
 		Manual  bool         // and says so
-		Current string       // the system that runs now, "" for none
+		Systems fleet.Systems
 	}
+	// Nothing says that there is no release, and never was one.
+	Nothing struct{}
 	// Refused is a branch tip that was not accepted.
 	Refused struct {
 		Tip     string
@@ -60,14 +83,16 @@ type (
 	Activated struct {
 		Result  fleet.Result
 		Failure *fleet.Failure
+		Systems fleet.Systems
 	}
 	// Restarted says that the agent starts and has read its record.
-	Restarted struct{}
+	Restarted struct{ Systems fleet.Systems }
 	// Due says that RetryAt has come.
 	Due struct{}
 )
 
 func (Found) event()       {}
+func (Nothing) event()     {}
 func (Refused) event()     {}
 func (Staged) event()      {}
 func (StageFailed) event() {}
@@ -95,6 +120,8 @@ func Next(r Record, e Event, at time.Time, jitter float64) (Record, []Effect) {
 	switch e := e.(type) {
 	case Found:
 		r, effects = found(r, e, at)
+	case Nothing:
+		r.Refused = nil
 	case Refused:
 		if r.Refused == nil || r.Refused.Tip != e.Tip || r.Refused.Failure.Code != e.Failure.Code {
 			r.Refused = &fleet.Refusal{Tip: e.Tip, Since: at, Failure: e.Failure}
@@ -113,6 +140,7 @@ func Next(r Record, e Event, at time.Time, jitter float64) (Record, []Effect) {
 			r, effects = activated(r, e, at, jitter)
 		}
 	case Restarted:
+		r = arrived(r, e.Systems)
 		switch r.Phase {
 		case fleet.PhaseStaging:
 			effects = []Effect{Stage}
@@ -134,38 +162,64 @@ func Next(r Record, e Event, at time.Time, jitter float64) (Record, []Effect) {
 // found takes note of a verified release and, unless an activation is under way, turns to it.
 func found(r Record, e Found, at time.Time) (Record, []Effect) {
 	r.Refused = nil
+	r = arrived(r, e.Systems)
 	if r.Newest != nil && e.Release.Number <= r.Newest.Number {
 		return r, nil
 	}
 	newest := e.Release
-	r.Newest, r.Entry = &newest, e.Entry
+	r.Newest, r.Entry, r.Manual = &newest, e.Entry, e.Manual
 	if r.Phase == fleet.PhaseActivating {
 		return r, nil // activated turns to it
 	}
-	return turn(r, e.Manual, e.Current, at)
+	return turn(r, e.Systems, at)
+}
+
+// arrived notes that a reboot, or somebody, brought the host to the system that waited for it.
+func arrived(r Record, s fleet.Systems) Record {
+	if r.Reboot && s.Current == r.Active.OutPath {
+		r.Reboot = false
+		if r.Phase == fleet.PhaseReboot {
+			r.Phase = fleet.PhaseIdle
+		}
+	}
+	return r
 }
 
 // turn decides what the newest release means for this host.
-func turn(r Record, manual bool, current string, at time.Time) (Record, []Effect) {
-	r.Target, r.Failure, r.Attempt, r.RetryAt = nil, nil, 0, nil
+func turn(r Record, s fleet.Systems, at time.Time) (Record, []Effect) {
 	if r.Entry == nil {
+		r.Target, r.Failure, r.Attempt, r.RetryAt = nil, nil, 0, nil
 		r.Phase = fleet.PhaseManual
-		if !manual {
+		if !r.Manual {
 			r.Failure = &fleet.Failure{Class: fleet.Bad, Code: fleet.CodeNoSuchHost, Stage: fleet.Verify,
 				Message: fleet.TagName(r.Newest.Number) + " has no host " + r.Host,
 				Hint:    "is the agent's host name one of the flake's nixosConfigurations?"}
 		}
 		return r, nil
 	}
+	wasHeld := r.Phase == fleet.PhaseHeld
+	if wasHeld && r.Target.OutPath == r.Entry.OutPath && r.Failure.Code != fleet.CodeInterrupted {
+		// The same system, which is known to be bad here: that others changed is no reason to try it again.
+		target := *r.Target
+		target.Release = *r.Newest
+		r.Target = &target
+		return r, nil
+	}
+	r.Target, r.Failure, r.Attempt, r.RetryAt = nil, nil, 0, nil
 	target := &fleet.Target{Release: *r.Newest, OutPath: r.Entry.OutPath, At: at}
+	// Where nothing changed for this host, what somebody may have switched to by hand meanwhile stays.
+	// What a failed roll-back left does not.
+	left := wasHeld && !r.Reboot && r.Active != nil && s.Current != r.Active.OutPath
 	switch {
-	case r.Active != nil && r.Active.OutPath == target.OutPath:
-		// Nothing changed for this host. What somebody may have switched to by hand meanwhile stays.
+	case r.Active != nil && r.Active.OutPath == target.OutPath && !left:
 		active := *r.Active
 		active.Release = *r.Newest
 		r.Active, r.Phase = &active, fleet.PhaseIdle
+		if r.Reboot {
+			r.Phase = fleet.PhaseReboot
+		}
 		return r, nil
-	case r.Active == nil && current == target.OutPath:
+	case r.Active == nil && s.Current == target.OutPath && s.Profile == target.OutPath:
 		r.Active, r.Phase = target, fleet.PhaseIdle
 		return r, nil
 	}
@@ -179,8 +233,8 @@ func activated(r Record, e Activated, at time.Time, jitter float64) (Record, []E
 	case fleet.Committed, fleet.RebootNeeded:
 		done.At = at
 		r.Active, r.Target, r.Failure, r.Attempt = &done, nil, nil, 0
-		r.Phase = fleet.PhaseIdle
-		if e.Result == fleet.RebootNeeded {
+		r.Phase, r.Reboot = fleet.PhaseIdle, e.Result == fleet.RebootNeeded
+		if r.Reboot {
 			r.Phase = fleet.PhaseReboot
 		}
 	default:
@@ -194,7 +248,7 @@ func activated(r Record, e Activated, at time.Time, jitter float64) (Record, []E
 		r = failed(r, f, at, jitter)
 	}
 	if r.Newest != nil && r.Newest.Number > done.Release.Number {
-		return turn(r, r.Entry == nil, "", at)
+		return turn(r, e.Systems, at)
 	}
 	return r, nil
 }
@@ -212,12 +266,15 @@ func failed(r Record, f fleet.Failure, at time.Time, jitter float64) Record {
 	return r
 }
 
+// MaxBackoff is more than any Backoff.
+const MaxBackoff = 45 * time.Minute
+
 // Backoff is how long to wait after the given number of failures in a row: doubling from 5 s to 10 min,
 // from 1 min to 30 min where the host itself is at fault, plus up to half of that by jitter.
 func Backoff(c fleet.Class, failures int, jitter float64) time.Duration {
 	wait, most := 5*time.Second, 10*time.Minute
 	if c == fleet.Local {
-		wait, most = time.Minute, 30*time.Minute
+		wait, most = time.Minute, MaxBackoff*2/3
 	}
 	for ; failures > 1 && wait < most; failures-- {
 		wait *= 2

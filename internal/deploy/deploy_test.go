@@ -23,6 +23,9 @@ func release(n int, system string) Found {
 	return Found{Release: ref(n), Entry: &fleet.Entry{OutPath: out(system)}}
 }
 
+// running is a host that runs and would boot a system.
+func running(s string) fleet.Systems { return fleet.Systems{Current: out(s), Profile: out(s)} }
+
 var (
 	badRelease = fleet.Failure{Class: fleet.Bad, Code: fleet.CodeCheck}
 	network    = fleet.Failure{Class: fleet.Transient, Code: fleet.CodeSubstitute}
@@ -40,7 +43,7 @@ func TestTransitions(t *testing.T) {
 		target  string
 	}{
 		{"first release is staged", []Event{release(1, "a")}, fleet.PhaseStaging, []Effect{Stage}, "", "a"},
-		{"a host that runs it already adopts it", []Event{Found{Release: ref(1), Entry: &fleet.Entry{OutPath: out("a")}, Current: out("a")}}, fleet.PhaseIdle, nil, "a", ""},
+		{"a host that runs it already adopts it", []Event{Found{Release: ref(1), Entry: &fleet.Entry{OutPath: out("a")}, Systems: running("a")}}, fleet.PhaseIdle, nil, "a", ""},
 		{"staged is activated", []Event{release(1, "a"), Staged{}}, fleet.PhaseActivating, []Effect{Activate}, "", "a"},
 		{"committed is active", []Event{release(1, "a"), Staged{}, ok}, fleet.PhaseIdle, nil, "a", ""},
 		{"the same release again does nothing", []Event{release(1, "a"), Staged{}, ok, release(1, "a")}, fleet.PhaseIdle, nil, "a", ""},
@@ -48,14 +51,14 @@ func TestTransitions(t *testing.T) {
 		{"an unchanged one moves on without work", []Event{release(1, "a"), Staged{}, ok, release(2, "a")}, fleet.PhaseIdle, nil, "a", ""},
 		{"a transient failure is retried", []Event{release(1, "a"), StageFailed{network}}, fleet.PhaseRetrying, nil, "", "a"},
 		{"when due", []Event{release(1, "a"), StageFailed{network}, Due{}}, fleet.PhaseStaging, []Effect{Stage}, "", "a"},
-		{"a bad release is held", []Event{release(1, "a"), Staged{}, Activated{fleet.RolledBack, &badRelease}}, fleet.PhaseHeld, nil, "", "a"},
-		{"and not tried again", []Event{release(1, "a"), Staged{}, Activated{fleet.RolledBack, &badRelease}, release(1, "a"), Due{}}, fleet.PhaseHeld, nil, "", "a"},
-		{"until a newer one comes", []Event{release(1, "a"), Staged{}, Activated{fleet.RolledBack, &badRelease}, release(2, "b")}, fleet.PhaseStaging, []Effect{Stage}, "", "b"},
-		{"a failed roll-back is held whatever its class", []Event{release(1, "a"), Staged{}, Activated{fleet.RollbackFailed, &network}}, fleet.PhaseHeld, nil, "", "a"},
+		{"a bad release is held", []Event{release(1, "a"), Staged{}, Activated{Result: fleet.RolledBack, Failure: &badRelease}}, fleet.PhaseHeld, nil, "", "a"},
+		{"and not tried again", []Event{release(1, "a"), Staged{}, Activated{Result: fleet.RolledBack, Failure: &badRelease}, release(1, "a"), Due{}}, fleet.PhaseHeld, nil, "", "a"},
+		{"until a newer one comes", []Event{release(1, "a"), Staged{}, Activated{Result: fleet.RolledBack, Failure: &badRelease}, release(2, "b")}, fleet.PhaseStaging, []Effect{Stage}, "", "b"},
+		{"a failed roll-back is held whatever its class", []Event{release(1, "a"), Staged{}, Activated{Result: fleet.RollbackFailed, Failure: &network}}, fleet.PhaseHeld, nil, "", "a"},
 		{"a newer release supersedes a stage", []Event{release(1, "a"), release(2, "b")}, fleet.PhaseStaging, []Effect{Stage}, "", "b"},
 		{"but never an activation", []Event{release(1, "a"), Staged{}, release(2, "b")}, fleet.PhaseActivating, nil, "", "a"},
 		{"which it follows", []Event{release(1, "a"), Staged{}, release(2, "b"), ok}, fleet.PhaseStaging, []Effect{Stage}, "a", "b"},
-		{"also a failed one", []Event{release(1, "a"), Staged{}, release(2, "b"), Activated{fleet.RolledBack, &badRelease}}, fleet.PhaseStaging, []Effect{Stage}, "", "b"},
+		{"also a failed one", []Event{release(1, "a"), Staged{}, release(2, "b"), Activated{Result: fleet.RolledBack, Failure: &badRelease}}, fleet.PhaseStaging, []Effect{Stage}, "", "b"},
 		{"going back to the older content", []Event{release(1, "a"), Staged{}, ok, release(2, "b"), Staged{}, ok, release(3, "a")}, fleet.PhaseStaging, []Effect{Stage}, "b", "a"},
 		{"a manual host is left alone", []Event{Found{Release: ref(1), Manual: true}}, fleet.PhaseManual, nil, "", ""},
 		{"a restart resumes an activation", []Event{release(1, "a"), Staged{}, Restarted{}}, fleet.PhaseActivating, []Effect{Resume}, "", "a"},
@@ -124,7 +127,7 @@ func TestRandomHistories(t *testing.T) {
 		newest := 0
 		for range 40 {
 			events := []Event{release(1+rng.IntN(8), string(rune('a'+rng.IntN(3)))), Staged{}, StageFailed{network}, StageFailed{badRelease}, ok,
-				Activated{fleet.RolledBack, &badRelease}, Activated{Result: fleet.RebootNeeded}, Restarted{}, Due{}, Refused{"x", badRelease}}
+				Activated{Result: fleet.RolledBack, Failure: &badRelease}, Activated{Result: fleet.RebootNeeded}, Restarted{}, Due{}, Refused{"x", badRelease}}
 			was := r
 			var effects []Effect
 			r, effects = Next(r, events[rng.IntN(len(events))], t0, rng.Float64())

@@ -4,6 +4,7 @@
 package tomlfile
 
 import (
+	"encoding"
 	"errors"
 	"fmt"
 	"io"
@@ -45,6 +46,10 @@ func (d Duration) Or(def time.Duration) time.Duration {
 // Read decodes the file at path into the struct that v points to. Errors have CodeConfig.
 func Read(path string, v any) error {
 	f, err := os.Open(path)
+	if os.IsNotExist(err) {
+		return fleet.Errorf(fleet.Local, fleet.CodeConfig, "there is no configuration %s", path).
+			WithHint("write it (docs/FORMATS.md says how), or correct its path").WithCause(err)
+	}
 	if err != nil {
 		return fleet.Errorf(fleet.Local, fleet.CodeConfig, "cannot read the configuration %s", path).WithCause(err)
 	}
@@ -71,11 +76,48 @@ func Decode(name string, data []byte, v any) error {
 		return unknownKey(name, missing.Errors[0], v)
 	}
 	var bad *toml.DecodeError
-	if errors.As(err, &bad) {
-		row, col := bad.Position()
-		return fleet.Errorf(fleet.Local, fleet.CodeConfig, "%s:%d:%d: %s", name, row, col, strings.TrimPrefix(bad.Error(), "toml: "))
+	if !errors.As(err, &bad) {
+		return fleet.Errorf(fleet.Local, fleet.CodeConfig, "%s: %s", name, strings.TrimPrefix(err.Error(), "toml: "))
 	}
-	return fleet.Errorf(fleet.Local, fleet.CodeConfig, "%s: %s", name, strings.TrimPrefix(err.Error(), "toml: "))
+	what := strings.TrimPrefix(bad.Error(), "toml: ")
+	if isTOML(data) {
+		if want := kindOf(typeAt(reflect.TypeOf(v), bad.Key())); want != "" {
+			what = fmt.Sprintf("%s must be %s", strings.Join(bad.Key(), "."), want)
+		}
+	}
+	row, col := bad.Position()
+	return fleet.Errorf(fleet.Local, fleet.CodeConfig, "%s:%d:%d: %s", name, row, col, what)
+}
+
+// isTOML says whether data is TOML at all, whatever it means.
+func isTOML(data []byte) bool {
+	var any map[string]any
+	return toml.Unmarshal(data, &any) == nil
+}
+
+// kindOf names what a value of type t is in TOML; "" when the type reads itself from text and says what it wants.
+func kindOf(t reflect.Type) string {
+	if t == nil || reflect.PointerTo(t).Implements(reflect.TypeFor[encoding.TextUnmarshaler]()) {
+		return ""
+	}
+	switch t.Kind() {
+	case reflect.String:
+		return "a string"
+	case reflect.Bool:
+		return "true or false"
+	case reflect.Int, reflect.Int64:
+		return "a whole number"
+	case reflect.Slice:
+		switch t.Elem().Kind() {
+		case reflect.String:
+			return `a list of strings: ["…"]`
+		case reflect.Struct:
+			return "a list of tables: [[…]]"
+		}
+	case reflect.Struct, reflect.Map:
+		return "a table: […]"
+	}
+	return ""
 }
 
 func unknownKey(name string, e toml.DecodeError, v any) error {
@@ -94,30 +136,49 @@ func unknownKey(name string, e toml.DecodeError, v any) error {
 
 // keysAt lists the keys that the table at path may hold.
 func keysAt(t reflect.Type, path []string) []string {
+	if t = typeAt(t, path); t == nil {
+		return nil
+	}
 	for t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice {
 		t = t.Elem()
-	}
-	if len(path) > 0 && t.Kind() == reflect.Map {
-		return keysAt(t.Elem(), path[1:])
 	}
 	if t.Kind() != reflect.Struct {
 		return nil
 	}
 	var keys []string
 	for f := range t.Fields() {
-		tag, _, _ := strings.Cut(f.Tag.Get("toml"), ",")
-		if len(path) > 0 && tag == path[0] {
-			return keysAt(f.Type, path[1:])
-		}
-		if tag != "" && tag != "-" {
+		if tag := tagOf(f); tag != "" && tag != "-" {
 			keys = append(keys, tag)
 		}
 	}
-	if len(path) > 0 {
-		return nil
-	}
 	slices.Sort(keys)
 	return keys
+}
+
+// typeAt is the type of what stands at path, nil when nothing may stand there.
+func typeAt(t reflect.Type, path []string) reflect.Type {
+	if len(path) == 0 {
+		return t
+	}
+	for t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice {
+		t = t.Elem()
+	}
+	switch t.Kind() {
+	case reflect.Map:
+		return typeAt(t.Elem(), path[1:])
+	case reflect.Struct:
+		for f := range t.Fields() {
+			if tagOf(f) == path[0] {
+				return typeAt(f.Type, path[1:])
+			}
+		}
+	}
+	return nil
+}
+
+func tagOf(f reflect.StructField) string {
+	tag, _, _ := strings.Cut(f.Tag.Get("toml"), ",")
+	return tag
 }
 
 // nearest is the key that differs from what was written by at most a third of its letters.

@@ -172,6 +172,6 @@ func (c *Client) getJSON(ctx context.Context, r request, into any) error {
 }
 
 func (c *Client) nonsense(what string, err error) error {
-	return fleet.Errorf(fleet.Transient, fleet.CodeCache, "%s: %s answered what a cache does not answer", what, c.URL()).WithCause(err).
+	return fleet.Errorf(fleet.Transient, fleet.CodeCache, "cannot %s: %s answered what a cache does not answer", what, c.URL()).WithCause(err).
 		WithHint("check that the URL is that of a Garrison cache, and that no proxy answers in its place")
 }

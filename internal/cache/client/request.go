@@ -167,7 +167,11 @@ func (c *Client) build(ctx context.Context, r request) (*http.Request, error) {
 		return req, nil
 	}
 	token, err := c.cfg.Token()
-	if err != nil {
+	var told *fleet.Error
+	switch {
+	case errors.As(err, &told):
+		return nil, told
+	case err != nil:
 		return nil, fleet.Errorf(fleet.Local, fleet.CodeUnauthorized, "the token for %s cannot be read", c.URL()).WithCause(err).
 			WithHint("check the token file that is configured for the cache")
 	}
@@ -225,25 +229,28 @@ func (c *Client) explain(r request, err error) error {
 	}
 	var broken brokenBody
 	if errors.As(err, &broken) {
-		return fleet.Errorf(fleet.Local, fleet.CodeState, "%s: the local store cannot be read", r.what).WithCause(broken.error)
+		return fleet.Errorf(fleet.Local, fleet.CodeState, "cannot %s: the local store cannot be read", r.what).WithCause(broken.error)
 	}
 	var status *statusError
 	if !errors.As(err, &status) {
-		return fleet.Errorf(fleet.Transient, fleet.CodeCache, "%s: cache %s cannot be reached", r.what, c.URL()).WithCause(err).
+		return fleet.Errorf(fleet.Transient, fleet.CodeCache, "cannot %s: cache %s cannot be reached", r.what, c.URL()).WithCause(err).
 			WithHint("check that the hub runs and that the cache's URL is right; nothing is lost, run it again")
 	}
 	switch s := status.status; {
+	case c.cfg.Token == nil && (s == http.StatusUnauthorized || s == http.StatusForbidden):
+		return fleet.Errorf(fleet.Local, fleet.CodeUnauthorized, "cannot %s: cache %s wants a token", r.what, c.URL()).WithCause(err).
+			WithHint("name a file with a token that may push to this cache")
 	case s == http.StatusUnauthorized || s == http.StatusForbidden:
-		return fleet.Errorf(fleet.Local, fleet.CodeUnauthorized, "%s: cache %s refuses the token", r.what, c.URL()).WithCause(err).
+		return fleet.Errorf(fleet.Local, fleet.CodeUnauthorized, "cannot %s: cache %s refuses the token", r.what, c.URL()).WithCause(err).
 			WithHint("check the token file that is configured for this cache, and that the token may push to it")
 	case s == http.StatusNotFound:
-		return fleet.Errorf(fleet.Local, fleet.CodeNotFound, "%s: there is no cache %s at %s", r.what, c.name, c.base).WithCause(err).
+		return fleet.Errorf(fleet.Local, fleet.CodeNotFound, "cannot %s: there is no cache %s at %s", r.what, c.name, c.base).WithCause(err).
 			WithHint("check the cache's URL: its last part is the cache's name")
 	case mayPass(err):
-		return fleet.Errorf(fleet.Transient, fleet.CodeCache, "%s: cache %s fails", r.what, c.URL()).WithCause(err).
+		return fleet.Errorf(fleet.Transient, fleet.CodeCache, "cannot %s: cache %s fails", r.what, c.URL()).WithCause(err).
 			WithHint("see the hub's log; nothing is lost, run it again")
 	}
-	return fleet.Errorf(fleet.Local, fleet.CodeCache, "%s: cache %s refuses it", r.what, c.URL()).WithCause(err)
+	return fleet.Errorf(fleet.Local, fleet.CodeCache, "cannot %s: cache %s refuses it", r.what, c.URL()).WithCause(err)
 }
 
 // watched is a body that keeps the watchdog quiet as long as it moves. When it
