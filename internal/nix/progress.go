@@ -42,13 +42,15 @@ type Progress struct {
 	On  func(Event) // may be nil
 
 	part   []byte
-	active map[uint64]activity
-	errors []string // messages of level error, the last few
+	active map[uint64]*activity
+	ended  []*activity // builds, the last few
+	errors []string    // messages of level error, the last few
 }
 
 type activity struct {
 	kind int
 	path string
+	log  []string // the last lines of a build's
 }
 
 // Types of activities and results that are understood (Nix: logging.hh).
@@ -64,6 +66,9 @@ const (
 const (
 	maxLogLine    = 256 << 10 // bytes
 	maxErrors     = 50
+	maxEnded      = 200
+	maxTail       = 15  // lines of a failed build's log in an error
+	maxTailLine   = 500 // bytes of each
 	maxActivities = 100_000
 )
 
@@ -96,8 +101,22 @@ func (p *Progress) keep(b []byte) {
 	p.part = append(p.part, b...)
 }
 
-// ErrorText is what nix complained of, plain, the last 50 messages.
-func (p *Progress) ErrorText() string { return strings.Join(p.errors, "\n") }
+// ErrorText is what nix complained of, plain, the last 50 messages, each with the end of the log of the build that it is about.
+func (p *Progress) ErrorText() string {
+	var b strings.Builder
+	for _, e := range p.errors {
+		fmt.Fprintln(&b, e)
+		for _, a := range p.ended {
+			if len(a.log) == 0 || !strings.Contains(e, a.path) || strings.Contains(e, a.log[len(a.log)-1]) {
+				continue // newer versions show the log themselves
+			}
+			for _, line := range a.log {
+				fmt.Fprintf(&b, "  > %s\n", line)
+			}
+		}
+	}
+	return strings.TrimSpace(b.String())
+}
 
 // message is one line of internal-json; fields mean something else for each type.
 type message struct {
@@ -139,6 +158,8 @@ func (p *Progress) line(line []byte) error {
 		delete(p.active, m.ID)
 		switch {
 		case known && a.kind == actBuild:
+			p.ended = append(p.ended, a)
+			p.ended = p.ended[max(0, len(p.ended)-maxEnded):]
 			p.tell(Event{Kind: BuildEnded, Path: a.path})
 		case known && a.kind == actSubstitute:
 			p.tell(Event{Kind: FetchEnded, Path: a.path})
@@ -153,31 +174,36 @@ func (p *Progress) line(line []byte) error {
 
 func (p *Progress) start(m message) error {
 	if p.active == nil {
-		p.active = map[uint64]activity{}
+		p.active = map[uint64]*activity{}
 	}
 	if len(p.active) >= maxActivities {
 		return nil
 	}
 	switch m.Type {
 	case actBuild:
-		p.active[m.ID] = activity{actBuild, m.text(0)}
+		p.active[m.ID] = &activity{kind: actBuild, path: m.text(0)}
 		p.tell(Event{Kind: BuildStarted, Path: m.text(0)})
 		return p.plain("building " + m.text(0))
 	case actSubstitute:
-		p.active[m.ID] = activity{actSubstitute, m.text(0)}
+		p.active[m.ID] = &activity{kind: actSubstitute, path: m.text(0)}
 		p.tell(Event{Kind: FetchStarted, Path: m.text(0)})
 		return p.plain("fetching " + m.text(0) + " from " + m.text(1))
 	case actBuilds:
-		p.active[m.ID] = activity{actBuilds, ""}
+		p.active[m.ID] = &activity{kind: actBuilds}
 	}
 	return nil
 }
 
 func (p *Progress) result(m message) error {
 	a := p.active[m.ID]
+	if a == nil {
+		a = &activity{}
+	}
 	switch {
 	case m.Type == resBuildLine || m.Type == resPostBuild:
 		line := clean(m.text(0))
+		a.log = append(a.log, strings.ToValidUTF8(line[:min(len(line), maxTailLine)], ""))
+		a.log = a.log[max(0, len(a.log)-maxTail):]
 		p.tell(Event{Kind: BuildLine, Path: a.path, Line: line})
 		return p.plain(drvName(a.path) + "> " + line)
 	case m.Type == resProgress && a.kind == actBuilds:

@@ -28,6 +28,9 @@ func TestProgressOfRealBuilds(t *testing.T) {
 	if !strings.Contains(p.ErrorText(), "error: builder for '/nix/store/") && !strings.Contains(p.ErrorText(), "frobnicate") {
 		t.Errorf("error text: %q", p.ErrorText())
 	}
+	if !strings.Contains(p.ErrorText(), "> this is frobnicate") || strings.Contains(p.ErrorText(), "this is true") {
+		t.Errorf("error text: %q", p.ErrorText())
+	}
 	if !strings.Contains(log.String(), "true> this is true\n") || strings.Contains(log.String(), "@nix") || strings.Contains(log.String(), "\x1b") {
 		t.Errorf("log:\n%s", log.String())
 	}
