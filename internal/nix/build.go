@@ -12,13 +12,28 @@ import (
 )
 
 // Build realises derivations, all that can be (a failure of one does not stop the others), and
-// keeps their outputs from garbage collection by links in rootDir. When it fails, FailedBuilds tells which.
+// keeps their outputs from garbage collection by links in rootDir. Errors: CodeBuild, with Nix's words in it;
+// class release when a builder failed, else what the machine or the network is to blame for.
 func (n *Nix) Build(ctx context.Context, drvs []string, rootDir string) error {
 	args := append([]string{"--realise", "--keep-going"}, drvs...)
 	args = append(args, "--add-root", filepath.Join(rootDir, "result"), "--indirect")
-	_, err := n.run(ctx, "nix-store", nil, args...)
-	return err
+	_, err := n.run(ctx, "nix-store", args...)
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	class := fleet.Local
+	if code, ok := proc.ExitCode(err); ok && code >= builderFailed {
+		class = fleet.Bad
+	}
+	return fleet.Errorf(classOf(err, class), fleet.CodeBuild, "%s", Message(err, maxBuildMessage))
 }
+
+// builderFailed is the least exit status of nix-store --realise that blames a builder: 100 failed, 101 timed out,
+// 102 made something else than it promised, 104 not twice the same (nix-store(1)). 1 is anything else.
+const builderFailed = 100
+
+// maxBuildMessage bounds what is kept of a failed build's words, in bytes.
+const maxBuildMessage = 8 << 10
 
 // Substitution says where a closure may come from.
 type Substitution struct {
@@ -30,10 +45,10 @@ type Substitution struct {
 
 // Substitute makes path valid by fetching what is missing of its closure; it never builds.
 // Errors: CodeSubstitute; class host when the disk is full, else transient: the cache may have it later.
-func (n *Nix) Substitute(ctx context.Context, path string, s Substitution) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, s.Timeout, fleet.Errorf(fleet.Transient, fleet.CodeTimeout, "fetching took longer than %s", s.Timeout))
+func (n *Nix) Substitute(parent context.Context, path string, s Substitution) error {
+	ctx, cancel := context.WithTimeoutCause(parent, s.Timeout, fleet.Errorf(fleet.Transient, fleet.CodeTimeout, "fetching took longer than %s", s.Timeout))
 	defer cancel()
-	_, err := n.run(ctx, "nix-store", nil, "--realise", path, "--add-root", s.Root, "--indirect",
+	_, err := n.run(ctx, "nix-store", "--realise", path, "--add-root", s.Root, "--indirect",
 		"--max-jobs", "0",
 		"--option", "builders", "",
 		"--option", "substitute", "true",
@@ -43,14 +58,13 @@ func (n *Nix) Substitute(ctx context.Context, path string, s Substitution) error
 		"--option", "narinfo-cache-negative-ttl", "0",
 		"--option", "connect-timeout", "5",
 		"--option", "stalled-download-timeout", strconv.Itoa(60))
-	if err == nil {
-		return nil
+	if err == nil || parent.Err() != nil {
+		return err
 	}
-	said := proc.Said(err)
-	if strings.Contains(said, "No space left on device") {
+	if strings.Contains(proc.Said(err), "No space left on device") {
 		return fleet.Errorf(fleet.Local, fleet.CodeSubstitute, "no space left to fetch %s", path).
 			WithHint("make room: nix-collect-garbage -d").WithCause(err)
 	}
-	return fleet.Errorf(fleet.Transient, fleet.CodeSubstitute, "cannot fetch %s from %s", path, strings.Join(s.Caches, ", ")).
+	return fleet.Errorf(fleet.Transient, fleet.CodeSubstitute, "cannot fetch %s from %s", path, proc.Redact(strings.Join(s.Caches, ", "))).
 		WithHint("is the cache up, does it have the path, and is its key among the agent's?").WithCause(err)
 }

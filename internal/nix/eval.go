@@ -43,7 +43,10 @@ func (n *Nix) Contents(ctx context.Context, f Flake) (Contents, error) {
 		hosts = builtins.attrNames (f.nixosConfigurations or { });
 	}`)
 	if err != nil {
-		return c, fleet.Errorf(fleet.Bad, fleet.CodeEvaluate, "the flake does not evaluate:\n%s", Message(err, maxEvalMessage)).WithCause(err)
+		if ctx.Err() != nil {
+			return c, err
+		}
+		return c, fleet.Errorf(classOf(err, fleet.Bad), fleet.CodeEvaluate, "the flake does not evaluate:\n%s", Message(err, maxEvalMessage))
 	}
 	if !c.Any || len(c.Hosts) == 0 {
 		return c, fleet.Errorf(fleet.Bad, fleet.CodeNoHosts, "the flake has no nixosConfigurations").
@@ -81,7 +84,7 @@ func (n *Nix) Host(ctx context.Context, f Flake, name string) (Host, error) {
 		if ctx.Err() != nil {
 			return h, err
 		}
-		return h, fleet.Errorf(fleet.Bad, fleet.CodeEvaluate, "host %s does not evaluate:\n%s", name, Message(err, maxEvalMessage)).WithCause(err)
+		return h, fleet.Errorf(classOf(err, fleet.Bad), fleet.CodeEvaluate, "host %s does not evaluate:\n%s", name, Message(err, maxEvalMessage))
 	}
 	if !fleet.ValidStorePath(h.OutPath) || !fleet.ValidStorePath(h.DrvPath) {
 		return h, fleet.Errorf(fleet.Bad, fleet.CodeEvaluate, "host %s: its toplevel is not a derivation in /nix/store (outPath %q)", name, h.OutPath)
@@ -98,7 +101,7 @@ func (c Contents) SecretPath(file string) (string, bool) {
 }
 
 func (n *Nix) eval(ctx context.Context, into any, expr string) error {
-	out, err := n.run(ctx, "nix", nil, "eval", "--json", "--no-write-lock-file", "--option", "warn-dirty", "false", "--expr", expr)
+	out, err := n.run(ctx, "nix", "eval", "--json", "--no-write-lock-file", "--option", "warn-dirty", "false", "--expr", expr)
 	if err != nil {
 		return err
 	}
@@ -108,7 +111,7 @@ func (n *Nix) eval(ctx context.Context, into any, expr string) error {
 	return nil
 }
 
-// quote writes s as a string of the Nix language.
+// quote writes s as a string of the Nix language. A bare carriage return would be read as a line feed.
 func quote(s string) string {
-	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, `${`, `\${`).Replace(s) + `"`
+	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, `$`, `\$`, "\r", `\r`).Replace(s) + `"`
 }
