@@ -96,7 +96,7 @@ func (a *Agent) contacted(c *fleet.Contact, err error, stage fleet.Stage, what s
 	case is.Failure == nil && was.Failure != nil:
 		a.Log.Info(what+" answers again", "stage", stage, "duration", now.Sub(was.Since).Round(time.Second))
 	case is.Failure != nil && (was.Failure == nil || was.Failure.Message != is.Failure.Message):
-		a.Log.Warn(what+" cannot be used; trying on", "stage", stage, "err", is.Failure.Message)
+		a.Log.Warn(what+" cannot be used; trying on", "stage", stage, "err", firstLine(is.Failure.Message), "hint", is.Failure.Hint)
 	}
 }
 

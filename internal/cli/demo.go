@@ -31,24 +31,29 @@ it, and pushes two changes that must not arrive. Nothing of it outlives the comm
 }
 
 func (a *app) runDemo(ctx context.Context, dir string, keep bool) error {
-	self, err := os.Executable()
+	o, err := a.drillOptions(dir)
 	if err != nil {
 		return err
 	}
-	if dir, err = filepath.Abs(dir); err != nil {
-		return err
-	}
-	fleet, err := fs.Sub(examples.Fleet, "fleet")
-	if err != nil {
-		return err
-	}
-	log := slog.New(slog.DiscardHandler)
+	o.Keep = keep
+	return drill.Demo(ctx, o)
+}
+
+func (a *app) drillOptions(dir string) (drill.Options, error) {
+	o := drill.Options{Out: a.Out, Log: slog.New(slog.DiscardHandler), Terminal: isTerminal(a.Out)}
+	o.Colour = o.Terminal && os.Getenv("NO_COLOR") == ""
 	if a.verbose {
-		log = a.logger()
+		o.Log = a.logger()
 	}
-	terminal := isTerminal(a.Out)
-	return drill.Demo(ctx, drill.Options{Self: self, Dir: dir, Fleet: fleet, Keep: keep, Out: a.Out,
-		Terminal: terminal, Colour: terminal && os.Getenv("NO_COLOR") == "", Log: log})
+	var err error
+	if o.Self, err = os.Executable(); err != nil {
+		return o, err
+	}
+	if o.Dir, err = filepath.Abs(dir); err != nil {
+		return o, err
+	}
+	o.Fleet, err = fs.Sub(examples.Fleet, "fleet")
+	return o, err
 }
 
 // isTerminal says whether w is a terminal that can be drawn over.

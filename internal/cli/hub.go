@@ -135,9 +135,9 @@ func (a *app) runHub(ctx context.Context, c hub.Config) (err error) {
 	}
 	work, stopWork := context.WithCancelCause(ctx)
 	defer stopWork(nil)
-	ciDone := make(chan error, 1)
+	ciDone := make(chan struct{})
 	if c.CI.Remote == "" {
-		ciDone <- nil
+		close(ciDone)
 	} else {
 		ci, err := a.newCI(ctx, c, h, logDir, listener.Addr(), own, log)
 		if err != nil {
@@ -145,11 +145,8 @@ func (a *app) runHub(ctx context.Context, c hub.Config) (err error) {
 		}
 		h.Wake = ci.Wake
 		go func() {
-			err := ci.Run(work)
-			ciDone <- err
-			if err != nil {
-				stopWork(err)
-			}
+			defer close(ciDone)
+			ci.Run(work)
 		}()
 	}
 	srv := &http.Server{Handler: h.Handler(), ReadHeaderTimeout: 15 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
@@ -167,11 +164,11 @@ func (a *app) runHub(ctx context.Context, c hub.Config) (err error) {
 	if err := srv.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 		stopWork(err)
 	}
-	err = <-ciDone
-	if cause := context.Cause(work); err == nil && ctx.Err() == nil {
-		err = cause
+	<-ciDone
+	if ctx.Err() == nil {
+		return context.Cause(work)
 	}
-	return err
+	return nil
 }
 
 // openCache opens the named cache in the data folder.

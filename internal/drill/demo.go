@@ -14,7 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
+	"time"
 
 	"github.com/garrison-nix/garrison/internal/fleet"
 )
@@ -37,30 +37,60 @@ type demo struct {
 	out    *printer
 	world  *world
 	report Report
+	began  time.Time
+	toEnd  bool // it came to its end
 }
 
 // marker says that a folder was made by the demo and may be removed by it.
 const marker = ".garrison-demo"
 
-// Demo runs the demo and writes Dir/report.json. Its error has CodeDrillFailed when a check failed.
+// Demo runs the demo and writes Dir/report.json. Its error has CodeDrillFailed when a check
+// failed, and is context.Canceled when ctx ended before the demo did.
 func Demo(ctx context.Context, o Options) error {
-	d := &demo{Options: o, out: &printer{w: o.Out, terminal: o.Terminal, colour: o.Colour}}
-	d.report = Report{Schema: ReportSchema, Result: Pass, Checks: []Check{}, Stages: map[string]float64{}}
+	d := newDemo(o)
 	if err := freshDir(o.Dir); err != nil {
 		return err
 	}
 	err := d.play(ctx)
-	if d.world != nil {
-		err = errors.Join(err, d.world.lan.Close())
+	if ctx.Err() != nil && !d.toEnd {
+		err = context.Canceled // whatever it was that was interrupted
 	}
+	err = errors.Join(err, d.end())
 	if err != nil {
 		d.report.Result = Fail
 	}
-	err = errors.Join(err, d.report.save(filepath.Join(o.Dir, "report.json")))
+	file := filepath.Join(o.Dir, "report.json")
+	err = errors.Join(err, d.report.save(file))
 	if err == nil && d.report.Result != Pass {
-		err = fleet.Errorf("", fleet.CodeDrillFailed, "the demo failed").WithHint("see %s, and the logs below %s", filepath.Join(o.Dir, "report.json"), filepath.Join(o.Dir, "hosts"))
+		err = fleet.Errorf("", fleet.CodeDrillFailed, "the demo failed").
+			WithHint("see %s, and the logs in %s and, on each, in var/log", shown(file), shown(filepath.Join(o.Dir, "hosts")))
 	}
 	return err
+}
+
+func newDemo(o Options) *demo {
+	return &demo{Options: o, began: time.Now(), out: &printer{w: o.Out, terminal: o.Terminal, colour: o.Colour},
+		report: Report{Schema: ReportSchema, Result: Pass, Checks: []Check{}, Stages: map[string]float64{}}}
+}
+
+// end switches all machines off.
+func (d *demo) end() error {
+	if d.world == nil || d.world.lan == nil {
+		return nil
+	}
+	return d.world.lan.Close()
+}
+
+// shown is a path as people like to read it.
+func shown(path string) string {
+	wd, err := os.Getwd()
+	if err != nil {
+		return path
+	}
+	if rel, err := filepath.Rel(wd, path); err == nil && filepath.IsLocal(rel) {
+		return rel
+	}
+	return path
 }
 
 // freshDir empties dir if an earlier demo made it, and refuses any other that is not empty.
@@ -95,18 +125,21 @@ func (d *demo) play(ctx context.Context) (err error) {
 	if err := d.failures(ctx); err != nil {
 		return err
 	}
+	d.toEnd = true
 	d.summary()
 	if d.Keep {
 		d.lookAround()
 		<-ctx.Done()
+	} else {
+		d.out.line("%s", d.out.paint(grey, "to look around in it: garrison demo --keep"))
 	}
 	return nil
 }
 
 // build starts all machines.
 func (d *demo) build(ctx context.Context) (err error) {
-	d.out.title("A forge with repository, cache and CI; a developer; four hosts")
-	stop := d.out.waiting("starting machines")
+	d.out.title("Six machines, each with a /nix, an /etc and a network of its own")
+	stop := d.out.waiting("starting them")
 	defer stop()
 	if d.world, err = newWorld(ctx, d.Options); err != nil {
 		return err
@@ -128,7 +161,16 @@ func (d *demo) build(ctx context.Context) (err error) {
 		return err
 	}
 	for _, h := range w.lan.Hosts() {
-		d.out.line("  %-10s %s", h.Name(), h.Addr())
+		role := "host: garrison agent follows the release branch"
+		switch h.Name() {
+		case "forge":
+			role = "git repository, and garrison hub: cache, CI, wake-up"
+		case "developer":
+			role = "pushes to main"
+		case manual:
+			role = "host deployed by hand: its agent looks, and leaves it alone"
+		}
+		d.out.line("  %-10s  %-11s  %s", h.Name(), h.Addr(), d.out.paint(grey, role))
 	}
 	return nil
 }
@@ -137,7 +179,7 @@ const byHand = "put here by hand\n"
 
 // firstRelease brings the fleet from nothing to release-1.
 func (d *demo) firstRelease(ctx context.Context) error {
-	d.out.title("The first release: the developer pushes main")
+	d.out.title("The first release: the developer pushes the fleet to main")
 	text := "first release\n"
 	if err := d.world.write("gitops-test", []byte(text)); err != nil {
 		return err
@@ -146,7 +188,7 @@ func (d *demo) firstRelease(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	c, err := d.push(ctx, commit)
+	c, err := d.push(ctx, commit, false)
 	if err != nil {
 		return err
 	}
@@ -161,7 +203,7 @@ func (d *demo) firstRelease(ctx context.Context) error {
 
 // visibleChange is the change that is timed and looked at from all sides.
 func (d *demo) visibleChange(ctx context.Context) error {
-	d.out.title("A visible change: /etc/gitops-test gets another text")
+	d.out.title("A visible change: /etc/gitops-test gets another text (seconds since git push)")
 	text := "hello from the drill, " + d.world.token("text") + "\n"
 	if err := d.world.write("gitops-test", []byte(text)); err != nil {
 		return err
@@ -170,7 +212,7 @@ func (d *demo) visibleChange(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	c, err := d.push(ctx, commit)
+	c, err := d.push(ctx, commit, true)
 	if err != nil {
 		return err
 	}
@@ -224,11 +266,11 @@ func (d *demo) failing(ctx context.Context, message, complaint string) error {
 	if err != nil {
 		return err
 	}
-	c, err := d.push(ctx, commit)
+	c, err := d.push(ctx, commit, false)
 	if err != nil {
 		return err
 	}
-	d.check("CI failed, naming the host: "+message, func() (string, error) { return c.failed("joker") })
+	d.check(message+": CI failed, and names the host", func() (string, error) { return c.failed("joker") })
 	d.check("its log shows the error", func() (string, error) { return w.seeLog(ctx, c, complaint) })
 	d.check("release branch and tags are byte-identical, the hosts stay", func() (string, error) {
 		after, err := w.snapshot(ctx)
@@ -240,21 +282,32 @@ func (d *demo) failing(ctx context.Context, message, complaint string) error {
 	return nil
 }
 
-// summary prints the table of stages.
+// stages in the order of the table, and what is done in them.
+var stages = []struct{ name, what string }{
+	{"ci-fetch", "CI fetches main and the last release"},
+	{"evaluate", "every host, once"},
+	{"re-key", "secrets, from the editors' keys to the hosts'"},
+	{"build", "the hosts' systems"},
+	{"push", "closures to the cache"},
+	{"publish", "release branch and signed tag, both or none"},
+	{"fetch", "the host that was last looks at the release branch, woken"},
+	{"verify", "signature, fast-forward, number"},
+	{"stage", "closure from the cache, signatures checked"},
+	{"gate", "nothing to wait for"},
+	{"activate", "switch-to-configuration test"},
+	{"check", "does the new system run, did units fail?"},
+	{"commit", "profile and boot entry"},
+}
+
+// summary prints the table of stages, and the verdict.
 func (d *demo) summary() {
 	d.out.title("The visible change, stage by stage")
-	var once sync.Once
-	for _, s := range append([]string{"ci-fetch", "evaluate", "re-key", "build", "push", "publish", "fetch", "verify", "stage", "gate", "activate", "check", "commit"}, []string(nil)...) {
-		seconds, ran := d.report.Stages[s]
-		if !ran {
-			continue
+	for _, s := range stages {
+		if seconds, ran := d.report.Stages[s.name]; ran {
+			d.out.line("  %-14s %7.3f s  %s", s.name, seconds, d.out.paint(grey, s.what))
 		}
-		if s == "fetch" {
-			once.Do(func() { d.out.line("  %s", d.out.paint(grey, "on the host that was last:")) })
-		}
-		d.out.line("  %-10s %7.3f s", s, seconds)
 	}
-	d.out.line("  %-10s %7.3f s  %s", "push → active", d.report.PushToActiveSeconds, d.out.paint(grey, fmt.Sprintf("(%.3f s of it neither git, nix nor switch-to-configuration)", d.report.OwnSeconds)))
+	d.out.line("  %-14s %7.3f s  %s", "push → active", d.report.PushToActiveSeconds, d.out.paint(grey, fmt.Sprintf("%.3f s of it neither git, nix nor switch-to-configuration", d.report.OwnSeconds)))
 	passed := 0
 	for _, c := range d.report.Checks {
 		if c.Result == Pass {
@@ -265,15 +318,16 @@ func (d *demo) summary() {
 	if d.report.Result == Fail {
 		verdict = d.out.paint(red, "FAIL")
 	}
-	d.out.line("\n%s  %d of %d checks passed; report: %s", verdict, passed, len(d.report.Checks), filepath.Join(d.Dir, "report.json"))
+	d.out.line("\n%s  %d of %d checks passed in %.1f s; report: %s", verdict, passed, len(d.report.Checks), time.Since(d.began).Seconds(), shown(filepath.Join(d.Dir, "report.json")))
 }
 
 // lookAround tells how to look at what runs.
 func (d *demo) lookAround() {
 	d.out.title("Everything goes on running until Ctrl-C. A shell on a machine:")
 	for _, h := range d.world.lan.Hosts() {
-		d.out.line("  %-10s %s", h.Name(), h.ShellCommand())
+		d.out.line("  %-10s  %s", h.Name(), h.ShellCommand())
 	}
-	d.out.line("On a host: garrison status; garrison history. On the developer's machine: cd %s, change something, commit, git push origin main.", clone)
-	d.out.line("On the forge: garrison cache info fleet --url %s; the hub's log is /var/log/hub.log.", hubURL)
+	d.out.line("\nOn a host       garrison status; garrison history; cat /etc/gitops-test; cat /var/log/agent.log")
+	d.out.line("As developer    cd %s; git log --all --graph; change gitops-test, commit, git push origin main", clone)
+	d.out.line("On the forge    garrison cache info fleet --url %s; cat /var/log/hub.log", hubURL)
 }

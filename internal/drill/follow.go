@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"strings"
 	"time"
@@ -115,8 +116,8 @@ func (w *world) listen(ctx context.Context) (<-chan fleet.StreamEvent, error) {
 }
 
 // push pushes the developer's main and follows the change: until CI ended and, if it
-// released, until every followed host ended its deployment.
-func (d *demo) push(ctx context.Context, commit string) (*change, error) {
+// released, until every followed host ended its deployment. With stages, each of CI's gets a line.
+func (d *demo) push(ctx context.Context, commit string, stages bool) (*change, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	events, err := d.world.listen(ctx)
@@ -129,9 +130,12 @@ func (d *demo) push(ctx context.Context, commit string) (*change, error) {
 		_, err := d.world.git(ctx, "push", "--quiet", "origin", "main")
 		pushed <- err
 	}()
-	stop := d.out.waiting("following " + commit[:12])
+	stop := d.out.waiting("git push")
 	defer stop()
-	shown := 0
+	told := 0
+	if !stages {
+		told = math.MaxInt
+	}
 	for !c.ended() {
 		select {
 		case <-ctx.Done():
@@ -146,7 +150,7 @@ func (d *demo) push(ctx context.Context, commit string) (*change, error) {
 			if !open {
 				return c, fmt.Errorf("the hub's stream ended")
 			}
-			shown = d.note(c, e, shown)
+			told = d.note(c, e, told)
 		}
 	}
 	if pushed != nil {
@@ -155,14 +159,15 @@ func (d *demo) push(ctx context.Context, commit string) (*change, error) {
 	return c, nil
 }
 
-// note takes an event in and shows what is new in it. shown counts the CI stages shown.
-func (d *demo) note(c *change, e fleet.StreamEvent, shown int) int {
+// note takes an event in and shows what is new in it. told counts the stages of CI that have a line.
+func (d *demo) note(c *change, e fleet.StreamEvent, told int) int {
 	switch {
 	case e.Run != nil && e.Run.Source.Commit == c.commit:
 		c.run = *e.Run
-		for _, s := range c.run.Stages[min(shown, len(c.run.Stages)):] {
+		d.out.waitFor("CI: " + string(c.run.Stage))
+		for _, s := range c.run.Stages[min(told, len(c.run.Stages)):] {
 			d.out.event(s.EndedAt().Sub(c.pushedAt), "CI", string(s.Stage), s.Seconds)
-			shown++
+			told++
 		}
 		if c.run.EndedAt != nil {
 			what := string(c.run.State)
@@ -170,6 +175,7 @@ func (d *demo) note(c *change, e fleet.StreamEvent, shown int) int {
 				what += " " + fleet.TagName(c.run.Release.Number)
 			}
 			d.out.event(c.run.EndedAt.Sub(c.pushedAt), "CI", what, -1)
+			d.out.waitFor("hosts")
 		}
 	case e.Status != nil && e.Status.Last != nil && e.Status.Last.Release.Source.Commit == c.commit:
 		last := *e.Status.Last
@@ -181,9 +187,12 @@ func (d *demo) note(c *change, e fleet.StreamEvent, shown int) int {
 		for _, s := range last.Stages {
 			parts = append(parts, fmt.Sprintf("%s %.2f", s.Stage, s.Seconds))
 		}
+		if told == math.MaxInt {
+			parts = nil
+		}
 		d.out.event(last.EndedAt.Sub(c.pushedAt), last.Host, string(last.Result)+d.out.paint(grey, "  "+strings.Join(parts, " · ")), -1)
 	}
-	return shown
+	return told
 }
 
 // ended says whether nothing more is to come.

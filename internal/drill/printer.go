@@ -15,7 +15,8 @@ type printer struct {
 	colour   bool
 
 	mu   sync.Mutex
-	live bool // a live line stands there
+	live bool   // a live line stands there
+	what string // it says this
 }
 
 const (
@@ -67,11 +68,11 @@ func suffix(s string) string {
 
 // event is one thing that happened on the way of a change, seconds after the push.
 func (p *printer) event(after time.Duration, who, what string, seconds float64) {
-	took := ""
+	line := fmt.Sprintf("  +%6.2f s  %-10s  %-20s", after.Seconds(), who, what)
 	if seconds >= 0 {
-		took = fmt.Sprintf("%6.2f s", seconds)
+		line += p.paint(grey, fmt.Sprintf("%6.2f s", seconds))
 	}
-	p.line("  +%6.2f s  %-10s %-28s %s", after.Seconds(), who, what, took)
+	p.line("%s", strings.TrimRight(line, " "))
 }
 
 // waiting shows, on a terminal only, what is waited for and how long already, until the returned func is called.
@@ -80,6 +81,7 @@ func (p *printer) waiting(what string) (stop func()) {
 		return func() {}
 	}
 	began, done := time.Now(), make(chan struct{})
+	p.waitFor(what)
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		tick := time.NewTicker(100 * time.Millisecond)
@@ -93,11 +95,18 @@ func (p *printer) waiting(what string) (stop func()) {
 				return
 			case <-tick.C:
 				p.mu.Lock()
-				fmt.Fprintf(p.w, "\r\x1b[K  %5.1f s  %s …", time.Since(began).Seconds(), what)
+				fmt.Fprintf(p.w, "\r\x1b[K   %6.1f s   %s …", time.Since(began).Seconds(), p.what)
 				p.live = true
 				p.mu.Unlock()
 			}
 		}
 	})
 	return func() { close(done); wg.Wait() }
+}
+
+// waitFor changes what waiting shows.
+func (p *printer) waitFor(what string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.what = what
 }

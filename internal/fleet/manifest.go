@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"regexp"
 	"strconv"
 	"strings"
@@ -57,18 +58,21 @@ const TagPrefix = "release-"
 func TagName(n int) string { return TagPrefix + strconv.Itoa(n) }
 
 // TagNumber returns the number in a release tag's name, and false for any other
-// name, also one with a leading zero or a sign.
+// name, also one with a leading zero or a sign, and beyond MaxNumber.
 func TagNumber(name string) (int, bool) {
 	s, ok := strings.CutPrefix(name, TagPrefix)
 	if !ok {
 		return 0, false
 	}
 	n, err := strconv.Atoi(s)
-	if err != nil || n < 1 || strconv.Itoa(n) != s {
+	if err != nil || n < 1 || n > MaxNumber || strconv.Itoa(n) != s {
 		return 0, false
 	}
 	return n, true
 }
+
+// MaxNumber bounds the number of a release, so that the next one can always be counted.
+const MaxNumber = 1 << 30
 
 // HostName is what a host may be called: one label of a domain name, or several.
 var hostName = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?$`)
@@ -95,7 +99,11 @@ func (m *Manifest) TagMessage() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return fmt.Appendf(nil, "%s: %s\n\n%s\n", TagName(m.Number), oneLine(m.Source.Subject), body), nil
+	msg := fmt.Appendf(nil, "%s: %s\n\n%s\n", TagName(m.Number), oneLine(m.Source.Subject), body)
+	if len(msg) > MaxManifestBytes {
+		return nil, fmt.Errorf("the manifest has %d bytes, more than the %d that hosts read", len(msg), MaxManifestBytes)
+	}
+	return msg, nil
 }
 
 // ParseTagMessage reads what TagMessage wrote. Unknown fields are allowed (a newer
@@ -113,6 +121,9 @@ func ParseTagMessage(msg []byte) (*Manifest, error) {
 	if err := d.Decode(&m); err != nil {
 		return nil, fmt.Errorf("the tag's manifest is not JSON of the form expected: %w", err)
 	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return nil, errors.New("something follows the tag's manifest")
+	}
 	if err := m.Validate(); err != nil {
 		return nil, err
 	}
@@ -124,8 +135,8 @@ func (m *Manifest) Validate() error {
 	if m.Schema != ManifestSchema {
 		return fmt.Errorf("manifest has schema %d, this Garrison knows %d", m.Schema, ManifestSchema)
 	}
-	if m.Number < 1 {
-		return fmt.Errorf("manifest has number %d, numbers start at 1", m.Number)
+	if m.Number < 1 || m.Number > MaxNumber {
+		return fmt.Errorf("manifest has number %d, numbers go from 1 to %d", m.Number, MaxNumber)
 	}
 	if !ValidCommit(m.Source.Commit) {
 		return fmt.Errorf("manifest's source commit %q is not an object name", m.Source.Commit)

@@ -3,7 +3,9 @@ package fleet
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"slices"
 )
 
@@ -42,8 +44,12 @@ func (s *Secrets) Encode() ([]byte, error) {
 // ParseSecrets reads what Encode wrote.
 func ParseSecrets(b []byte) (*Secrets, error) {
 	var s Secrets
-	if err := json.NewDecoder(bytes.NewReader(b)).Decode(&s); err != nil {
+	d := json.NewDecoder(bytes.NewReader(b))
+	if err := d.Decode(&s); err != nil {
 		return nil, fmt.Errorf("%s: %w", SecretsPath, err)
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("%s: something follows its JSON", SecretsPath)
 	}
 	if s.Schema != SecretsSchema {
 		return nil, fmt.Errorf("%s has schema %d, this Garrison knows %d", SecretsPath, s.Schema, SecretsSchema)

@@ -10,7 +10,6 @@ package git
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -18,6 +17,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/garrison-nix/garrison/internal/fleet"
 	"github.com/garrison-nix/garrison/internal/proc"
@@ -31,6 +31,9 @@ type Repo struct {
 // Open finds the repository that dir is in. It fails with CodeGit when there is none.
 func Open(ctx context.Context, dir string) (*Repo, error) {
 	out, err := proc.Run(ctx, proc.Cmd{Program: "git", Args: []string{"-C", dir, "rev-parse", "--path-format=absolute", "--git-common-dir"}, Env: env()})
+	if _, ran := proc.ExitCode(err); err != nil && !ran {
+		return nil, err
+	}
 	if err != nil {
 		return nil, fleet.Errorf(fleet.Bad, fleet.CodeGit, "%s is not in a git repository", dir).
 			WithHint("run it inside the fleet's repository, or name it with --repo").WithCause(err)
@@ -38,14 +41,11 @@ func Open(ctx context.Context, dir string) (*Repo, error) {
 	return &Repo{Dir: strings.TrimSpace(string(out))}, nil
 }
 
-// Init opens the bare repository dir, and makes it first if it is not there.
+// Init opens the bare repository dir, and makes it first if it is not there, or not whole.
 func Init(ctx context.Context, dir string) (*Repo, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return nil, err
-	}
-	if _, err := os.Stat(filepath.Join(dir, "HEAD")); err == nil {
-		return &Repo{Dir: dir}, nil
 	}
 	if _, err := proc.Run(ctx, proc.Cmd{Program: "git", Args: []string{"init", "--quiet", "--bare", dir}, Env: env()}); err != nil {
 		return nil, fleet.Errorf(fleet.Local, fleet.CodeGit, "cannot make the repository %s", dir).WithCause(err)
@@ -53,21 +53,10 @@ func Init(ctx context.Context, dir string) (*Repo, error) {
 	return &Repo{Dir: dir}, nil
 }
 
-// env keeps git from asking anybody anything, and its messages in English.
+// env keeps git from asking anybody anything, its messages in English, and objects what their names say.
 func env() []string {
-	return []string{"GIT_TERMINAL_PROMPT=0", "GIT_ASKPASS=true", "SSH_ASKPASS=true", "LC_ALL=C", "GIT_OPTIONAL_LOCKS=0",
-		"GIT_SSH_COMMAND=" + sshCommand()}
+	return []string{"GIT_TERMINAL_PROMPT=0", "GIT_ASKPASS=true", "SSH_ASKPASS=true", "LC_ALL=C", "GIT_OPTIONAL_LOCKS=0", "GIT_NO_REPLACE_OBJECTS=1"}
 }
-
-func sshCommand() string {
-	if c := os.Getenv("GIT_SSH_COMMAND"); c != "" {
-		return c
-	}
-	return "ssh -o BatchMode=yes -o ConnectTimeout=15"
-}
-
-// networkConfig bounds what waits for a remote: a transfer below 1 KB/s for 30 s is given up.
-var networkConfig = []string{"-c", "http.lowSpeedLimit=1000", "-c", "http.lowSpeedTime=30"}
 
 type call struct {
 	args  []string
@@ -76,11 +65,31 @@ type call struct {
 	most  int
 }
 
+// Tidy removes what calls that were killed left behind. No other call may be under way.
+func (r *Repo) Tidy() {
+	for _, kind := range []string{tempIndex, tempTag} {
+		left, _ := filepath.Glob(filepath.Join(r.Dir, kind+"*"))
+		for _, dir := range left {
+			_ = os.RemoveAll(dir) // it only takes room
+		}
+	}
+}
+
+// Prefixes of directories that calls work in.
+const (
+	tempIndex = "garrison-index-"
+	tempTag   = "garrison-tag-"
+)
+
+// run runs git. A failure has CodeGit and class host, and git's exit status in its chain.
 func (r *Repo) run(ctx context.Context, c call) (string, error) {
 	out, err := proc.Run(ctx, proc.Cmd{
 		Program: "git", Args: append([]string{"--git-dir", r.Dir}, c.args...),
 		Env: append(env(), c.env...), Stdin: c.stdin, MaxStdout: c.most,
 	})
+	if _, ran := proc.ExitCode(err); ran {
+		return "", fleet.Errorf(fleet.Local, fleet.CodeGit, "git fails in %s", r.Dir).WithCause(err)
+	}
 	return string(out), err
 }
 
@@ -148,7 +157,7 @@ type CommitInfo struct {
 
 // CommitInfo reads a commit.
 func (r *Repo) CommitInfo(ctx context.Context, rev string) (CommitInfo, error) {
-	out, err := r.run(ctx, call{args: []string{"log", "-1", "--format=%P%n%T%n%ct%n%s", "--end-of-options", rev}})
+	out, err := r.run(ctx, call{args: []string{"-c", "log.showSignature=false", "log", "-1", "--format=%P%n%T%n%ct%n%s", "--end-of-options", rev}})
 	if err != nil {
 		return CommitInfo{}, err
 	}
@@ -160,7 +169,17 @@ func (r *Repo) CommitInfo(ctx context.Context, rev string) (CommitInfo, error) {
 	if err != nil {
 		return CommitInfo{}, fmt.Errorf("git log of %s: %w", rev, err)
 	}
-	return CommitInfo{Parents: strings.Fields(f[0]), Tree: f[1], When: time.Unix(sec, 0).UTC(), Subject: strings.TrimSpace(f[3])}, nil
+	return CommitInfo{Parents: strings.Fields(f[0]), Tree: f[1], When: time.Unix(sec, 0).UTC(), Subject: printable(f[3])}, nil
+}
+
+// printable is s without what a terminal would act on.
+func printable(s string) string {
+	return strings.TrimSpace(strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return ' '
+		}
+		return r
+	}, s))
 }
 
 // Blobs lists the files of a commit's tree: path → blob. Links and submodules are left out.
@@ -195,6 +214,38 @@ func (r *Repo) ReadBlob(ctx context.Context, id string) ([]byte, error) {
 	return []byte(out), err
 }
 
+// maxBatch bounds what ReadBlobs reads, in bytes.
+const maxBatch = 256 << 20
+
+// ReadBlobs reads many blobs by one process. Those that are not there, or are no blobs, are left out.
+func (r *Repo) ReadBlobs(ctx context.Context, ids []string) (map[string][]byte, error) {
+	blobs := map[string][]byte{}
+	if len(ids) == 0 {
+		return blobs, nil
+	}
+	out, err := r.run(ctx, call{args: []string{"cat-file", "--batch"}, stdin: strings.NewReader(strings.Join(ids, "\n") + "\n"), most: maxBatch})
+	if err != nil {
+		return nil, err
+	}
+	for out != "" { // "<id> blob <size>\n<content>\n", or "<id> missing\n"
+		head, rest, _ := strings.Cut(out, "\n")
+		out = rest
+		f := strings.Fields(head)
+		if len(f) != 3 {
+			continue
+		}
+		size, err := strconv.Atoi(f[2])
+		if err != nil || size < 0 || size >= len(rest) {
+			return nil, fleet.Errorf(fleet.Local, fleet.CodeGit, "git cat-file said %.100q", head)
+		}
+		if f[1] == "blob" {
+			blobs[f[0]] = []byte(rest[:size])
+		}
+		out = rest[size+1:]
+	}
+	return blobs, nil
+}
+
 // WriteBlob stores data and returns its object name.
 func (r *Repo) WriteBlob(ctx context.Context, data []byte) (string, error) {
 	out, err := r.run(ctx, call{args: []string{"hash-object", "-w", "--stdin"}, stdin: bytes.NewReader(data)})
@@ -203,7 +254,7 @@ func (r *Repo) WriteBlob(ctx context.Context, data []byte) (string, error) {
 
 // TreeWith returns the tree of commit with the files (path → blob) put in place of what is there.
 func (r *Repo) TreeWith(ctx context.Context, commit string, files map[string]string) (string, error) {
-	dir, err := os.MkdirTemp(r.Dir, "garrison-index-")
+	dir, err := os.MkdirTemp(r.Dir, tempIndex)
 	if err != nil {
 		return "", err
 	}
@@ -248,28 +299,4 @@ func (r *Repo) WriteCommit(ctx context.Context, c Commit) (string, error) {
 	}
 	out, err := r.run(ctx, call{args: args, stdin: strings.NewReader(c.Message), env: identity(c.When)})
 	return strings.TrimSpace(out), err
-}
-
-// Fetch brings refspecs from a remote (its name or URL), dropping refs that are gone there.
-// Errors: CodeRemote, transient; CodeUnauthorized when the remote wants other credentials.
-func (r *Repo) Fetch(ctx context.Context, remote string, refspecs ...string) error {
-	args := append([]string{}, networkConfig...)
-	args = append(args, "fetch", "--quiet", "--prune", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance", "--end-of-options", remote)
-	_, err := r.run(ctx, call{args: append(args, refspecs...)})
-	if err == nil || ctx.Err() != nil {
-		return err
-	}
-	return remoteError("fetch from", remote, err)
-}
-
-func remoteError(doing, remote string, err error) error {
-	said := proc.Said(err)
-	for _, s := range []string{"Authentication failed", "could not read Username", "could not read Password", "Permission denied", "403", "401"} {
-		if strings.Contains(said, s) {
-			return fleet.Errorf(fleet.Local, fleet.CodeUnauthorized, "cannot %s %s: it refuses our credentials", doing, Redact(remote)).
-				WithHint("renew the token or key that git uses for it").WithCause(errors.New(Redact(err.Error())))
-		}
-	}
-	return fleet.Errorf(fleet.Transient, fleet.CodeRemote, "cannot %s %s", doing, Redact(remote)).
-		WithHint("is it up, and the address right? try: git ls-remote %s", Redact(remote)).WithCause(errors.New(Redact(err.Error())))
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -37,7 +36,7 @@ func (r *Repo) SignTag(ctx context.Context, ref, name, commit string, message []
 	if err != nil {
 		return "", err
 	}
-	dir, err := os.MkdirTemp(r.Dir, "garrison-tag-")
+	dir, err := os.MkdirTemp(r.Dir, tempTag)
 	if err != nil {
 		return "", err
 	}
@@ -63,33 +62,42 @@ func (r *Repo) SignTag(ctx context.Context, ref, name, commit string, message []
 	return id, r.UpdateRef(ctx, ref, id)
 }
 
+// tagHead is what every tag object begins with; anything else, a signed commit that was dressed up as a tag, say, is none.
+var tagHead = regexp.MustCompile(`^object ([0-9a-f]+)\ntype ([a-z]+)\ntag ([^\n]+)\ntagger [^\n]+\n\n`)
+
 // ReadTag reads the annotated tag with the object name id; it says nothing of who signed it.
 func (r *Repo) ReadTag(ctx context.Context, id string) (Tag, error) {
-	out, err := r.run(ctx, call{args: []string{"cat-file", "tag", id}, most: fleet.MaxManifestBytes + 1<<16})
+	out, err := r.readTag(ctx, id)
 	if err != nil {
 		return Tag{}, err
 	}
-	head, body, ok := strings.Cut(out, "\n\n")
-	if !ok {
-		return Tag{}, errors.New("the tag has no message")
+	signed, _ := splitSignature(out)
+	head := tagHead.FindStringSubmatch(signed)
+	switch {
+	case head == nil:
+		return Tag{}, errors.New("it is not a tag object as git writes them")
+	case head[2] != "commit":
+		return Tag{}, fmt.Errorf("the tag is of a %s, not of a commit", head[2])
 	}
-	if i := strings.LastIndex(body, sshSignature); i >= 0 {
-		body = body[:i]
+	return Tag{ID: id, Name: head[3], Commit: head[1], Message: []byte(signed[len(head[0]):])}, nil
+}
+
+func (r *Repo) readTag(ctx context.Context, id string) (string, error) {
+	return r.run(ctx, call{args: []string{"cat-file", "tag", id}, most: fleet.MaxManifestBytes + 1<<16})
+}
+
+// signatures are the lines that git takes for the begin of one.
+var signatures = regexp.MustCompile(`(?m)^-----BEGIN (PGP SIGNATURE|PGP MESSAGE|SIGNED MESSAGE|SSH SIGNATURE)-----`)
+
+// splitSignature cuts a tag object where git does, so that what we read is what git verifies: at the last line
+// that begins any kind of signature. ssh says whether it is one of ssh's.
+func splitSignature(tag string) (signed string, ssh bool) {
+	all := signatures.FindAllStringIndex(tag, -1)
+	if len(all) == 0 {
+		return tag, false
 	}
-	t := Tag{ID: id, Message: []byte(body)}
-	for line := range strings.Lines(head) {
-		switch key, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " "); key {
-		case "object":
-			t.Commit = value
-		case "tag":
-			t.Name = value
-		case "type":
-			if value != "commit" {
-				return Tag{}, fmt.Errorf("the tag is of a %s, not of a commit", value)
-			}
-		}
-	}
-	return t, nil
+	at := all[len(all)-1][0]
+	return tag[:at], strings.HasPrefix(tag[at:], sshSignature)
 }
 
 // VerifyTag checks the SSH signature of the tag with the object name id against an allowed-signers file
@@ -102,11 +110,14 @@ func (r *Repo) VerifyTag(ctx context.Context, id, allowedSigners string) error {
 			WithHint("%s must hold the public keys that may sign releases", allowedSigners).WithCause(err)
 	}
 	f.Close()
-	out, err := r.run(ctx, call{args: []string{"cat-file", "tag", id}, most: fleet.MaxManifestBytes + 1<<16})
+	out, err := r.readTag(ctx, id)
+	if _, ran := proc.ExitCode(err); ran {
+		return fleet.Errorf(fleet.Bad, fleet.CodeSignature, "the release tag %.12s is not an annotated tag", id).WithCause(err)
+	}
 	if err != nil {
 		return err
 	}
-	if !strings.Contains(out, "\n"+sshSignature) {
+	if _, ssh := splitSignature(out); !ssh {
 		return fleet.Errorf(fleet.Bad, fleet.CodeSignature, "the release tag is not signed with an SSH key")
 	}
 	args := append(append([]string{}, onlySSH...), "-c", "gpg.ssh.allowedSignersFile="+allowedSigners, "verify-tag", id)
@@ -117,68 +128,4 @@ func (r *Repo) VerifyTag(ctx context.Context, id, allowedSigners string) error {
 		return fleet.Errorf(fleet.Bad, fleet.CodeSignature, "the release tag is not signed by a key in %s", allowedSigners).WithCause(err)
 	}
 	return nil
-}
-
-// Move is a ref to push: from what it must be on the remote now ("" = not there) to an object.
-type Move struct{ Ref, From, To string }
-
-// Push moves all refs or none. It fails with CodeRace when a ref on the remote is
-// not what Move.From says, with CodeRemote or CodeUnauthorized otherwise.
-func (r *Repo) Push(ctx context.Context, remote string, moves ...Move) error {
-	args := append(append([]string{}, networkConfig...), "push", "--porcelain", "--atomic", "--no-verify")
-	var specs []string
-	for _, m := range moves {
-		args = append(args, fmt.Sprintf("--force-with-lease=%s:%s", m.Ref, m.From))
-		specs = append(specs, m.To+":"+m.Ref)
-	}
-	args = append(append(args, "--end-of-options", remote), specs...)
-	_, err := proc.Run(ctx, proc.Cmd{Program: "git", Args: append([]string{"--git-dir", r.Dir}, args...), Env: env()})
-	if err == nil || ctx.Err() != nil {
-		return err
-	}
-	there, seenErr := r.remoteRefs(ctx, remote, moves)
-	if seenErr != nil {
-		return remoteError("push to", remote, err)
-	}
-	arrived := true
-	for _, m := range moves {
-		if there[m.Ref] != m.From && there[m.Ref] != m.To {
-			return fleet.Errorf(fleet.Transient, fleet.CodeRace, "%s was moved by somebody else while this ran", m.Ref).
-				WithHint("run it again: it starts from what is there now").WithCause(errors.New(Redact(err.Error())))
-		}
-		arrived = arrived && there[m.Ref] == m.To
-	}
-	if arrived { // only the remote's answer was lost
-		return nil
-	}
-	return remoteError("push to", remote, err)
-}
-
-// remoteRefs asks what the refs of moves are on the remote now.
-func (r *Repo) remoteRefs(ctx context.Context, remote string, moves []Move) (map[string]string, error) {
-	args := append(append([]string{}, networkConfig...), "ls-remote", "--end-of-options", remote)
-	for _, m := range moves {
-		args = append(args, m.Ref)
-	}
-	out, err := r.run(ctx, call{args: args})
-	if err != nil {
-		return nil, err
-	}
-	refs := map[string]string{}
-	for line := range strings.Lines(out) {
-		if id, ref, ok := strings.Cut(strings.TrimSpace(line), "\t"); ok {
-			refs[ref] = id
-		}
-	}
-	return refs, nil
-}
-
-var userinfo = regexp.MustCompile(`([a-z+]+://)[^/@\s'"]+@`)
-
-// Redact takes passwords out of URLs in s.
-func Redact(s string) string {
-	if u, err := url.Parse(s); err == nil && u.User != nil {
-		return u.Redacted()
-	}
-	return userinfo.ReplaceAllString(s, "${1}…@")
 }

@@ -139,16 +139,19 @@ type TokenFile struct {
 func (f *TokenFile) Tokens() (Tokens, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	info, err := os.Stat(f.Path)
+	info, err := os.Stat(f.Path) // before it is read: of a change in between, the next call learns
 	if err == nil && f.info != nil && os.SameFile(info, f.info) && info.ModTime().Equal(f.info.ModTime()) && info.Size() == f.info.Size() {
 		return f.tokens, nil
 	}
 	t, err := ReadTokens(f.Path)
-	if err == nil {
+	if err == nil && time.Since(info.ModTime()) > settled {
 		f.info, f.tokens = info, t
 	}
 	return t, err
 }
+
+// settled is the age from which on a file's time is believed: a second write within the same tick of the clock would not show.
+const settled = 2 * time.Second
 
 // bearer is the token of "Authorization: Bearer …", or the password of Basic.
 func bearer(r *http.Request) string {

@@ -8,6 +8,7 @@ package hub
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -28,9 +29,9 @@ type Store interface {
 	PutStatus(ctx context.Context, s fleet.Status) error
 	// Statuses are the newest of every host, by name.
 	Statuses(ctx context.Context) ([]fleet.Status, error)
-	// PutRun keeps r; one with ID 0 is given the next free one, which is returned.
+	// PutRun keeps r; one with ID 0 is given the next free one, which is returned. An ID that it never gave is an error.
 	PutRun(ctx context.Context, r fleet.Run) (id int64, err error)
-	// Runs are the newest runs, newest first.
+	// Runs are the newest runs, at most so many, newest first.
 	Runs(ctx context.Context, most int) ([]fleet.Run, error)
 }
 
@@ -57,6 +58,8 @@ const (
 	maxReport  = 1 << 20 // bytes
 	keepAlive  = 20 * time.Second
 	maxRunsAsk = 100
+	maxSkew    = time.Minute     // that a host's clock may be ahead of ours
+	answerTime = 2 * time.Minute // for a request's body and its answer, streams excepted
 )
 
 // Handler serves the hub's API below /api/v1/, /healthz, and the cache everywhere else.
@@ -102,6 +105,11 @@ func (h *Hub) allow(scope string, next http.HandlerFunc) http.HandlerFunc {
 		case scope != "" && !slices.ContainsFunc(scopes, has):
 			http.Error(w, "this token does not have the scope "+scope, http.StatusForbidden)
 		default:
+			// The connection goes on to other requests, also to the cache, which set no time for what they write.
+			c := http.NewResponseController(w)
+			_ = c.SetReadDeadline(time.Now().Add(answerTime))
+			_ = c.SetWriteDeadline(time.Now().Add(answerTime))
+			defer func() { _ = c.SetWriteDeadline(time.Time{}) }()
 			next(w, r.WithContext(context.WithValue(r.Context(), scopesKey{}, scopes)))
 		}
 	}
@@ -137,8 +145,17 @@ func (h *Hub) NoteRun(ctx context.Context, r fleet.Run) (int64, error) {
 
 func (h *Hub) serveReport(w http.ResponseWriter, r *http.Request) {
 	var s fleet.Status
-	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxReport)).Decode(&s); err != nil {
-		http.Error(w, "the report is not a status in JSON of at most 1 MiB: "+err.Error(), http.StatusBadRequest)
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxReport))
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.As(err, &tooLarge):
+		http.Error(w, "the report has more than 1 MiB", http.StatusRequestEntityTooLarge)
+		return
+	case err != nil:
+		return // the client went away
+	}
+	if err := json.Unmarshal(body, &s); err != nil {
+		http.Error(w, "the report is not a status in JSON: "+err.Error(), http.StatusBadRequest)
 		return
 	}
 	switch {
@@ -148,6 +165,9 @@ func (h *Hub) serveReport(w http.ResponseWriter, r *http.Request) {
 	case !slices.Contains(scopesOf(r), ScopeReport+":"+s.Host):
 		http.Error(w, "this token does not speak for host "+strconv.Quote(s.Host), http.StatusForbidden)
 		return
+	}
+	if now := time.Now().UTC(); s.At.After(now.Add(maxSkew)) {
+		s.At = now // or nothing that it says once its clock is right again would be taken for newer
 	}
 	if err := h.Store.PutStatus(r.Context(), s); err != nil {
 		h.Log.Error("a report cannot be kept", "host", s.Host, "err", err)
@@ -211,6 +231,7 @@ func (h *Hub) serveStream(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("X-Accel-Buffering", "no")
 	out := http.NewResponseController(w)
+	_ = out.SetReadDeadline(time.Time{}) // else its end would end the request
 	beat := time.NewTicker(keepAlive)
 	defer beat.Stop()
 	line := []byte(": hello\n\n")

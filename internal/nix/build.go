@@ -12,46 +12,57 @@ import (
 )
 
 // Build realises derivations, all that can be (a failure of one does not stop the others), and
-// keeps their outputs from garbage collection by links in rootDir. When it fails, FailedBuilds tells which.
+// keeps their outputs from garbage collection by links in rootDir. Errors: CodeBuild, with Nix's words in it;
+// class release when a builder failed, else what the machine or the network is to blame for.
 func (n *Nix) Build(ctx context.Context, drvs []string, rootDir string) error {
 	args := append([]string{"--realise", "--keep-going"}, drvs...)
 	if rootDir != "" {
 		args = append(args, "--add-root", filepath.Join(rootDir, "result"), "--indirect")
 	}
-	_, err := n.run(ctx, "nix-store", nil, args...)
-	return err
+	progress := &Progress{Log: n.Log, On: n.OnEvent}
+	told := *n
+	told.Log = progress
+	_, err := told.run(ctx, "nix-store", append(args, "--log-format", "internal-json")...)
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	class := fleet.Local
+	if code, ok := proc.ExitCode(err); ok && code >= builderFailed {
+		class = fleet.Bad
+	}
+	said := progress.ErrorText()
+	if said == "" {
+		said = Message(err, maxBuildMessage)
+	}
+	return fleet.Errorf(classOf(err, class), fleet.CodeBuild, "%s", shorten(said, maxBuildMessage))
 }
 
-// BuildAll is Build that tells for each derivation that failed what nix said of it. Its error means that nothing can be said.
-// rootDir may be empty: then what is built is not kept from garbage collection.
-func (n *Nix) BuildAll(ctx context.Context, drvs []string, rootDir string) (failed map[string]string, err error) {
-	if err = n.Build(ctx, drvs, rootDir); err == nil {
-		return nil, nil
-	}
-	if _, ran := proc.ExitCode(err); !ran || ctx.Err() != nil {
-		return nil, err
-	}
-	failed = map[string]string{}
-	said := Message(err, maxEvalMessage)
+// builderFailed is the least exit status of nix-store --realise that blames a builder: 100 failed, 101 timed out,
+// 102 made something else than it promised, 104 not twice the same (nix-store(1)). 1 is anything else.
+const builderFailed = 100
+
+// maxBuildMessage bounds what is kept of a failed build's words, in bytes.
+const maxBuildMessage = 8 << 10
+
+// Unbuilt are those of the derivations some output of which is not in the store.
+func (n *Nix) Unbuilt(ctx context.Context, drvs []string) (map[string]bool, error) {
+	missing := map[string]bool{}
 	for _, drv := range drvs {
-		outs, qerr := n.run(ctx, "nix-store", nil, "--query", "--outputs", drv)
-		if qerr != nil {
-			return nil, qerr
+		outs, err := n.run(ctx, "nix-store", "--query", "--outputs", drv)
+		if err != nil {
+			return nil, err
 		}
 		for _, out := range strings.Fields(string(outs)) {
-			ok, verr := n.Valid(ctx, out)
-			if verr != nil {
-				return nil, verr
+			ok, err := n.Valid(ctx, out)
+			if err != nil {
+				return nil, err
 			}
 			if !ok {
-				failed[drv] = said
+				missing[drv] = true
 			}
 		}
 	}
-	if len(failed) == 0 {
-		return nil, err
-	}
-	return failed, nil
+	return missing, nil
 }
 
 // Substitution says where a closure may come from.
@@ -64,10 +75,10 @@ type Substitution struct {
 
 // Substitute makes path valid by fetching what is missing of its closure; it never builds.
 // Errors: CodeSubstitute; class host when the disk is full, else transient: the cache may have it later.
-func (n *Nix) Substitute(ctx context.Context, path string, s Substitution) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, s.Timeout, fleet.Errorf(fleet.Transient, fleet.CodeTimeout, "fetching took longer than %s", s.Timeout))
+func (n *Nix) Substitute(parent context.Context, path string, s Substitution) error {
+	ctx, cancel := context.WithTimeoutCause(parent, s.Timeout, fleet.Errorf(fleet.Transient, fleet.CodeTimeout, "fetching took longer than %s", s.Timeout))
 	defer cancel()
-	_, err := n.run(ctx, "nix-store", nil, "--realise", path, "--add-root", s.Root, "--indirect",
+	_, err := n.run(ctx, "nix-store", "--realise", path, "--add-root", s.Root, "--indirect",
 		"--max-jobs", "0",
 		"--option", "builders", "",
 		"--option", "substitute", "true",
@@ -77,14 +88,13 @@ func (n *Nix) Substitute(ctx context.Context, path string, s Substitution) error
 		"--option", "narinfo-cache-negative-ttl", "0",
 		"--option", "connect-timeout", "5",
 		"--option", "stalled-download-timeout", strconv.Itoa(60))
-	if err == nil {
-		return nil
+	if err == nil || parent.Err() != nil {
+		return err
 	}
-	said := proc.Said(err)
-	if strings.Contains(said, "No space left on device") {
+	if strings.Contains(proc.Said(err), "No space left on device") {
 		return fleet.Errorf(fleet.Local, fleet.CodeSubstitute, "no space left to fetch %s", path).
 			WithHint("make room: nix-collect-garbage -d").WithCause(err)
 	}
-	return fleet.Errorf(fleet.Transient, fleet.CodeSubstitute, "cannot fetch %s from %s", path, strings.Join(s.Caches, ", ")).
+	return fleet.Errorf(fleet.Transient, fleet.CodeSubstitute, "cannot fetch %s from %s", path, proc.Redact(strings.Join(s.Caches, ", "))).
 		WithHint("is the cache up, does it have the path, and is its key among the agent's?").WithCause(err)
 }

@@ -81,7 +81,7 @@ func evalError(ctx context.Context, err error, format string, args ...any) error
 		return err
 	}
 	message := Message(err, maxEvalMessage)
-	e := fleet.Errorf(fleet.Bad, fleet.CodeEvaluate, format+":\n%s", append(args, message)...).WithCause(err)
+	e := fleet.Errorf(classOf(err, fleet.Bad), fleet.CodeEvaluate, format+":\n%s", append(args, message)...)
 	for _, s := range []string{"Out of memory", "out of memory", "std::bad_alloc", "Too many heap sections"} {
 		if strings.Contains(message, s) {
 			e.Class = fleet.Local
@@ -152,7 +152,7 @@ func (n *Nix) Check(ctx context.Context, f Flake, system, name string) (drvPath 
 }
 
 func (n *Nix) eval(ctx context.Context, into any, expr string) error {
-	out, err := n.run(ctx, "nix", nil, "eval", "--json", "--no-write-lock-file", "--option", "warn-dirty", "false", "--expr", expr)
+	out, err := n.run(ctx, "nix", "eval", "--json", "--no-write-lock-file", "--option", "warn-dirty", "false", "--expr", expr)
 	if err != nil {
 		return err
 	}
@@ -162,7 +162,7 @@ func (n *Nix) eval(ctx context.Context, into any, expr string) error {
 	return nil
 }
 
-// quote writes s as a string of the Nix language.
+// quote writes s as a string of the Nix language. A bare carriage return would be read as a line feed.
 func quote(s string) string {
-	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, `${`, `\${`).Replace(s) + `"`
+	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, `$`, `\$`, "\r", `\r`).Replace(s) + `"`
 }

@@ -24,7 +24,7 @@ import (
 	"github.com/garrison-nix/garrison/internal/proc"
 )
 
-// Needed is the oldest Nix that works: major and minor.
+// needed is the oldest Nix that works: major and minor.
 var needed = [2]int{2, 8}
 
 // Nix is a Nix found on PATH.
@@ -34,11 +34,15 @@ type Nix struct {
 	Store string
 	// EvalHeap bounds the heap of one evaluation, in bytes; 0 does not.
 	EvalHeap int64
+	// OnEvent is told what happens while it builds; may be nil.
+	OnEvent func(Event)
 	// Log gets what nix says while it evaluates, builds and fetches; nil drops it.
 	Log io.Writer
 }
 
-var version = regexp.MustCompile(`\b([0-9]+)\.([0-9]+)(\.[0-9]+)?[a-z0-9_.+-]*`)
+// version is the last word of the first line of nix --version. Others stand before it: "nix (Lix, like Nix) 2.93.3",
+// "nix (Determinate Nix 3.8.5) 2.30.2".
+var version = regexp.MustCompile(`^[^\n]*?(?:^|[\s])v?([0-9]+)\.([0-9]+)([a-z0-9_.+-]*)\s*(?:\n|$)`)
 
 // Find looks for nix and checks its version. Errors: CodeMissingTool, CodeNixTooOld, both class host.
 func Find(ctx context.Context) (*Nix, error) {
@@ -48,24 +52,36 @@ func Find(ctx context.Context) (*Nix, error) {
 			return nil, fleet.Errorf(fleet.Local, fleet.CodeMissingTool, "there is no nix here").
 				WithHint("install Nix %d.%d or newer, or put it on PATH", needed[0], needed[1]).WithCause(err)
 		}
+		if ctx.Err() != nil {
+			return nil, err
+		}
 		return nil, fleet.Errorf(fleet.Local, fleet.CodeMissingTool, "nix --version fails").WithCause(err)
 	}
-	said := strings.TrimSpace(string(out))
+	v, err := parseVersion(strings.TrimSpace(string(out)))
+	return &Nix{Version: v}, err
+}
+
+// parseVersion reads what nix --version says. Errors: CodeNixTooOld.
+func parseVersion(said string) (string, error) {
 	m := version.FindStringSubmatch(said)
 	if m == nil {
-		return nil, fleet.Errorf(fleet.Local, fleet.CodeNixTooOld, "nix --version says %q, which names no version", said).
+		return "", fleet.Errorf(fleet.Local, fleet.CodeNixTooOld, "nix --version says %.100q, which names no version", said).
 			WithHint("Garrison needs Nix %d.%d or newer", needed[0], needed[1])
 	}
 	major, _ := strconv.Atoi(m[1])
 	minor, _ := strconv.Atoi(m[2])
+	v := m[1] + "." + m[2] + m[3]
 	if slices.Compare([]int{major, minor}, needed[:]) < 0 {
-		return nil, fleet.Errorf(fleet.Local, fleet.CodeNixTooOld, "this is Nix %s, Garrison needs %d.%d or newer", m[0], needed[0], needed[1]).
+		return "", fleet.Errorf(fleet.Local, fleet.CodeNixTooOld, "this is Nix %s, Garrison needs %d.%d or newer", v, needed[0], needed[1]).
 			WithHint("upgrade Nix on this machine")
 	}
-	return &Nix{Version: m[0]}, nil
+	return v, nil
 }
 
-func (n *Nix) run(ctx context.Context, program string, stdin io.Reader, args ...string) ([]byte, error) {
+// maxStdout bounds what nix prints, in bytes: half a million paths of nix path-info.
+const maxStdout = 512 << 20
+
+func (n *Nix) run(ctx context.Context, program string, args ...string) ([]byte, error) {
 	global := []string{"--extra-experimental-features", "nix-command flakes"}
 	if n.Store != "" {
 		global = append(global, "--store", n.Store)
@@ -83,13 +99,13 @@ func (n *Nix) run(ctx context.Context, program string, stdin io.Reader, args ...
 	if n.EvalHeap > 0 {
 		env = append(env, fmt.Sprintf("GC_MAXIMUM_HEAP_SIZE=%d", n.EvalHeap)) // of the Boehm collector that nix uses
 	}
-	return proc.Run(ctx, proc.Cmd{Program: program, Args: args, Stdin: stdin, Stderr: n.Log, Env: env})
+	return proc.Run(ctx, proc.Cmd{Program: program, Args: args, Stderr: n.Log, MaxStdout: maxStdout, Env: env})
 }
 
 // Message is Nix's own complaint in what it said on standard error: from its first line that
 // begins with "error:" on, at most maxBytes; all of it when there is no such line.
 func Message(err error, maxBytes int) string {
-	said := proc.Said(err)
+	said := proc.Redact(proc.Said(err))
 	if i := strings.Index("\n"+said, "\nerror:"); i >= 0 {
 		said = said[i:]
 	}
@@ -97,10 +113,15 @@ func Message(err error, maxBytes int) string {
 	if said == "" && err != nil {
 		said = err.Error()
 	}
-	if len(said) > maxBytes {
-		said = "…" + strings.ToValidUTF8(said[len(said)-maxBytes:], "")
+	return shorten(said, maxBytes)
+}
+
+// shorten keeps the end of s.
+func shorten(s string, maxBytes int) string {
+	if len(s) > maxBytes {
+		s = "…" + strings.ToValidUTF8(s[len(s)-maxBytes:], "")
 	}
-	return said
+	return s
 }
 
 // Closure asks about paths and all that they refer to, each once, sorted by path.
@@ -109,12 +130,21 @@ func (n *Nix) Closure(ctx context.Context, paths []string) ([]nar.PathInfo, erro
 	if len(paths) == 0 {
 		return nil, nil
 	}
+	quiet := *n
+	quiet.Log = nil // it warns of the form of its output, which we read either way
 	args := append([]string{"path-info", "--recursive", "--json"}, paths...)
-	out, err := n.run(ctx, "nix", nil, args...)
-	if err != nil {
-		return nil, err
+	out, err := quiet.run(ctx, "nix", args...)
+	if strings.Contains(proc.Said(err), "--json-format") { // announced to become mandatory; older ones do not know it
+		out, err = quiet.run(ctx, "nix", append(args, "--json-format", "1")...)
 	}
-	return parsePathInfo(out)
+	if err == nil || ctx.Err() != nil {
+		var infos []nar.PathInfo
+		if err == nil {
+			infos, err = parsePathInfo(out)
+		}
+		return infos, err
+	}
+	return nil, fleet.Errorf(fleet.Local, fleet.CodeBuild, "cannot ask Nix about what was built: %s", Message(err, maxEvalMessage))
 }
 
 // pathInfo is one entry of nix path-info --json.
@@ -182,23 +212,42 @@ func (n *Nix) RealStoreDir() string {
 	return filepath.Join(params.Get("root"), storeDir)
 }
 
-// Valid says whether path is in the store, whole.
+// Valid says whether path is in the store, whole. An error means that this could not be found out.
 func (n *Nix) Valid(ctx context.Context, path string) (bool, error) {
 	if n.Store == "" {
 		if _, err := os.Lstat(filepath.Join(n.RealStoreDir(), filepath.Base(path))); os.IsNotExist(err) {
 			return false, nil // spares a process in the usual case
 		}
 	}
-	_, err := n.run(ctx, "nix-store", nil, "--check-validity", path)
-	if _, failed := proc.ExitCode(err); failed {
-		return false, nil
+	out, err := n.run(ctx, "nix-store", "--check-validity", "--print-invalid", path)
+	return err == nil && len(bytes.TrimSpace(out)) == 0, err
+}
+
+// classOf says what becomes of a failure that Nix has no exit status for: its words are all there is.
+// otherwise is for those that say nothing of network or machine.
+func classOf(err error, otherwise fleet.Class) fleet.Class {
+	said := proc.Said(err)
+	for _, w := range []struct {
+		words string
+		class fleet.Class
+	}{
+		{"No space left on device", fleet.Local},
+		{"cannot connect to daemon", fleet.Local},
+		{"cannot connect to socket", fleet.Local},
+		{"unable to download '", fleet.Transient},
+		{"Could not resolve host", fleet.Transient},
+		{"Couldn't resolve host", fleet.Transient},
+	} {
+		if strings.Contains(said, w.words) {
+			return w.class
+		}
 	}
-	return err == nil, err
+	return otherwise
 }
 
 // SetProfile makes path the newest generation of profile. An unchanged path makes no new one.
 func (n *Nix) SetProfile(ctx context.Context, profile, path string) error {
-	if _, err := n.run(ctx, "nix-env", nil, "--profile", profile, "--set", path); err != nil {
+	if _, err := n.run(ctx, "nix-env", "--profile", profile, "--set", path); err != nil {
 		return fleet.Errorf(fleet.Local, fleet.CodeActivate, "cannot set the profile %s to %s", profile, path).WithCause(err)
 	}
 	return nil

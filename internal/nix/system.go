@@ -16,9 +16,9 @@ import (
 // those it emulates and those of its remote builders (nix.conf: system, extra-platforms, builders).
 func (n *Nix) Systems(ctx context.Context) ([]string, error) {
 	args := []string{"show-config", "--json"}
-	out, err := n.run(ctx, "nix", nil, args...)
+	out, err := n.run(ctx, "nix", args...)
 	if err != nil { // newer ones call it so
-		out, err = n.run(ctx, "nix", nil, "config", "show", "--json")
+		out, err = n.run(ctx, "nix", "config", "show", "--json")
 	}
 	if err != nil {
 		return nil, fleet.Errorf(fleet.Local, fleet.CodeMissingTool, "nix does not tell its configuration").WithCause(err)

@@ -14,6 +14,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -28,7 +29,8 @@ type Cmd struct {
 	Dir     string
 	Env     []string // added to the environment
 	Stdin   io.Reader
-	// Stderr gets a copy of what the program says, as it says it.
+	// Stderr gets a copy of what the program says, line by line and redacted (see Redact).
+	// That it cannot be written does not stop the program.
 	Stderr io.Writer
 	// MaxStdout bounds what is kept, in bytes; more is an error. 0 means 64 MiB.
 	MaxStdout int
@@ -50,7 +52,7 @@ type ExitError struct {
 }
 
 func (e *ExitError) Error() string {
-	said := lastLines(e.Stderr, 12)
+	said := Redact(lastLines(e.Stderr, 12))
 	if said == "" {
 		return fmt.Sprintf("%s: %v", e.Program, e.cause)
 	}
@@ -71,10 +73,12 @@ func Run(ctx context.Context, c Cmd) ([]byte, error) {
 	tail := &tailBuffer{limit: stderrTail}
 	cmd := command(ctx, c)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = c.Stdin, out, tail
+	copied := &lineCopy{to: c.Stderr}
 	if c.Stderr != nil {
-		cmd.Stderr = io.MultiWriter(tail, c.Stderr)
+		cmd.Stderr = io.MultiWriter(tail, copied)
 	}
 	err := finish(ctx, c, cmd)
+	copied.flush()
 	var exit *ExitError
 	switch {
 	case err == nil:
@@ -87,15 +91,28 @@ func Run(ctx context.Context, c Cmd) ([]byte, error) {
 	return nil, err
 }
 
-// command makes the process a group of its own that ends with ctx.
+// command makes the process a session of its own, hence also a group, that ends with ctx. Without a
+// controlling terminal nothing that it starts (ssh, ssh-keygen, git) can stop to ask somebody for a password.
 func command(ctx context.Context, c Cmd) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, c.Program, c.Args...)
 	cmd.Dir = c.Dir
-	cmd.Env = append(os.Environ(), c.Env...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Env = append(environ(), c.Env...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
 	cmd.WaitDelay = killDelay
 	return cmd
+}
+
+// gitLocation are the variables by which git tells a hook what repository it runs in. Garrison
+// may be started by a hook, but neither git nor nix may take its repository for the one we name.
+var gitLocation = []string{"GIT_DIR", "GIT_WORK_TREE", "GIT_COMMON_DIR", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY",
+	"GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_QUARANTINE_PATH", "GIT_NAMESPACE", "GIT_PREFIX", "GIT_SHALLOW_FILE", "GIT_GRAFT_FILE"}
+
+func environ() []string {
+	return slices.DeleteFunc(os.Environ(), func(v string) bool {
+		name, _, _ := strings.Cut(v, "=")
+		return slices.Contains(gitLocation, name)
+	})
 }
 
 // finish runs cmd, keeps the time, and names what went wrong.
@@ -109,6 +126,8 @@ func finish(ctx context.Context, c Cmd, cmd *exec.Cmd) error {
 	switch {
 	case err == nil:
 		return nil
+	case errors.Is(err, exec.ErrWaitDelay) && cmd.ProcessState.Success() && ctx.Err() == nil:
+		return nil // it left a child behind that keeps our pipe open, as a shared connection of ssh does
 	case ctx.Err() != nil:
 		return fmt.Errorf("%s: %w", c.Program, context.Cause(ctx))
 	case cmd.Process == nil && (errors.Is(err, exec.ErrNotFound) || errors.Is(err, os.ErrNotExist)):
@@ -128,7 +147,7 @@ func RunTo(ctx context.Context, out *os.File, c Cmd) error {
 	return finish(ctx, c, cmd)
 }
 
-// Said is what the program that failed with err said on standard error, or "".
+// Said is what the program that failed with err said on standard error, or "". It is not redacted.
 func Said(err error) string {
 	var e *ExitError
 	if errors.As(err, &e) {

@@ -190,13 +190,20 @@ func (c *checking) flakeChecks(ctx context.Context, v *evaluator, e *evaluation)
 		}
 	}
 	if !c.NoBuild && len(drvs) > 0 {
-		failures, err := c.Nix.BuildAll(ctx, slices.Compact(slices.Sorted(slices.Values(drvs))), "")
-		if err != nil {
-			return err
+		why := c.Nix.Build(ctx, slices.Compact(slices.Sorted(slices.Values(drvs))), "")
+		if ctx.Err() != nil {
+			return why
+		}
+		unbuilt := map[string]bool{}
+		if why != nil {
+			var err error
+			if unbuilt, err = c.Nix.Unbuilt(ctx, drvs); err != nil {
+				return err
+			}
 		}
 		for _, k := range checks {
-			if why, bad := failures[k.drv]; bad && k.err == nil {
-				k.err = fleet.Errorf(fleet.Bad, fleet.CodeBuild, "check %s does not build:\n%s", k.name, why)
+			if k.err == nil && unbuilt[k.drv] {
+				k.err = fleet.Errorf(fleet.ClassOf(why), fleet.CodeBuild, "check %s does not build:\n%s", k.name, why)
 			}
 		}
 	}

@@ -1,6 +1,8 @@
 package release
 
 import (
+	"errors"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -42,10 +44,17 @@ type Config struct {
 	} `toml:"cache"`
 }
 
+// branchName is narrower than git-check-ref-format(1): what may stand in a shell, a URL and a file's path as well.
+var branchName = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._/-]{0,198}[A-Za-z0-9])?$`)
+
 // ParseConfig reads garrison.toml; no bytes at all give the defaults.
 func ParseConfig(name string, data []byte) (Config, error) {
 	var c Config
 	if err := tomlfile.Decode(name, data, &c); err != nil {
+		var e *fleet.Error
+		if errors.As(err, &e) {
+			e.Class = fleet.Bad // it is the commit's fault, not this machine's
+		}
 		return c, err
 	}
 	if c.Branches.Source == "" {
@@ -57,6 +66,12 @@ func ParseConfig(name string, data []byte) (Config, error) {
 	for _, k := range c.Check.Commands {
 		if k.Name == "" || k.Run == "" {
 			return c, fleet.Errorf(fleet.Bad, fleet.CodeConfig, "%s: each of check.commands needs a name and what to run", name)
+		}
+	}
+	for key, b := range map[string]string{"source": c.Branches.Source, "release": c.Branches.Release} {
+		if !branchName.MatchString(b) || strings.Contains(b, "..") || strings.Contains(b, "//") || strings.HasSuffix(b, ".lock") {
+			return c, fleet.Errorf(fleet.Bad, fleet.CodeConfig, "%s: branches.%s is %q, which cannot be a branch", name, key, b).
+				WithHint("use letters, digits and ._-/, the first and the last a letter or digit")
 		}
 	}
 	if c.Branches.Source == c.Branches.Release {

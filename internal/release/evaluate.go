@@ -2,7 +2,6 @@ package release
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"path"
@@ -107,7 +106,14 @@ func (v *evaluator) all(ctx context.Context, flakes []nix.Flake) (*evaluation, e
 	e := &evaluation{flakes: flakes, contents: make([]nix.Contents, len(flakes))}
 	errs := make([]error, len(flakes))
 	v.parallel(len(flakes), func(i int) { e.contents[i], errs[i] = v.nix.Contents(ctx, flakes[i], v.system) })
-	if err := joinHosts(errs); err != nil {
+	if ctx.Err() != nil {
+		return nil, fmt.Errorf("evaluate: %w", context.Cause(ctx))
+	}
+	names := make([]string, len(flakes))
+	for i, f := range flakes {
+		names[i] = f.Name()
+	}
+	if err := joinErrors("flakes do not evaluate", names, errs); err != nil {
 		return nil, err
 	}
 	if err := e.list(); err != nil {
@@ -125,25 +131,26 @@ func (v *evaluator) all(ctx context.Context, flakes []nix.Flake) (*evaluation, e
 			v.each(got, err)
 		}
 	})
-	return e, joinHosts(errs)
+	if ctx.Err() != nil {
+		return e, fmt.Errorf("evaluate: %w", context.Cause(ctx))
+	}
+	return e, joinErrors("hosts do not evaluate", e.names(), errs)
 }
 
 // list enumerates the hosts. Two of the same name, and a flake without any, are errors.
 func (e *evaluation) list() error {
 	where := map[string]nix.Flake{}
-	var errs []error
 	for i, c := range e.contents {
 		f := e.flakes[i]
 		if len(c.NixOS)+len(c.Darwin) == 0 {
-			errs = append(errs, fleet.Errorf(fleet.Bad, fleet.CodeNoHosts, "%s has no nixosConfigurations", f.Name()).
-				WithHint("declare each host in its flake.nix as nixosConfigurations.<name>"))
+			return fleet.Errorf(fleet.Bad, fleet.CodeNoHosts, "%s has no nixosConfigurations", f.Name()).
+				WithHint("declare each host in flake.nix as nixosConfigurations.<name>")
 		}
 		for kind, names := range map[nix.Kind][]string{nix.NixOS: c.NixOS, nix.Darwin: c.Darwin} {
 			for _, name := range names {
 				if other, twice := where[name]; twice {
-					errs = append(errs, fleet.Errorf(fleet.Bad, fleet.CodeNoSuchHost, "host %s is declared twice, by %s and by %s", name, other.Name(), f.Name()).
-						WithHint("host names must be unique in a fleet"))
-					continue
+					return fleet.Errorf(fleet.Bad, fleet.CodeNoSuchHost, "host %s is declared twice, by %s and by %s", name, other.Name(), f.Name()).
+						WithHint("host names must be unique in a fleet")
 				}
 				where[name] = f
 				e.hosts = append(e.hosts, nix.Host{Name: name, Kind: kind, Flake: f})
@@ -151,7 +158,7 @@ func (e *evaluation) list() error {
 		}
 	}
 	slices.SortFunc(e.hosts, func(a, b nix.Host) int { return strings.Compare(a.Name, b.Name) })
-	return joinHosts(errs)
+	return nil
 }
 
 // names of all hosts, sorted.
@@ -177,24 +184,31 @@ func (v *evaluator) parallel(n int, f func(int)) {
 	wg.Wait()
 }
 
-// joinHosts makes one error of several; each hint stays with its error.
-func joinHosts(errs []error) error {
-	errs = slices.DeleteFunc(slices.Clone(errs), func(err error) bool { return err == nil })
-	switch len(errs) {
-	case 0:
-		return nil
-	case 1:
-		return errs[0]
-	}
-	text := make([]string, len(errs))
+// maxFailures bounds how many failures are told in full; all are named.
+const maxFailures = 8
+
+// joinErrors makes one error of those of several things, by their names; what says what they are and do not do. It
+// blames the fleet only when all of them do.
+func joinErrors(what string, names []string, errs []error) error {
+	var failed, texts []string
+	var first, worst error
 	for i, err := range errs {
-		text[i] = err.Error()
-		var e *fleet.Error
-		if errors.As(err, &e) && e.Hint != "" {
-			text[i] = fmt.Sprintf("%s\n  → %s", e.What, e.Hint)
-		} else if errors.As(err, &e) {
-			text[i] = e.What
+		if err == nil {
+			continue
+		}
+		if first == nil {
+			first = err
+		}
+		if worst == nil || fleet.ClassOf(worst) == fleet.Bad {
+			worst = err
+		}
+		failed = append(failed, names[i])
+		if len(texts) < maxFailures {
+			texts = append(texts, err.Error())
 		}
 	}
-	return fleet.Errorf(fleet.ClassOf(errs[0]), fleet.CodeOf(errs[0]), "%d failures:\n%s", len(errs), strings.Join(text, "\n"))
+	if len(failed) <= 1 {
+		return first
+	}
+	return fleet.Errorf(fleet.ClassOf(worst), fleet.CodeOf(worst), "%d %s: %s\n%s", len(failed), what, strings.Join(failed, ", "), strings.Join(texts, "\n"))
 }

@@ -116,12 +116,14 @@ type base struct {
 // findBase reads the release, or evaluates the commit, that the plan starts from. It sets s.prev to the newest release.
 func (s *state) findBase(ctx context.Context, name string) (base, error) {
 	b := base{systems: map[string]nix.Host{}}
-	var err error
-	if s.prev, s.number, err = s.findPrevious(ctx); err != nil {
+	if err := s.findPrevious(ctx); err != nil {
 		return b, err
 	}
+	if s.prev != nil && s.AllowedSigners == "" && s.SigningKey == "" {
+		s.Log.Warn("the signatures of releases are not checked: no keys were given")
+	}
 	from := s.prev
-	if _, isTag := fleet.TagNumber(name); isTag {
+	if n, isTag := fleet.TagNumber(name); isTag {
 		tags, err := s.Repo.Refs(ctx, tagsRef)
 		if err != nil {
 			return b, err
@@ -130,7 +132,7 @@ func (s *state) findBase(ctx context.Context, name string) (base, error) {
 		if !there {
 			return b, fleet.Errorf("", fleet.CodeNotFound, "there is no %s", name).WithHint("git ls-remote --tags shows which there are")
 		}
-		if from, err = s.readRelease(ctx, ref); err != nil {
+		if from, err = s.readRelease(ctx, n, ref); err != nil {
 			return b, err
 		}
 	} else if name != "" {
@@ -172,7 +174,9 @@ func (s *state) systemsOf(ctx context.Context, commit string) (map[string]nix.Ho
 	if at.blobs, err = s.Repo.Blobs(ctx, commit); err != nil {
 		return nil, secret.Input{}, err
 	}
-	at.secrets = at.unchangedSecrets()
+	if err := at.keepSecrets(ctx); err != nil {
+		return nil, secret.Input{}, err
+	}
 	if err := at.compose(ctx); err != nil {
 		return nil, secret.Input{}, err
 	}
@@ -245,12 +249,18 @@ func (o PlanOptions) compare(ctx context.Context, s *state, c *Changes, before, 
 			}
 		}
 	}
-	failed := map[string]string{}
+	unbuilt := map[string]bool{}
+	why := error(nil)
 	if len(drvs) > 0 {
-		var err error
 		slices.Sort(drvs)
-		if failed, err = s.Nix.BuildAll(ctx, slices.Compact(drvs), ""); err != nil {
-			return err
+		if why = s.Nix.Build(ctx, slices.Compact(drvs), ""); why != nil {
+			if ctx.Err() != nil {
+				return why
+			}
+			var err error
+			if unbuilt, err = s.Nix.Unbuilt(ctx, drvs); err != nil {
+				return err
+			}
 		}
 	}
 	for i := range c.Hosts {
@@ -258,8 +268,8 @@ func (o PlanOptions) compare(ctx context.Context, s *state, c *Changes, before, 
 		if h.Change != HostChanged {
 			continue
 		}
-		if why, bad := failed[after[h.Name].DrvPath]; bad {
-			h.Why = "it does not build:\n" + why
+		if unbuilt[after[h.Name].DrvPath] {
+			h.Why = "it does not build:\n" + why.Error()
 			continue
 		}
 		was, err := o.closureOf(ctx, s, h.Before)

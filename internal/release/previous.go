@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/garrison-nix/garrison/internal/fleet"
@@ -22,93 +23,161 @@ func (p *previous) ref() *fleet.ReleaseRef {
 	return &fleet.ReleaseRef{Number: p.manifest.Number, Commit: p.tag.Commit, Tag: p.tag.ID, Source: p.manifest.Source}
 }
 
-// findPrevious reads the release that the release branch points at, nil when there is no such branch,
-// and the number of the next one.
-func (s *state) findPrevious(ctx context.Context) (*previous, int, error) {
+// findPrevious finds the release that the release branch points at and notes where the branch is. When the branch is gone,
+// the newest release stands in for it: hosts shall see it go on where it was. It leaves s.prev nil when there never was one.
+func (s *state) findPrevious(ctx context.Context) error {
 	tags, err := s.Repo.Refs(ctx, tagsRef)
 	if err != nil {
-		return nil, 0, err
-	}
-	next := 1
-	for name := range tags {
-		if n, ok := fleet.TagNumber(name); ok {
-			next = max(next, n+1)
-		}
+		return err
 	}
 	branch := s.config.Branches.Release
-	tip, ok, err := s.Repo.Resolve(ctx, headsRef+branch)
-	if err != nil || !ok {
-		return nil, next, err
-	}
-	p, err := s.readPrevious(ctx, tip, tags)
+	tip, there, err := s.Repo.Resolve(ctx, headsRef+branch)
 	if err != nil {
-		return nil, 0, fleet.Errorf(fleet.ClassOf(err), fleet.CodeOf(err), "the branch %s points at %.12s, which cannot be built on", branch, tip).
-			WithHint("somebody else wrote to it: find out who, then put it back with git push --force-with-lease origin <last release>:%s", branch).WithCause(err)
+		return err
 	}
-	return p, next, nil
+	s.branchTip = tip
+	if err := s.newestRelease(ctx, tags); err != nil {
+		if !there || fleet.ClassOf(err) != fleet.Bad {
+			return err
+		}
+		return s.cannotBuildOn(tip, err)
+	}
+	switch {
+	case there && s.prev == nil:
+		return s.cannotBuildOn(tip, fleet.Errorf(fleet.Bad, fleet.CodeSignature, "no release tag points at it"))
+	case there && s.prev.tag.Commit != tip:
+		return s.moved(ctx, tip)
+	case !there && s.prev != nil:
+		s.Log.Warn("the release branch is gone, it is made again", "branch", branch, "release", s.prev.manifest.Number)
+	}
+	s.number = 1
+	if s.prev != nil {
+		s.number = s.prev.manifest.Number + 1
+	}
+	for tags[fleet.TagName(s.number)].ID != "" { // not one of ours, and in nobody's way
+		s.number++
+	}
+	return nil
 }
 
-func (s *state) readPrevious(ctx context.Context, tip string, tags map[string]git.Ref) (*previous, error) {
-	newest := 0
-	for name, ref := range tags {
-		if n, ok := fleet.TagNumber(name); ok && ref.Commit == tip {
-			newest = max(newest, n)
+// moved says that somebody else moved the release branch: back to an older release, or to what none of ours signed.
+func (s *state) moved(ctx context.Context, tip string) error {
+	back, err := s.Repo.IsAncestor(ctx, tip, s.prev.tag.Commit)
+	if err != nil {
+		return err
+	}
+	code := fleet.CodeSignature
+	if back {
+		code = fleet.CodeForcePushed
+	}
+	branch := s.config.Branches.Release
+	return fleet.Errorf(fleet.Bad, code, "the branch %s points at %.12s, which cannot be built on: the newest release that one of ours signed is %s", branch, tip, s.prev.tag.Name).
+		WithHint("somebody else wrote to it: find out who, then put it back with git push --force-with-lease %s %s:refs/heads/%s", git.Redact(s.Remote), s.prev.tag.Commit, branch)
+}
+
+func (s *state) cannotBuildOn(tip string, err error) error {
+	return fleet.Errorf(fleet.ClassOf(err), fleet.CodeOf(err), "the branch %s points at %.12s, which cannot be built on", s.config.Branches.Release, tip).
+		WithHint("if the release key is a new one, name the old one too with --allowed-signers; else somebody else wrote to the branch: find out who").WithCause(err)
+}
+
+// newestRelease reads the newest of the release tags that one of ours signed. Others are passed over: whoever
+// may push can make them, and they must not stop the fleet. If all are such, the error is that of the newest.
+func (s *state) newestRelease(ctx context.Context, tags map[string]git.Ref) error {
+	var numbers []int
+	for name := range tags {
+		if n, ok := fleet.TagNumber(name); ok {
+			numbers = append(numbers, n)
 		}
 	}
-	if newest == 0 {
-		return nil, fleet.Errorf(fleet.Bad, fleet.CodeSignature, "no release tag points at it")
+	slices.Sort(numbers)
+	var newest error
+	var passed []string
+	for _, n := range slices.Backward(numbers) {
+		p, err := s.readRelease(ctx, n, tags[fleet.TagName(n)])
+		switch {
+		case err == nil:
+			s.prev = p
+			if passed != nil {
+				s.Log.Warn("some release tags are not ours", "tags", strings.Join(passed, " "), "err", newest)
+			}
+			return nil
+		case fleet.ClassOf(err) != fleet.Bad || ctx.Err() != nil:
+			return err
+		case newest == nil:
+			newest = err
+		}
+		passed = append(passed, fleet.TagName(n))
 	}
-	return s.readRelease(ctx, tags[fleet.TagName(newest)])
+	return newest
 }
 
-// readRelease reads a release, after its tag's signature was checked.
-func (s *state) readRelease(ctx context.Context, ref git.Ref) (*previous, error) {
-	if err := s.verifyPrevious(ctx, ref.ID); err != nil {
+// readRelease reads what tag n says. Errors of class Bad say that it is not to be trusted or used.
+func (s *state) readRelease(ctx context.Context, n int, ref git.Ref) (*previous, error) {
+	name := fleet.TagName(n)
+	if err := s.verifyTag(ctx, ref.ID); err != nil {
 		return nil, err
 	}
 	tag, err := s.Repo.ReadTag(ctx, ref.ID)
 	if err != nil {
-		return nil, fleet.Errorf(fleet.Bad, fleet.CodeSignature, "its tag cannot be read").WithCause(err)
+		return nil, fleet.Errorf(fleet.Bad, fleet.CodeSignature, "the tag %s cannot be read", name).WithCause(err)
 	}
-	found := &previous{tag: tag}
-	m, err := fleet.ParseTagMessage(found.tag.Message)
+	m, err := fleet.ParseTagMessage(tag.Message)
 	if err != nil {
-		return nil, fleet.Errorf(fleet.Bad, fleet.CodeManifest, "%s", err)
+		return nil, fleet.Errorf(fleet.Bad, fleet.CodeManifest, "the tag %s says nothing that can be used", name).WithCause(err)
 	}
-	found.manifest = m
-	data, there, err := s.Repo.ReadFile(ctx, ref.Commit, fleet.SecretsPath)
+	if tag.Name != name || m.Number != n {
+		return nil, fleet.Errorf(fleet.Bad, fleet.CodeReplayed, "the tag %s was signed as %s with number %d: somebody renamed it", name, tag.Name, m.Number)
+	}
+	p := &previous{tag: tag, manifest: m}
+	data, there, err := s.Repo.ReadFile(ctx, tag.Commit, fleet.SecretsPath)
 	if err != nil || !there {
-		return found, err
+		return p, err
 	}
 	secrets, err := fleet.ParseSecrets(data)
 	if err != nil {
 		return nil, fleet.Errorf(fleet.Bad, fleet.CodeManifest, "%s", err)
 	}
-	found.secrets = *secrets
-	return found, nil
+	p.secrets = *secrets
+	return p, nil
 }
 
-// verifyPrevious makes sure that one of ours signed what we are about to reuse secrets of.
-func (s *state) verifyPrevious(ctx context.Context, tag string) error {
-	if s.AllowedSigners != "" {
+// verifyTag makes sure that one of ours signed what we are about to reuse secrets of.
+func (s *state) verifyTag(ctx context.Context, tag string) error {
+	switch {
+	case s.AllowedSigners != "":
 		return s.Repo.VerifyTag(ctx, tag, s.AllowedSigners)
-	}
-	if s.SigningKey == "" { // only a plan or a dry run goes without
-		s.Log.Warn("the signature of the previous release is not checked: no key was given")
-		return nil
-	}
-	pub, err := proc.Run(ctx, proc.Cmd{Program: "ssh-keygen", Args: []string{"-y", "-P", "", "-f", s.SigningKey}})
-	if err != nil {
-		return keyError(s.SigningKey, err)
+	case s.SigningKey == "":
+		return nil // a dry run without a key, which Run allows
 	}
 	file := filepath.Join(s.Repo.Dir, "garrison-signers")
-	if err := os.WriteFile(file, []byte("garrison "+strings.TrimSpace(string(pub))+"\n"), 0o600); err != nil {
-		return err
+	if err := os.WriteFile(file, []byte("garrison "+s.publicKey+"\n"), 0o600); err != nil {
+		return stateError(s.Repo, err)
 	}
 	return s.Repo.VerifyTag(ctx, tag, file)
 }
 
+// CheckKey makes sure that the signing key can be used, before any work is done.
+func CheckKey(ctx context.Context, file string) error {
+	_, err := publicKey(ctx, file)
+	return err
+}
+
+func publicKey(ctx context.Context, file string) (string, error) {
+	if _, err := os.Stat(file); err != nil {
+		return "", keyError(file, err)
+	}
+	pub, err := proc.Run(ctx, proc.Cmd{Program: "ssh-keygen", Args: []string{"-y", "-P", "", "-f", file}})
+	if _, ran := proc.ExitCode(err); ran {
+		return "", keyError(file, err)
+	}
+	return strings.TrimSpace(string(pub)), err
+}
+
 func keyError(file string, err error) error {
-	return fleet.Errorf(fleet.Bad, fleet.CodeKey, "cannot use the release key %s", file).
+	return fleet.Errorf(fleet.Local, fleet.CodeKey, "cannot use the release key %s", file).
 		WithHint("it must be an OpenSSH private key without a passphrase, mode 0600: ssh-keygen -t ed25519 -N '' -f %s", file).WithCause(err)
+}
+
+func stateError(repo *git.Repo, err error) error {
+	return fleet.Errorf(fleet.Local, fleet.CodeState, "cannot write to %s", repo.Dir).WithHint("check its owner, and the free space").WithCause(err)
 }

@@ -2,7 +2,7 @@ package release
 
 import (
 	"context"
-	"fmt"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,12 +12,7 @@ import (
 	"github.com/garrison-nix/garrison/internal/fleet"
 	"github.com/garrison-nix/garrison/internal/git"
 	"github.com/garrison-nix/garrison/internal/nar"
-	"github.com/garrison-nix/garrison/internal/nix"
-	"github.com/garrison-nix/garrison/internal/proc"
 )
-
-// maxBuildMessage bounds what is kept of a failed build's words, in bytes.
-const maxBuildMessage = 8 << 10
 
 // fillEntries notes for each followed host what was evaluated.
 func (s *state) fillEntries() error {
@@ -39,39 +34,53 @@ func (s *state) fillEntries() error {
 // build builds what all followed hosts need, roots it, and says which hosts' systems do not build.
 func (s *state) build(ctx context.Context) error {
 	roots := filepath.Join(s.Repo.Dir, "garrison-roots")
-	if err := os.MkdirAll(roots, 0o755); err != nil {
-		return err
+	// Those of the previous run go: a fleet that shrinks would leave some behind for ever, and what was released is in the cache.
+	if err := errors.Join(os.RemoveAll(roots), os.MkdirAll(roots, 0o755)); err != nil {
+		return stateError(s.Repo, err)
 	}
 	var drvs []string
 	for _, h := range s.hosts {
 		drvs = append(drvs, h.DrvPath)
 	}
 	err := s.Nix.Build(ctx, drvs, roots)
-	if err == nil {
-		for h, e := range s.entries {
-			e.Built = true
-			s.entries[h] = e
-		}
-		return nil
+	if err != nil {
+		return s.whoFailed(ctx, err)
 	}
+	for h, e := range s.entries {
+		e.Built = true
+		s.entries[h] = e
+	}
+	return nil
+}
+
+// whoFailed adds to a failure of building which hosts it concerns.
+func (s *state) whoFailed(ctx context.Context, failure error) error {
 	if ctx.Err() != nil {
-		return err
+		return failure
 	}
 	var failed []string
+	class := fleet.ClassOf(failure)
 	for _, h := range s.hosts {
-		ok, verr := s.Nix.Valid(ctx, h.OutPath)
-		if verr != nil {
-			return verr
+		built, err := s.Nix.Valid(ctx, h.OutPath)
+		if err != nil {
+			return failure
 		}
-		if !ok {
-			failed = append(failed, h.Name)
+		if built {
+			continue
+		}
+		failed = append(failed, h.Name)
+		if there, err := s.Nix.Valid(ctx, h.DrvPath); err == nil && !there {
+			class = fleet.Transient // collected as garbage before it was built
 		}
 	}
 	what := "the build fails"
 	if len(failed) > 0 {
-		what = fmt.Sprintf("%s does not build", strings.Join(failed, ", "))
+		what = strings.Join(failed, ", ") + " cannot be built"
+		if class == fleet.Bad {
+			what = strings.Join(failed, ", ") + " does not build"
+		}
 	}
-	return fleet.Errorf(fleet.Bad, fleet.CodeBuild, "%s:\n%s", what, nix.Message(err, maxBuildMessage)).WithCause(err)
+	return fleet.Errorf(class, fleet.CodeBuild, "%s:\n%s", what, failure)
 }
 
 // push sends all closures to the cache and notes how large each is.
@@ -92,11 +101,7 @@ func (s *state) push(ctx context.Context) error {
 		e.ClosurePaths, e.ClosureBytes = closureSize(byPath, e.OutPath)
 		s.entries[h] = e
 	}
-	cache, err := s.Cache(s.config)
-	if err != nil {
-		return err
-	}
-	stats, err := cache.Push(ctx, closure, client.PushOptions{RealStoreDir: s.Nix.RealStoreDir()})
+	stats, err := s.cache.Push(ctx, closure, client.PushOptions{RealStoreDir: s.Nix.RealStoreDir()})
 	s.outcome.Pushed = &stats
 	return err
 }
@@ -142,28 +147,13 @@ func (s *state) publish(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	from := ""
-	if s.prev != nil {
-		from = s.prev.tag.Commit
-	}
 	err = s.Repo.Push(ctx, s.Remote,
-		git.Move{Ref: "refs/heads/" + s.config.Branches.Release, From: from, To: s.commit},
+		git.Move{Ref: "refs/heads/" + s.config.Branches.Release, From: s.branchTip, To: s.commit},
 		git.Move{Ref: "refs/tags/" + name, From: "", To: tag})
 	if err != nil {
 		return err
 	}
 	s.outcome.State = fleet.RunReleased
 	s.outcome.Release = &fleet.ReleaseRef{Number: s.number, Commit: s.commit, Tag: tag, Source: m.Source}
-	return nil
-}
-
-// CheckKey makes sure that the signing key can be used, before any work is done.
-func CheckKey(ctx context.Context, file string) error {
-	if _, err := os.Stat(file); err != nil {
-		return keyError(file, err)
-	}
-	if _, err := proc.Run(ctx, proc.Cmd{Program: "ssh-keygen", Args: []string{"-y", "-P", "", "-f", file}}); err != nil {
-		return keyError(file, err)
-	}
 	return nil
 }

@@ -10,7 +10,6 @@ package release
 import (
 	"context"
 	"errors"
-	"io"
 	"log/slog"
 	"path/filepath"
 	"time"
@@ -35,9 +34,9 @@ type Cache interface {
 type Options struct {
 	Repo   *git.Repo // objects are written here; none of its branches is moved
 	Remote string    // name or URL: read from and published to
-	Source string    // what to release: a commit in Repo; "" means the tip of the source branch on Remote
+	Source string    // what to release: a commit of the source branch on Remote; "" means its tip
 
-	SigningKey     string // SSH private key, a file
+	SigningKey     string // SSH private key, a file; a dry run does without
 	AllowedSigners string // who may have signed the previous release; "" means only SigningKey itself
 	Identities     func() ([]age.Identity, error)
 	Cache          func(Config) (Cache, error)
@@ -51,9 +50,7 @@ type Options struct {
 	DryRun     bool // stop before building, publish nothing
 
 	Nix *nix.Nix
-	Log *slog.Logger
-	// Output gets what nix prints while it evaluates and builds.
-	Output io.Writer
+	Log *slog.Logger // nil drops it
 }
 
 // Outcome is what a run came to.
@@ -69,18 +66,22 @@ type Outcome struct {
 // state is what a run knows, filled in from stage to stage.
 type state struct {
 	Options
-	config  Config
-	source  string
-	info    git.CommitInfo
-	prev    *previous
-	number  int
-	blobs   map[string]string // path → blob, in source
-	secrets fleet.Secrets     // as in the candidate
-	commit  string            // the candidate
-	hosts   []nix.Host
-	manual  []nix.Host
-	entries map[string]fleet.Entry
-	outcome Outcome
+	publicKey string // of SigningKey
+	config    Config
+	cache     Cache
+	source    string
+	info      git.CommitInfo
+	prev      *previous
+	branchTip string // where the release branch is on the remote; "" when it is not there
+	number    int
+	blobs     map[string]string             // path → blob, in source
+	secrets   fleet.Secrets                 // as in the candidate
+	damaged   map[string]fleet.SecretRecord // released before, but lost or not for whom it should be
+	commit    string                        // the candidate
+	hosts     []nix.Host
+	manual    []nix.Host
+	entries   map[string]fleet.Entry
+	outcome   Outcome
 }
 
 // Refs that a run keeps in its repository.
@@ -100,40 +101,60 @@ func Run(ctx context.Context, o Options) (Outcome, error) {
 		return Outcome{}, fleet.Errorf(fleet.Transient, fleet.CodeBusy, "another release is being made in %s", o.Repo.Dir).WithHint("wait for it to end")
 	}
 	if err != nil {
-		return Outcome{}, err
+		return Outcome{}, stateError(o.Repo, err)
 	}
 	defer lock.Unlock()
+	o.Repo.Tidy()
 
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
 	s := &state{Options: o, outcome: Outcome{State: fleet.RunUnchanged, Rekeyed: []string{}}}
+	err = s.run(ctx)
+	var known *fleet.Error
+	if err != nil && ctx.Err() == nil && !errors.As(err, &known) {
+		err = fleet.Errorf(fleet.Local, fleet.CodeInternal, "the release failed").WithCause(err)
+	}
+	return s.outcome, err
+}
+
+func (s *state) run(ctx context.Context) error {
 	released := false
-	err = proc.Stage(ctx, fleet.Fetch, func() (err error) {
+	err := proc.Stage(ctx, fleet.Fetch, func() (err error) {
 		released, err = s.prepare(ctx)
 		return err
 	})
 	if err != nil || released {
-		return s.outcome, err
+		return err
 	}
 	if err := s.settle(ctx); err != nil {
-		return s.outcome, err
+		return err
 	}
 	if err := s.fillEntries(); err != nil {
-		return s.outcome, err
+		return err
 	}
-	if !o.DryRun {
+	if !s.DryRun {
+		if s.cache, err = s.Cache(s.config); err != nil { // before the long work, not after it
+			return err
+		}
 		if err := proc.Stage(ctx, fleet.Build, func() error { return s.build(ctx) }); err != nil {
-			return s.outcome, err
+			return err
 		}
 		if err := proc.Stage(ctx, fleet.Push, func() error { return s.push(ctx) }); err != nil {
-			return s.outcome, err
+			return err
 		}
 	}
-	err = proc.Stage(ctx, fleet.Publish, func() error { return s.publish(ctx) })
-	return s.outcome, err
+	return proc.Stage(ctx, fleet.Publish, func() error { return s.publish(ctx) })
 }
 
 // prepare fetches, finds the previous release and reads the configuration. It is true when
 // the source was released before.
 func (s *state) prepare(ctx context.Context) (released bool, err error) {
+	if s.SigningKey != "" || !s.DryRun {
+		if s.publicKey, err = publicKey(ctx, s.SigningKey); err != nil {
+			return false, err
+		}
+	}
 	if !s.NoFetch {
 		if err := fetch(ctx, s.Repo, s.Remote); err != nil {
 			return false, err
@@ -142,11 +163,11 @@ func (s *state) prepare(ctx context.Context) (released bool, err error) {
 	if err := s.findSource(ctx); err != nil {
 		return false, err
 	}
-	if s.prev, s.number, err = s.findPrevious(ctx); err != nil {
+	if err := s.findPrevious(ctx); err != nil {
 		return false, err
 	}
 	if s.prev != nil {
-		if s.prev.manifest.Source.Commit == s.source {
+		if s.prev.manifest.Source.Commit == s.source && s.branchTip != "" {
 			s.outcome.Release = s.prev.ref()
 			s.outcome.Manifest = s.prev.manifest
 			return true, nil
@@ -186,10 +207,22 @@ func (s *state) findSource(ctx context.Context) error {
 	if err := s.readSource(ctx, name, rev); err != nil {
 		return err
 	}
-	if branch := s.config.Branches.Source; s.Source == "" && branch != defaultSource {
+	branch := s.config.Branches.Source
+	if s.Source == "" {
+		if branch == defaultSource {
+			return nil
+		}
 		return s.readSource(ctx, "a branch "+branch, headsRef+branch)
 	}
-	return nil
+	tip, ok, err := s.Repo.Resolve(ctx, headsRef+branch+"^{commit}")
+	if err == nil && ok {
+		ok, err = s.Repo.IsAncestor(ctx, s.source, tip)
+	}
+	if err == nil && !ok {
+		err = fleet.Errorf(fleet.Bad, fleet.CodeNotFound, "%.12s is not on the branch %s of %s", s.source, branch, git.Redact(s.Remote)).
+			WithHint("push it there first: what is released must be what everybody sees on %s", branch)
+	}
+	return err
 }
 
 func (s *state) readSource(ctx context.Context, name, rev string) error {

@@ -23,7 +23,9 @@ const maxRounds = 3
 // Where the evaluation asks for other secrets, they are re-keyed and the new candidate,
 // being another commit, is evaluated again: the manifest must say what hosts would compute themselves.
 func (s *state) settle(ctx context.Context) error {
-	s.secrets = s.unchangedSecrets()
+	if err := s.keepSecrets(ctx); err != nil {
+		return err
+	}
 	for range maxRounds {
 		var found *evaluation
 		err := proc.Stage(ctx, fleet.Evaluate, func() (err error) {
@@ -49,17 +51,36 @@ func (s *state) settle(ctx context.Context) error {
 		WithHint("no option may depend on the bytes of a secret file")
 }
 
-// unchangedSecrets are the previous release's, as far as their sources are still the same.
-func (s *state) unchangedSecrets() fleet.Secrets {
-	kept := fleet.Secrets{Schema: fleet.SecretsSchema, Files: map[string]fleet.SecretRecord{}}
-	if s.prev != nil {
-		for path, r := range s.prev.secrets.Files {
-			if s.blobs[path] == r.Source {
-				kept.Files[path] = r
-			}
+// keepSecrets starts from the previous release's secrets, as far as their sources are still the same. What was
+// released is looked at and not only its record: bytes that are lost, or that others than recorded can read, are
+// put aside as damaged, because a host drops a working secret for one that it cannot decrypt.
+func (s *state) keepSecrets(ctx context.Context) error {
+	s.secrets = fleet.Secrets{Schema: fleet.SecretsSchema, Files: map[string]fleet.SecretRecord{}}
+	s.damaged = map[string]fleet.SecretRecord{}
+	if s.prev == nil {
+		return nil
+	}
+	var ids []string
+	for path, r := range s.prev.secrets.Files {
+		if s.blobs[path] == r.Source && fleet.ValidCommit(r.Released) {
+			ids = append(ids, r.Released)
 		}
 	}
-	return kept
+	released, err := s.Repo.ReadBlobs(ctx, ids)
+	if err != nil {
+		return err
+	}
+	for path, r := range s.prev.secrets.Files {
+		if s.blobs[path] != r.Source {
+			continue
+		}
+		if data, ok := released[r.Released]; ok && secret.CheckStanzas(data, r.Recipients) == nil {
+			s.secrets.Files[path] = r
+		} else {
+			s.damaged[path] = r
+		}
+	}
+	return nil
 }
 
 // compose writes the candidate: the source's tree with the secrets put in place.
@@ -116,10 +137,15 @@ func (s *state) rekey(ctx context.Context, found *evaluation) (settled bool, err
 	if err != nil {
 		return false, err
 	}
-	in.Blobs, in.Previous = s.blobs, &s.secrets
+	before := fleet.Secrets{Schema: fleet.SecretsSchema, Files: maps.Clone(s.secrets.Files)}
+	maps.Copy(before.Files, s.damaged)
+	in.Blobs, in.Previous = s.blobs, &before
 	plan, err := secret.MakePlan(in)
 	if err != nil {
 		return false, err
+	}
+	for path := range s.damaged {
+		plan.Distrust(path)
 	}
 	if plan.Unchanged() {
 		return true, s.noteDropped(in)
@@ -132,7 +158,7 @@ func (s *state) rekey(ctx context.Context, found *evaluation) (settled bool, err
 	if err != nil {
 		return false, err
 	}
-	s.secrets = *next
+	s.secrets, s.damaged = *next, nil
 	return false, nil
 }
 
@@ -163,7 +189,20 @@ func (s *state) execute(ctx context.Context, plan *secret.Plan) (map[string]stri
 	if err != nil {
 		return nil, err
 	}
-	read := func(blob string) ([]byte, error) { return s.Repo.ReadBlob(ctx, blob) }
+	sources := make([]string, len(plan.Rekey))
+	for i, r := range plan.Rekey {
+		sources[i] = r.Source
+	}
+	blobs, err := s.Repo.ReadBlobs(ctx, sources)
+	if err != nil {
+		return nil, err
+	}
+	read := func(blob string) ([]byte, error) {
+		if data, ok := blobs[blob]; ok {
+			return data, nil
+		}
+		return nil, fleet.Errorf(fleet.Local, fleet.CodeGit, "the blob %s is missing in %s", blob, s.Repo.Dir)
+	}
 	results, err := secret.Execute(ctx, plan, identities, read)
 	if err != nil {
 		return nil, err
@@ -172,7 +211,9 @@ func (s *state) execute(ctx context.Context, plan *secret.Plan) (map[string]stri
 		if released[r.Path], err = s.Repo.WriteBlob(ctx, results[r.Path]); err != nil {
 			return nil, err
 		}
-		s.outcome.Rekeyed = append(s.outcome.Rekeyed, r.Path)
+		if !slices.Contains(s.outcome.Rekeyed, r.Path) {
+			s.outcome.Rekeyed = append(s.outcome.Rekeyed, r.Path)
+		}
 		s.Log.Info("re-keyed", "secret", r.Path, "hosts", strings.Join(r.Hosts, ","), "why", r.Why)
 	}
 	return released, nil
@@ -182,15 +223,15 @@ func (s *state) execute(ctx context.Context, plan *secret.Plan) (map[string]stri
 // Manual hosts count: whoever deploys them by hand takes the same release.
 func wanted(found *evaluation, config Config) (secret.Input, error) {
 	in := secret.Input{HostKeys: map[string][]string{}}
-	byPath := map[string][]string{}
+	var outside []string
 	for _, h := range found.hosts {
-		for name, file := range h.Secrets {
-			path, ok := found.secretPath(file)
+		for _, name := range slices.Sorted(maps.Keys(h.Secrets)) {
+			path, ok := found.secretPath(h.Secrets[name])
 			if !ok {
-				return in, fleet.Errorf(fleet.Bad, fleet.CodeSecret, "host %s: age.secrets.%s.file is %s, which is not in the repository", h.Name, name, file).
-					WithHint("put the file into the repository and refer to it by a relative path")
+				outside = append(outside, fmt.Sprintf("host %s: age.secrets.%s.file is %s", h.Name, name, h.Secrets[name]))
+				continue
 			}
-			byPath[path] = append(byPath[path], h.Name)
+			in.Files = append(in.Files, secret.Want{Path: path, Hosts: []string{h.Name}})
 		}
 		key := h.PublicKey
 		if k := config.Secrets.HostKeys[h.Name]; k != "" {
@@ -200,10 +241,9 @@ func wanted(found *evaluation, config Config) (secret.Input, error) {
 			in.HostKeys[h.Name] = []string{key}
 		}
 	}
-	for _, path := range slices.Sorted(maps.Keys(byPath)) {
-		hosts := byPath[path]
-		slices.Sort(hosts)
-		in.Files = append(in.Files, secret.Want{Path: path, Hosts: slices.Compact(hosts)})
+	if outside != nil {
+		return in, fleet.Errorf(fleet.Bad, fleet.CodeSecret, "%s, which is not in the repository", strings.Join(outside, "; ")).
+			WithHint("put the file into the repository and refer to it by a relative path")
 	}
 	return in, nil
 }

@@ -8,6 +8,8 @@ import (
 
 	"filippo.io/age"
 	"filippo.io/age/armor"
+
+	"github.com/garrison-nix/garrison/internal/secret/sops"
 )
 
 // errNoIdentity says that none of the identities fits a file.
@@ -16,10 +18,16 @@ var errNoIdentity = errors.New("no identity fits")
 // plaintext is a decrypted secret. Whoever has it calls wipe.
 type plaintext struct {
 	data    []byte
-	armored bool // the form of the file that it comes from, and goes to
+	armored bool           // the form of the file that it comes from, and goes to
+	sops    *sops.Unlocked // of a sops file; then there is no data
 }
 
-func (p plaintext) wipe() { clear(p.data[:cap(p.data)]) }
+func (p plaintext) wipe() {
+	clear(p.data[:cap(p.data)])
+	if p.sops != nil {
+		p.sops.Wipe()
+	}
+}
 
 // open decrypts an age file. The error is or wraps ErrNotAge, ErrHeader or
 // errNoIdentity, or says that the content is damaged; it repeats nothing of the file.
@@ -36,7 +44,7 @@ func open(file []byte, ids []age.Identity) (plaintext, error) {
 		return plaintext{}, quiet(err)
 	}
 	// The file is longer than what is in it: one buffer, never grown, never copied.
-	p := plaintext{make([]byte, len(file)), armored}
+	p := plaintext{data: make([]byte, len(file)), armored: armored}
 	n, err := io.ReadFull(r, p.data)
 	if !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
 		p.wipe()

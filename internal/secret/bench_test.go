@@ -34,7 +34,7 @@ func fleetOf(b *testing.B, secrets, hosts int) (Input, *repo, []age.Identity) {
 		file, err := seal(plaintext{data: []byte(path)}, []age.Recipient{id.Recipient()})
 		must(b, err)
 		r.put(path, file)
-		in.Files = append(in.Files, Want{path, names})
+		in.Files = append(in.Files, Want{Path: path, Hosts: names})
 	}
 	return in, r, []age.Identity{id}
 }

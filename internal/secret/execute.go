@@ -69,8 +69,13 @@ func decrypt(item Rekeyed, file []byte, ids []age.Identity) (plaintext, *fleet.E
 	if len(file) > MaxFileBytes {
 		return plaintext{}, fleet.Errorf(fleet.Bad, fleet.CodeSecret, "%s has %d bytes, at most %d are allowed", about, len(file), MaxFileBytes)
 	}
+	if item.Kind.or(item.Path) == KindSops {
+		return decryptSops(item, file, ids, about)
+	}
 	plain, err := open(file, ids)
 	switch {
+	case errors.Is(err, ErrNotAge) && KindOf(file) == KindSops:
+		return plain, fleet.Errorf(fleet.Bad, fleet.CodeSecret, "%s is a sops file, but is declared as one of age", about)
 	case errors.Is(err, ErrNotAge):
 		return plain, fleet.Errorf(fleet.Bad, fleet.CodeSecret, "%s is not an age file", about).
 			WithHint("if it was committed unencrypted, encrypt it and change the value: it is in git's history")
@@ -176,7 +181,13 @@ func (s *sealers) seal(j job) {
 	for _, r := range j.item.Recipients {
 		to = append(to, s.recipients[r])
 	}
-	file, err := seal(j.plain, to)
+	var file []byte
+	var err error
+	if j.plain.sops != nil {
+		file, err = sealSops(j.plain.sops, j.item.Recipients, to)
+	} else {
+		file, err = seal(j.plain, to)
+	}
 	j.plain.wipe()
 	if err == nil {
 		err = CheckStanzas(file, j.item.Recipients)

@@ -29,9 +29,9 @@ func TestRoundTrip(t *testing.T) {
 			r.put("secrets/two.age", encrypt(t, "for two\n", []string{"-a"}, editor))
 			r.put("big.age", encrypt(t, strings.Repeat("long ", 50_000), nil, editor))
 			plan, err := MakePlan(Input{Blobs: r.paths, HostKeys: public, Files: []Want{
-				{"secrets/one.age", []string{"ratched"}},
-				{"secrets/two.age", []string{"joker", "ursula"}},
-				{"big.age", []string{"ratched", "joker", "ursula"}},
+				{Path: "secrets/one.age", Hosts: []string{"ratched"}},
+				{Path: "secrets/two.age", Hosts: []string{"joker", "ursula"}},
+				{Path: "big.age", Hosts: []string{"ratched", "joker", "ursula"}},
 			}})
 			must(t, err)
 			files, err := Execute(t.Context(), plan, ids, r.read)
@@ -75,7 +75,7 @@ func TestHybridKeys(t *testing.T) {
 	must(t, err)
 	r := newRepo()
 	r.put("a.age", src)
-	in := Input{[]Want{{"a.age", []string{"joker"}}}, r.paths, map[string][]string{"joker": {host.Recipient().String()}}, nil}
+	in := Input{Files: []Want{{Path: "a.age", Hosts: []string{"joker"}}}, Blobs: r.paths, HostKeys: map[string][]string{"joker": {host.Recipient().String()}}}
 	plan, err := MakePlan(in)
 	must(t, err)
 	files, err := Execute(t.Context(), plan, ids, r.read)
@@ -103,7 +103,7 @@ func TestLifeOfAFleet(t *testing.T) {
 	for n := range 5 {
 		path := fmt.Sprintf("s%d.age", n)
 		r.put(path, encrypt(t, path, nil, editor))
-		in.Files = append(in.Files, Want{path, []string{"joker", "ratched"}})
+		in.Files = append(in.Files, Want{Path: path, Hosts: []string{"joker", "ratched"}})
 	}
 	step := func(why Why, rekeyed ...string) map[string][]byte {
 		t.Helper()
@@ -178,7 +178,7 @@ func TestAllOrNothing(t *testing.T) {
 	r.put("large.age", make([]byte, MaxFileBytes+1))
 	in := Input{Blobs: r.paths, HostKeys: map[string][]string{"joker": {sshKey(t, "ed25519").pub}}}
 	for path := range r.paths {
-		in.Files = append(in.Files, Want{path, []string{"joker"}})
+		in.Files = append(in.Files, Want{Path: path, Hosts: []string{"joker"}})
 	}
 	plan, err := MakePlan(in)
 	must(t, err)
@@ -208,7 +208,7 @@ func TestExecuteStops(t *testing.T) {
 	r := newRepo()
 	r.put("a.age", encrypt(t, "a", nil, editor))
 	r.put("b.age", encrypt(t, "b", nil, editor))
-	plan, err := MakePlan(Input{[]Want{{"a.age", []string{"joker"}}, {"b.age", []string{"joker"}}}, r.paths, map[string][]string{"joker": {host.pub}}, nil})
+	plan, err := MakePlan(Input{Files: []Want{{Path: "a.age", Hosts: []string{"joker"}}, {Path: "b.age", Hosts: []string{"joker"}}}, Blobs: r.paths, HostKeys: map[string][]string{"joker": {host.pub}}})
 	must(t, err)
 
 	_, err = Execute(t.Context(), plan, nil, r.read)

@@ -65,12 +65,15 @@ func Stanzas(r io.Reader) ([]Stanza, error) {
 // maxHeaderBytes is somewhat more than age's bound of 2 MiB takes when armored.
 const maxHeaderBytes = 3 << 20
 
-// CheckStanzas says whether an age file is encrypted for the given normalised
-// recipients and nobody else: SSH keys are recognised by their tags, X25519 and
+// CheckStanzas says whether an age or sops file is encrypted for the given normalised
+// recipients and nobody else. A sops file names its recipients. In an age file SSH keys are recognised by their tags, X25519 and
 // hybrid keys are anonymous and are counted. Stanzas of unknown kinds are let pass: age
 // lets programs add meaningless ones. Tags are 32 bits long: enough against
 // mistakes, not against somebody who makes a key to fit one.
 func CheckStanzas(blob []byte, recipients []string) error {
+	if KindOf(blob) == KindSops {
+		return checkSops(blob, recipients)
+	}
 	found, err := Stanzas(bytes.NewReader(blob))
 	if err != nil {
 		return err
@@ -90,9 +93,9 @@ func CheckStanzas(blob []byte, recipients []string) error {
 }
 
 // describe makes an error of what is too many or too few.
-func describe(surplus map[Stanza]int) error {
+func describe(counts map[Stanza]int) error {
 	var missing, extra []string
-	for s, n := range surplus {
+	for s, n := range counts {
 		switch {
 		case n < 0:
 			missing = append(missing, times(s, -n))
@@ -102,6 +105,10 @@ func describe(surplus map[Stanza]int) error {
 	}
 	slices.Sort(missing)
 	slices.Sort(extra)
+	return surplus(missing, extra)
+}
+
+func surplus(missing, extra []string) error {
 	var says []string
 	if len(missing) > 0 {
 		says = append(says, "it is not encrypted for "+strings.Join(missing, ", "))

@@ -2,6 +2,7 @@ package secret
 
 import (
 	"bytes"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +12,7 @@ import (
 	"filippo.io/age"
 	"filippo.io/age/agessh"
 	"filippo.io/age/armor"
+	"filippo.io/age/plugin"
 	"golang.org/x/crypto/ssh"
 
 	"github.com/garrison-nix/garrison/internal/fleet"
@@ -20,17 +22,27 @@ import (
 const maxIdentityBytes = 1 << 20
 
 // LoadIdentities reads private keys from a file: age's (lines AGE-SECRET-KEY-…,
-// comments and empty lines) or one OpenSSH key, ssh-ed25519 or ssh-rsa, without
-// passphrase. Every error is a fleet.Error with CodeKey and class Local that names
-// the file and what is expected, and repeats nothing of its content.
+// comments and empty lines; AGE-PLUGIN-…, as hardware keys have them) or one OpenSSH key, ssh-ed25519 or
+// ssh-rsa, without passphrase. An ssh-ed25519 key also decrypts for the age key that ssh-to-age makes of it. Plugins
+// cannot ask for anything: see LoadIdentitiesWith. Every error is a fleet.Error with CodeKey and class Local that
+// names the file and what is expected, and repeats nothing of its content.
 func LoadIdentities(path string) ([]age.Identity, error) {
+	return LoadIdentitiesWith(path, nil)
+}
+
+// LoadIdentitiesWith is LoadIdentities for somebody at a terminal: ui is what plugins ask through
+// (a PIN, a touch), for example plugin.NewTerminalUI. They are asked when a file is decrypted.
+func LoadIdentitiesWith(path string, ui *plugin.ClientUI) ([]age.Identity, error) {
+	if ui == nil {
+		ui = silentUI()
+	}
 	data, err := readKey(path)
 	if err != nil {
 		return nil, fleet.Errorf(fleet.Local, fleet.CodeKey, "cannot read the identity file %s", path).
 			WithHint("it must be readable and hold AGE-SECRET-KEY lines or an OpenSSH private key").WithCause(err)
 	}
 	defer clear(data)
-	ids, err := parseIdentities(data)
+	ids, err := parseIdentities(data, ui)
 	if err != nil {
 		return nil, fleet.Errorf(fleet.Local, fleet.CodeKey, "the identity file %s cannot be used: %v", path, err).
 			WithHint("it must hold AGE-SECRET-KEY lines (age-keygen) or an OpenSSH private key without passphrase, ssh-ed25519 or ssh-rsa")
@@ -57,7 +69,7 @@ func readKey(path string) ([]byte, error) {
 	return data[:n], nil
 }
 
-func parseIdentities(data []byte) ([]age.Identity, error) {
+func parseIdentities(data []byte, ui *plugin.ClientUI) ([]age.Identity, error) {
 	text := bytes.TrimSpace(data)
 	switch {
 	case len(text) == 0:
@@ -71,14 +83,14 @@ func parseIdentities(data []byte) ([]age.Identity, error) {
 		}
 		return []age.Identity{id}, nil
 	default:
-		return parseAgeIdentities(text)
+		return parseAgeIdentities(text, ui)
 	}
 }
 
 func parseSSHIdentity(pem []byte) (age.Identity, error) {
 	id, err := agessh.ParseIdentity(pem)
 	if err == nil {
-		return id, nil
+		return withConverted(id, pem)
 	}
 	var locked *ssh.PassphraseMissingError
 	if errors.As(err, &locked) {
@@ -90,8 +102,41 @@ func parseSSHIdentity(pem []byte) (age.Identity, error) {
 	return nil, errors.New("it begins like a private key but cannot be parsed; is it complete?")
 }
 
+// withConverted adds the age key made of an ssh-ed25519 key, which sops files may be encrypted for.
+func withConverted(id age.Identity, pem []byte) (age.Identity, error) {
+	ed, ok := id.(*agessh.Ed25519Identity)
+	if !ok {
+		return id, nil
+	}
+	raw, err := ssh.ParseRawPrivateKey(pem)
+	if err != nil {
+		return nil, errors.New("it begins like a private key but cannot be parsed; is it complete?")
+	}
+	key, ok := raw.(*ed25519.PrivateKey)
+	if !ok {
+		return id, nil
+	}
+	defer clear(*key)
+	converted, err := convertIdentity(*key)
+	if err != nil {
+		return nil, errors.New("no age key can be made of the ssh-ed25519 key")
+	}
+	return &sshIdentity{ed, converted}, nil
+}
+
+// silentUI answers no question of a plugin.
+func silentUI() *plugin.ClientUI {
+	nobody := errors.New("there is nobody to ask")
+	return &plugin.ClientUI{
+		DisplayMessage: func(string, string) error { return nobody },
+		RequestValue:   func(string, string, bool) (string, error) { return "", nobody },
+		Confirm:        func(string, string, string, string) (bool, error) { return false, nobody },
+		WaitTimer:      func(string) {},
+	}
+}
+
 // parseAgeIdentities reads lines itself: the library's errors may repeat a part of a key.
-func parseAgeIdentities(text []byte) ([]age.Identity, error) {
+func parseAgeIdentities(text []byte, ui *plugin.ClientUI) ([]age.Identity, error) {
 	var ids []age.Identity
 	n := 0
 	for raw := range bytes.Lines(text) {
@@ -100,7 +145,7 @@ func parseAgeIdentities(text []byte) ([]age.Identity, error) {
 		if line == "" || strings.HasPrefix(line, "#") {
 			continue
 		}
-		id, err := parseAgeIdentity(line)
+		id, err := parseAgeIdentity(line, ui)
 		if err != nil {
 			return nil, fmt.Errorf("line %d %w", n, err)
 		}
@@ -112,14 +157,17 @@ func parseAgeIdentities(text []byte) ([]age.Identity, error) {
 	return ids, nil
 }
 
-func parseAgeIdentity(line string) (id age.Identity, err error) {
+func parseAgeIdentity(line string, ui *plugin.ClientUI) (id age.Identity, err error) {
 	switch {
 	case strings.HasPrefix(line, "AGE-SECRET-KEY-PQ-1"):
 		id, err = age.ParseHybridIdentity(line)
 	case strings.HasPrefix(line, "AGE-SECRET-KEY-1"):
 		id, err = age.ParseX25519Identity(line)
 	case strings.HasPrefix(line, "AGE-PLUGIN-"):
-		return nil, errors.New("is the key of an age plugin, which is not supported")
+		if id, err = plugin.NewIdentity(line, ui); err != nil {
+			return nil, errors.New("is the key of an age plugin that was mistyped or cut short")
+		}
+		return id, nil
 	case strings.HasPrefix(line, "age1"), strings.HasPrefix(line, "ssh-"):
 		return nil, errors.New("is a public key; the private one is needed")
 	default:

@@ -1,6 +1,7 @@
 package secret
 
 import (
+	"cmp"
 	"fmt"
 	"path"
 	"slices"
@@ -13,10 +14,13 @@ import (
 // every secret of a fleet be written again; use it only where the old form is wrong.
 const Format = 1
 
-// Want is a secret file and the hosts that declare it.
+// Want is a secret file and the hosts that declare it. Several secrets of one sops file
+// are one Want, or several with the same path.
 type Want struct {
 	Path  string   // in the repository
 	Hosts []string // each of them gets to read it
+	Kind  Kind     // KindAuto: told by the path
+	Keys  []string // of a sops file: what must be in it, as sops.secrets.<name>.key has it
 }
 
 // Input is everything that a plan depends on.
@@ -25,6 +29,11 @@ type Input struct {
 	Blobs    map[string]string   // path → git blob on the source branch; others than of Files are ignored
 	HostKeys map[string][]string // host → its public keys; two while a key is being changed
 	Previous *fleet.Secrets      // what the previous release recorded; nil if there was none
+
+	// AllowRemoval says of a recipient that would disappear from a file whether that is
+	// meant; if not, MakePlan fails. Nil allows every removal. It is not asked about files that are no
+	// longer in the source commit: who removes a file means it. See AllowList.
+	AllowRemoval func(Drop) bool
 }
 
 // Plan says what becomes of each secret file. Equal inputs give equal plans; all
@@ -42,15 +51,19 @@ type Kept struct {
 	Path   string             `json:"path"`
 	Hosts  []string           `json:"hosts"`
 	Record fleet.SecretRecord `json:"record"`
+	Kind   Kind               `json:"kind"`
+	Keys   []string           `json:"keys,omitempty"`
 }
 
 // Rekeyed is a file to encrypt again.
 type Rekeyed struct {
 	Path       string   `json:"path"`
 	Source     string   `json:"source"`     // git blob on the source branch
-	Recipients []string `json:"recipients"` // normalised public keys
+	Recipients []string `json:"recipients"` // normalised public keys; of a sops file, age1… only
 	Hosts      []string `json:"hosts"`
 	Why        Why      `json:"why"`
+	Kind       Kind     `json:"kind"`
+	Keys       []string `json:"keys,omitempty"` // must be in the file
 }
 
 // Why says why a file is encrypted again.
@@ -100,6 +113,9 @@ func MakePlan(in Input) (*Plan, error) {
 		return nil, err
 	}
 	p.drop(in, keys)
+	if err := p.checkRemovals(in); err != nil {
+		return nil, err
+	}
 	return p, nil
 }
 
@@ -129,7 +145,7 @@ func (p *Plan) Distrust(path string) {
 	}
 	k := p.Keep[i]
 	p.Keep = slices.Delete(p.Keep, i, i+1)
-	p.Rekey = append(p.Rekey, Rekeyed{k.Path, k.Record.Source, k.Record.Recipients, k.Hosts, WhyDamaged})
+	p.Rekey = append(p.Rekey, Rekeyed{k.Path, k.Record.Source, k.Record.Recipients, k.Hosts, WhyDamaged, k.Kind, k.Keys})
 	slices.SortFunc(p.Rekey, func(a, b Rekeyed) int { return strings.Compare(a.Path, b.Path) })
 }
 
@@ -140,17 +156,31 @@ func (p *Plan) Unchanged() bool { return len(p.Rekey) == 0 && len(p.Gone) == 0 }
 // mergeWants sorts files and their hosts and puts equal ones together.
 func mergeWants(files []Want) ([]Want, problems) {
 	var probs problems
-	hosts := make(map[string][]string)
+	merged := make(map[string]*Want)
 	for _, f := range files {
 		if !validPath(f.Path) {
 			probs.add(fleet.CodeSecret, "", "%q, declared by %s, is not the path of a file in the repository", f.Path, list(f.Hosts))
 			continue
 		}
-		hosts[f.Path] = append(hosts[f.Path], f.Hosts...)
+		if !f.Kind.valid() {
+			probs.add(fleet.CodeInternal, "", "%s: there is no kind of secret files %q", f.Path, f.Kind)
+		}
+		w := merged[f.Path]
+		if w == nil {
+			w = &Want{Path: f.Path}
+			merged[f.Path] = w
+		}
+		if w.Kind != KindAuto && f.Kind != KindAuto && w.Kind != f.Kind {
+			probs.add(fleet.CodeSecret, "declare each file with one of the two", "%s, declared by %s, is used as a file of age and of sops",
+				f.Path, list(sortedSet(slices.Concat(w.Hosts, f.Hosts))))
+		}
+		w.Kind = Kind(cmp.Or(string(w.Kind), string(f.Kind)))
+		w.Hosts, w.Keys = append(w.Hosts, f.Hosts...), append(w.Keys, f.Keys...)
 	}
 	var wants []Want
-	for _, p := range sortedKeys(hosts) {
-		wants = append(wants, Want{p, sortedSet(hosts[p])})
+	for _, p := range sortedKeys(merged) {
+		w := merged[p]
+		wants = append(wants, Want{p, sortedSet(w.Hosts), w.Kind.or(p), sortedSet(w.Keys)})
 	}
 	return wants, probs
 }
@@ -192,7 +222,19 @@ func parseHostKeys(wants []Want, given map[string][]string, probs *problems) map
 func recipientsOf(w Want, keys map[string][]string, probs *problems) []string {
 	var all []string
 	for _, h := range w.Hosts {
-		all = append(all, keys[h]...)
+		for _, k := range keys[h] {
+			if w.Kind == KindSops {
+				var err error
+				if k, err = sopsName(k); err != nil {
+					probs.add(fleet.CodeKey, "", "%s cannot be encrypted for host %s: %v", w.Path, h, err)
+					continue
+				}
+			}
+			all = append(all, k)
+		}
+	}
+	if w.Kind == KindSops { // each recipient has a header of its own
+		return sortedSet(all)
 	}
 	if pq := slices.IndexFunc(all, postQuantum); pq >= 0 && !allOf(all, postQuantum) {
 		probs.add(fleet.CodeKey, "age refuses to mix them: give either all of these hosts age1pq1… keys or none",
@@ -218,10 +260,10 @@ func (p *Plan) add(w Want, recipients []string, in Input, probs *problems) {
 	want := fleet.SecretRecord{Source: source, Recipients: recipients, Format: Format}
 	was, had := previous(in)[w.Path]
 	if why := compare(want, was, had); why != "" {
-		p.Rekey = append(p.Rekey, Rekeyed{w.Path, source, recipients, w.Hosts, why})
+		p.Rekey = append(p.Rekey, Rekeyed{w.Path, source, recipients, w.Hosts, why, w.Kind, w.Keys})
 		return
 	}
-	p.Keep = append(p.Keep, Kept{w.Path, w.Hosts, was})
+	p.Keep = append(p.Keep, Kept{w.Path, w.Hosts, was, w.Kind, w.Keys})
 }
 
 // compare says why a file recorded as was does not do as want; "" if it does.
@@ -286,8 +328,10 @@ func owners(given, parsed map[string][]string) map[string]string {
 			}
 		}
 		for _, k := range normal {
-			if _, taken := of[k]; !taken {
-				of[k] = h
+			for _, name := range namesOf(k) {
+				if _, taken := of[name]; !taken {
+					of[name] = h
+				}
 			}
 		}
 	}

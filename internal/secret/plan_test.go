@@ -25,9 +25,9 @@ func TestPlanNamesEveryProblem(t *testing.T) {
 	good := newRecipient(t)
 	plan, err := MakePlan(Input{
 		Files: []Want{
-			{"missing.age", []string{"ratched", "joker"}}, {"ok.age", []string{"ratched"}},
-			{"keyless.age", []string{"ursula"}}, {"keyless2.age", []string{"ursula"}}, {"bad.age", []string{"typo", "ratched"}},
-			{"../out.age", []string{"ratched"}}, {"/abs.age", []string{"ratched"}}, {".garrison/secrets.json", nil}, {"undeclared.age", nil},
+			{Path: "missing.age", Hosts: []string{"ratched", "joker"}}, {Path: "ok.age", Hosts: []string{"ratched"}},
+			{Path: "keyless.age", Hosts: []string{"ursula"}}, {Path: "keyless2.age", Hosts: []string{"ursula"}}, {Path: "bad.age", Hosts: []string{"typo", "ratched"}},
+			{Path: "../out.age", Hosts: []string{"ratched"}}, {Path: "/abs.age", Hosts: []string{"ratched"}}, {Path: ".garrison/secrets.json", Hosts: nil}, {Path: "undeclared.age", Hosts: nil},
 		},
 		Blobs: map[string]string{"ok.age": blobID(nil), "keyless.age": blobID(nil), "keyless2.age": blobID(nil),
 			"bad.age": "nonsense", "undeclared.age": blobID(nil)},
@@ -45,7 +45,7 @@ func TestPlanNamesEveryProblem(t *testing.T) {
 		t.Errorf("names a good file: %v", err)
 	}
 
-	_, err = MakePlan(Input{Files: []Want{{"a.age", []string{"ursula"}}, {"b.age", []string{"flagg"}}}, Blobs: map[string]string{"a.age": blobID(nil), "b.age": blobID(nil)}})
+	_, err = MakePlan(Input{Files: []Want{{Path: "a.age", Hosts: []string{"ursula"}}, {Path: "b.age", Hosts: []string{"flagg"}}}, Blobs: map[string]string{"a.age": blobID(nil), "b.age": blobID(nil)}})
 	expectError(t, err, fleet.Bad, fleet.CodeKey, "ursula", "flagg", "a.age", "b.age")
 	if hint := fleet.FailureOf(fleet.Rekey, err).Hint; strings.Count(hint, "declare the public key") != 1 {
 		t.Errorf("hint %q", hint)
@@ -71,7 +71,7 @@ func TestPlanKeepsUnlessTheKeyDiffers(t *testing.T) {
 	}
 	blob, edited := blobID([]byte("1")), blobID([]byte("2"))
 	rec := fleet.SecretRecord{Source: blob, Recipients: []string{a, b}, Format: Format, Released: blobID([]byte("r"))}
-	both := []Want{{"s.age", []string{"h1", "h2"}}}
+	both := []Want{{Path: "s.age", Hosts: []string{"h1", "h2"}}}
 	keys := map[string][]string{"h1": {b}, "h2": {a}}
 	for _, c := range []struct {
 		name  string
@@ -82,11 +82,11 @@ func TestPlanKeepsUnlessTheKeyDiffers(t *testing.T) {
 		why   Why
 	}{
 		{"the same", both, blob, keys, nil, ""},
-		{"declared twice", []Want{{"s.age", []string{"h2", "h1", "h2"}}, {"s.age", []string{"h1"}}}, blob, keys, nil, ""},
+		{"declared twice", []Want{{Path: "s.age", Hosts: []string{"h2", "h1", "h2"}}, {Path: "s.age", Hosts: []string{"h1"}}}, blob, keys, nil, ""},
 		{"keys with spaces", both, blob, map[string][]string{"h1": {" " + b + "\n"}, "h2": {a}}, nil, ""},
-		{"hosts changed, keys not", []Want{{"s.age", []string{"h3"}}}, blob, map[string][]string{"h3": {a, b}}, nil, ""},
+		{"hosts changed, keys not", []Want{{Path: "s.age", Hosts: []string{"h3"}}}, blob, map[string][]string{"h3": {a, b}}, nil, ""},
 		{"edited", both, edited, keys, nil, WhySource},
-		{"a host less", []Want{{"s.age", []string{"h1"}}}, blob, keys, nil, WhyRecipients},
+		{"a host less", []Want{{Path: "s.age", Hosts: []string{"h1"}}}, blob, keys, nil, WhyRecipients},
 		{"a key more", both, blob, map[string][]string{"h1": {b, newRecipient(t)}, "h2": {a}}, nil, WhyRecipients},
 		{"other format", both, blob, keys, func(r *fleet.SecretRecord) { r.Format++ }, WhyFormat},
 		{"no released blob", both, blob, keys, func(r *fleet.SecretRecord) { r.Released = "" }, WhyDamaged},
@@ -95,7 +95,7 @@ func TestPlanKeepsUnlessTheKeyDiffers(t *testing.T) {
 		if c.edit != nil {
 			c.edit(&was)
 		}
-		p, err := MakePlan(Input{c.files, map[string]string{"s.age": c.blob}, c.keys, &fleet.Secrets{Files: map[string]fleet.SecretRecord{"s.age": was}}})
+		p, err := MakePlan(Input{Files: c.files, Blobs: map[string]string{"s.age": c.blob}, HostKeys: c.keys, Previous: &fleet.Secrets{Files: map[string]fleet.SecretRecord{"s.age": was}}})
 		must(t, err)
 		if c.why == "" {
 			if len(p.Rekey) != 0 || len(p.Keep) != 1 || !reflect.DeepEqual(p.Keep[0].Record, rec) || !p.Unchanged() {
@@ -112,7 +112,7 @@ func TestPlanReportsDropped(t *testing.T) {
 	blob := blobID([]byte("1"))
 	rec := fleet.SecretRecord{Source: blob, Recipients: []string{keep, lost, unknown}, Format: Format, Released: blob}
 	p, err := MakePlan(Input{
-		Files:    []Want{{"kept.age", []string{"h1"}}, {"edited.age", []string{"h1"}}},
+		Files:    []Want{{Path: "kept.age", Hosts: []string{"h1"}}, {Path: "edited.age", Hosts: []string{"h1"}}},
 		Blobs:    map[string]string{"kept.age": blob, "edited.age": blobID([]byte("2")), "undeclared.age": blob},
 		HostKeys: map[string][]string{"h1": {keep}, "h2": {lost, "nonsense"}},
 		Previous: &fleet.Secrets{Files: map[string]fleet.SecretRecord{"kept.age": rec, "edited.age": rec, "undeclared.age": rec, "deleted.age": rec}},
@@ -156,7 +156,7 @@ func TestPlanDeterministic(t *testing.T) {
 		for f := range rng.IntN(20) {
 			path := fmt.Sprintf("s%d.age", f)
 			in.Blobs[path] = blobID([]byte(path))
-			in.Files = append(in.Files, Want{path, hosts[:1+rng.IntN(len(hosts))]})
+			in.Files = append(in.Files, Want{Path: path, Hosts: hosts[:1+rng.IntN(len(hosts))]})
 		}
 		one, err := MakePlan(in)
 		must(t, err)

@@ -10,6 +10,7 @@ import (
 	"embed"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
 	"net/url"
 	"path/filepath"
@@ -110,8 +111,12 @@ func (s *Store) PutRun(ctx context.Context, r fleet.Run) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	if _, err := tx.ExecContext(ctx, `UPDATE runs SET run = ? WHERE id = ?`, string(doc), r.ID); err != nil {
+	res, err := tx.ExecContext(ctx, `UPDATE runs SET run = ? WHERE id = ?`, string(doc), r.ID)
+	if err != nil {
 		return 0, err
+	}
+	if n, err := res.RowsAffected(); err != nil || n != 1 {
+		return 0, errors.Join(err, fmt.Errorf("there is no run %d", r.ID))
 	}
 	return r.ID, tx.Commit()
 }

@@ -20,13 +20,13 @@ const formatVersion = "3.9.0"
 func (u *Unlocked) Plain(as Format) ([]byte, error) {
 	f := u.file
 	if as == Binary && f.isBinary() {
-		for i, l := range f.leaves {
-			if text, ok := l.in.(string); ok && !l.secret {
-				return []byte(text), nil
-			}
-			return slices.Clone(u.values[i].data), nil
+		if len(f.leaves) == 0 {
+			return nil, nil
 		}
-		return nil, nil
+		if text, ok := f.leaves[0].in.(string); ok && !f.leaves[0].secret {
+			return []byte(text), nil
+		}
+		return slices.Clone(u.values[0].data), nil
 	}
 	switch f.format {
 	case JSON:

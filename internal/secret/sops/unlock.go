@@ -207,3 +207,17 @@ func (u *Unlocked) equal(o *Unlocked) bool {
 	}
 	return true
 }
+
+// HasValue says whether the file has something under a key as Has has it.
+func (u *Unlocked) HasValue(key string) bool {
+	for i, l := range u.file.leaves {
+		full := strings.Join(l.path, "/")
+		if l.comment || key != "" && full != key && !strings.HasPrefix(full, key+"/") {
+			continue
+		}
+		if !l.secret && l.in != "" || len(u.values[i].data) > 0 && u.values[i].kind != typeComment {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,258 @@
+package drill
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// FiguresSchema is the schema of Figures.
+const FiguresSchema = 1
+
+// Figures are what Bench measured; docs/FORMATS.md describes them.
+type Figures struct {
+	Schema int `json:"schema"`
+	// Changes are pushes of a change whose systems the builder had built before, while no host had them.
+	Changes []ChangeFigures `json:"changes"`
+	// Median has of each field the median of Changes.
+	Median ChangeFigures `json:"median"`
+	Agent  AgentFigures  `json:"agent"`
+	// BinaryBytes is the size of the garrison binary.
+	BinaryBytes int64 `json:"binaryBytes"`
+}
+
+// ChangeFigures are one change's way, in seconds; see Report.
+type ChangeFigures struct {
+	PushToActiveSeconds float64            `json:"pushToActiveSeconds"`
+	OwnSeconds          float64            `json:"ownSeconds"`
+	Stages              map[string]float64 `json:"stages"`
+}
+
+// AgentFigures are an agent's that has nothing to do but to wait for a wake-up and to poll.
+type AgentFigures struct {
+	IdleSeconds   float64 `json:"idleSeconds"` // how long it was watched
+	ResidentBytes int64   `json:"residentBytes"`
+	CPUSeconds    float64 `json:"cpuSeconds"` // of the agent itself, git excluded
+}
+
+// BenchOptions say how much is measured.
+type BenchOptions struct {
+	Changes int           // how many pushes
+	Idle    time.Duration // how long an idle agent is watched
+}
+
+// Bench starts the demo's machines and measures on them.
+func Bench(ctx context.Context, o Options, b BenchOptions) (Figures, error) {
+	d := newDemo(o)
+	if err := freshDir(o.Dir); err != nil {
+		return Figures{}, err
+	}
+	f, err := d.bench(ctx, b)
+	if ctx.Err() != nil {
+		err = context.Canceled
+	}
+	return f, errors.Join(err, d.end())
+}
+
+func (d *demo) bench(ctx context.Context, b BenchOptions) (Figures, error) {
+	f := Figures{Schema: FiguresSchema}
+	info, err := os.Stat(d.Self)
+	if err != nil {
+		return f, err
+	}
+	f.BinaryBytes = info.Size()
+	if err := d.build(ctx); err != nil {
+		return f, err
+	}
+	if err := d.firstRelease(ctx); err != nil {
+		return f, err
+	}
+	d.out.title("%d changes, built before they are pushed", b.Changes)
+	for i := range b.Changes {
+		c, err := d.prebuiltChange(ctx, i)
+		if err != nil {
+			return f, err
+		}
+		f.Changes = append(f.Changes, c)
+		d.out.line("  %2d  push → active %.3f s, %.3f s of it Garrison's own", i+1, c.PushToActiveSeconds, c.OwnSeconds)
+	}
+	f.Median = medianOf(f.Changes)
+	d.out.title("An idle agent, for %s", b.Idle)
+	f.Agent, err = d.world.watchAgent(ctx, followed[0], b.Idle)
+	return f, err
+}
+
+const prebuilt = "prebuilt"
+
+// prebuiltChange has the builder build a change from a branch, then pushes it to main and times it.
+func (d *demo) prebuiltChange(ctx context.Context, n int) (ChangeFigures, error) {
+	w := d.world
+	text := fmt.Sprintf("change %d\n", n)
+	if err := w.prebuild(ctx, text); err != nil {
+		return ChangeFigures{}, err
+	}
+	if err := w.write("gitops-test", []byte(text)); err != nil {
+		return ChangeFigures{}, err
+	}
+	commit, err := w.commit(ctx, fmt.Sprintf("Change %d", n))
+	if err != nil {
+		return ChangeFigures{}, err
+	}
+	out := d.out
+	d.out = &printer{w: io.Discard}
+	c, err := d.push(ctx, commit, false)
+	d.out = out
+	if err != nil {
+		return ChangeFigures{}, err
+	}
+	if _, err := w.allCommitted(c); err != nil {
+		return ChangeFigures{}, err
+	}
+	if _, err := w.seeText(text); err != nil {
+		return ChangeFigures{}, err
+	}
+	var r Report
+	c.measure(&r)
+	return ChangeFigures{PushToActiveSeconds: r.PushToActiveSeconds, OwnSeconds: r.OwnSeconds, Stages: r.Stages}, nil
+}
+
+// prebuild builds on the forge what the next release will hold: the last release with another text.
+func (w *world) prebuild(ctx context.Context, text string) error {
+	for _, args := range [][]string{
+		{"fetch", "--quiet", "origin", "release"},
+		{"checkout", "--quiet", "-B", prebuilt, "FETCH_HEAD"},
+	} {
+		if _, err := w.git(ctx, args...); err != nil {
+			return err
+		}
+	}
+	if err := w.write("gitops-test", []byte(text)); err != nil {
+		return err
+	}
+	for _, args := range [][]string{
+		{"commit", "--quiet", "--all", "--message", "Build this"},
+		{"push", "--quiet", "--force", "origin", prebuilt},
+	} {
+		if _, err := w.git(ctx, args...); err != nil {
+			return err
+		}
+	}
+	commit, err := w.git(ctx, "rev-parse", "HEAD")
+	if err != nil {
+		return err
+	}
+	if _, err := w.git(ctx, "checkout", "--quiet", "main"); err != nil {
+		return err
+	}
+	args := []string{"--extra-experimental-features", "nix-command flakes", "build", "--no-link"}
+	for _, h := range followed {
+		args = append(args, "git+file:///srv/git/fleet.git?ref="+prebuilt+"&rev="+commit+"#nixosConfigurations."+h+".config.system.build.toplevel")
+	}
+	_, err = w.run(ctx, "forge", "nix", args...)
+	return err
+}
+
+// watchAgent reads what the kernel says of a host's agent, before and after a time.
+func (w *world) watchAgent(ctx context.Context, host string, idle time.Duration) (AgentFigures, error) {
+	var f AgentFigures
+	pid, err := w.hosts[host].ServicePID(ctx, "agent")
+	if err != nil {
+		return f, err
+	}
+	before, err := w.cpuSeconds(ctx, host, pid)
+	if err != nil {
+		return f, err
+	}
+	began := time.Now()
+	select {
+	case <-ctx.Done():
+		return f, ctx.Err()
+	case <-time.After(idle):
+	}
+	after, err := w.cpuSeconds(ctx, host, pid)
+	if err != nil {
+		return f, err
+	}
+	f.IdleSeconds, f.CPUSeconds = time.Since(began).Seconds(), after-before
+	status, err := w.run(ctx, host, "cat", fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return f, err
+	}
+	for line := range strings.Lines(status) {
+		if kib, ok := strings.CutPrefix(line, "VmRSS:"); ok {
+			n, err := strconv.ParseInt(strings.Fields(kib)[0], 10, 64)
+			f.ResidentBytes = n << 10
+			return f, err
+		}
+	}
+	return f, fmt.Errorf("there is no VmRSS in %q", status)
+}
+
+const ticksPerSecond = 100 // USER_HZ, on every Linux that Go runs on
+
+// cpuSeconds is what a process has used so far, its children excluded.
+func (w *world) cpuSeconds(ctx context.Context, host string, pid int) (float64, error) {
+	stat, err := w.run(ctx, host, "cat", fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, err
+	}
+	fields := strings.Fields(stat[strings.LastIndex(stat, ")")+1:])
+	if len(fields) < 13 {
+		return 0, fmt.Errorf("/proc/%d/stat is %q", pid, stat)
+	}
+	user, err := strconv.ParseFloat(fields[11], 64)
+	if err != nil {
+		return 0, err
+	}
+	system, err := strconv.ParseFloat(fields[12], 64)
+	return (user + system) / ticksPerSecond, err
+}
+
+func medianOf(all []ChangeFigures) ChangeFigures {
+	whole := make([]float64, 0, len(all))
+	own := make([]float64, 0, len(all))
+	perStage := map[string][]float64{}
+	for _, c := range all {
+		whole, own = append(whole, c.PushToActiveSeconds), append(own, c.OwnSeconds)
+		for name, seconds := range c.Stages {
+			perStage[name] = append(perStage[name], seconds)
+		}
+	}
+	m := ChangeFigures{PushToActiveSeconds: median(whole), OwnSeconds: median(own), Stages: map[string]float64{}}
+	for name, seconds := range perStage {
+		m.Stages[name] = median(seconds)
+	}
+	return m
+}
+
+// median of none is not a number.
+func median(x []float64) float64 {
+	if len(x) == 0 {
+		return math.NaN()
+	}
+	x = slices.Sorted(slices.Values(x))
+	return (x[(len(x)-1)/2] + x[len(x)/2]) / 2
+}
+
+// Tell prints the figures as a table.
+func (f Figures) Tell(o Options) {
+	out := &printer{w: o.Out, terminal: o.Terminal, colour: o.Colour}
+	out.title("Medians of %d pre-built changes, woken", len(f.Changes))
+	for _, s := range stages {
+		if seconds, ran := f.Median.Stages[s.name]; ran {
+			out.line("  %-14s %7.3f s  %s", s.name, seconds, out.paint(grey, s.what))
+		}
+	}
+	out.line("  %-14s %7.3f s", "push → active", f.Median.PushToActiveSeconds)
+	out.line("  %-14s %7.3f s  %s", "own", f.Median.OwnSeconds, out.paint(grey, "neither git, nix nor switch-to-configuration"))
+	out.line("\nagent, idle    %7.1f MB resident, %.2f s of CPU in %.0f s", float64(f.Agent.ResidentBytes)/1e6, f.Agent.CPUSeconds, f.Agent.IdleSeconds)
+	out.line("binary         %7.1f MB  %s", float64(f.BinaryBytes)/1e6, out.paint(grey, filepath.Base(o.Self)))
+}

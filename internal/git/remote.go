@@ -1,0 +1,167 @@
+package git
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/garrison-nix/garrison/internal/fleet"
+	"github.com/garrison-nix/garrison/internal/proc"
+)
+
+// networkTime bounds each talk with a remote, a first clone included.
+const networkTime = 15 * time.Minute
+
+// networkConfig bounds what waits for a remote: a transfer below 1 KB/s for 30 s is given up.
+var networkConfig = []string{"-c", "http.lowSpeedLimit=1000", "-c", "http.lowSpeedTime=30"}
+
+// Fetch brings refspecs from a remote (its name or URL), dropping refs that are gone there. A clone that
+// has only the newest commits, as CI systems make them, gets the rest: what descends from what cannot be told otherwise.
+// Errors: CodeRemote, transient; CodeUnauthorized when the remote wants other credentials.
+func (r *Repo) Fetch(ctx context.Context, remote string, refspecs ...string) error {
+	args := []string{"fetch", "--quiet", "--prune", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance", "--no-recurse-submodules"}
+	if _, err := os.Stat(filepath.Join(r.Dir, "shallow")); err == nil {
+		args = append(args, "--unshallow")
+	}
+	_, err := r.network(ctx, remote, args, refspecs)
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	return remoteError("fetch from", remote, err)
+}
+
+// Move is a ref to push: from what it must be on the remote now ("" = not there) to an object.
+type Move struct{ Ref, From, To string }
+
+// Push moves all refs or none. It fails with CodeRace when a ref on the remote is
+// not what Move.From says, with CodeRemote or CodeUnauthorized otherwise. An answer that was lost is asked for again.
+func (r *Repo) Push(ctx context.Context, remote string, moves ...Move) error {
+	args := []string{"push", "--quiet", "--atomic", "--no-verify", "--no-signed", "--no-follow-tags", "--recurse-submodules=no"}
+	var specs []string
+	for _, m := range moves {
+		args = append(args, fmt.Sprintf("--force-with-lease=%s:%s", m.Ref, m.From))
+		specs = append(specs, m.To+":"+m.Ref)
+	}
+	_, err := r.network(ctx, remote, args, specs)
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	there, seenErr := r.remoteRefs(ctx, remote, moves)
+	if seenErr != nil {
+		return remoteError("push to", remote, err)
+	}
+	arrived := true
+	for _, m := range moves {
+		if there[m.Ref] != m.From && there[m.Ref] != m.To {
+			return fleet.Errorf(fleet.Transient, fleet.CodeRace, "%s was moved by somebody else while this ran", m.Ref).
+				WithHint("run it again: it starts from what is there now").WithCause(redacted(err))
+		}
+		arrived = arrived && there[m.Ref] == m.To
+	}
+	if arrived { // only the remote's answer was lost
+		return nil
+	}
+	return remoteError("push to", remote, err)
+}
+
+// remoteRefs asks what the refs of moves are on the remote now.
+func (r *Repo) remoteRefs(ctx context.Context, remote string, moves []Move) (map[string]string, error) {
+	var names []string
+	for _, m := range moves {
+		names = append(names, m.Ref)
+	}
+	out, err := r.network(ctx, remote, []string{"ls-remote"}, names)
+	if err != nil {
+		return nil, err
+	}
+	refs := map[string]string{}
+	for line := range strings.Lines(out) {
+		if id, ref, ok := strings.Cut(strings.TrimSpace(line), "\t"); ok {
+			refs[ref] = id
+		}
+	}
+	return refs, nil
+}
+
+// network runs a command that talks to remote, within networkTime.
+func (r *Repo) network(ctx context.Context, remote string, command, rest []string) (string, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, networkTime,
+		fleet.Errorf(fleet.Transient, fleet.CodeTimeout, "%s did not come to an end in %s", Redact(remote), networkTime))
+	defer cancel()
+	address, env := withoutCredentials(remote)
+	ssh, err := r.sshCommand(ctx)
+	if err != nil {
+		return "", err
+	}
+	args := append(append([]string{}, networkConfig...), command...)
+	args = append(args, "--end-of-options", address)
+	return r.run(ctx, call{args: append(args, rest...), env: append(env, ssh...)})
+}
+
+// sshCommand bounds how long ssh waits, unless the user has set up an ssh of their own.
+func (r *Repo) sshCommand(ctx context.Context) ([]string, error) {
+	if os.Getenv("GIT_SSH_COMMAND") != "" || os.Getenv("GIT_SSH") != "" {
+		return nil, nil
+	}
+	own, err := r.line(ctx, "config", "--default", "", "--get", "core.sshCommand")
+	if err != nil || own != "" {
+		return nil, err
+	}
+	return []string{"GIT_SSH_COMMAND=ssh -o BatchMode=yes -o ConnectTimeout=15 -o ServerAliveInterval=15"}, nil
+}
+
+// withoutCredentials takes user and password out of an HTTP URL, because everybody on the machine can read the
+// arguments of programs, and gives them to git by way of the environment, which only its owner can.
+func withoutCredentials(remote string) (address string, env []string) {
+	u, err := url.Parse(remote)
+	if err != nil || u.User == nil || (u.Scheme != "https" && u.Scheme != "http") {
+		return remote, nil
+	}
+	password, _ := u.User.Password()
+	user := u.User.Username()
+	u.User = nil
+	const helper = `!f() { test "$1" = get && printf 'username=%s\npassword=%s\n' "$GARRISON_GIT_USER" "$GARRISON_GIT_PASSWORD"; }; f`
+	n, _ := strconv.Atoi(os.Getenv("GIT_CONFIG_COUNT")) // these may be in use
+	return u.String(), []string{
+		"GARRISON_GIT_USER=" + user, "GARRISON_GIT_PASSWORD=" + password,
+		fmt.Sprintf("GIT_CONFIG_COUNT=%d", n+2),
+		fmt.Sprintf("GIT_CONFIG_KEY_%d=credential.helper", n), fmt.Sprintf("GIT_CONFIG_VALUE_%d=", n), // no other helper
+		fmt.Sprintf("GIT_CONFIG_KEY_%d=credential.helper", n+1), fmt.Sprintf("GIT_CONFIG_VALUE_%d=%s", n+1, helper),
+	}
+}
+
+// refused is how git and ssh say that credentials are wrong. Neither has an exit status for it.
+var refused = regexp.MustCompile(`Authentication failed|could not read (Username|Password)|Permission denied \(|(HTTP|error:) 40[13]\b`)
+
+// remoteError tells apart what git says in words alone.
+func remoteError(doing, remote string, err error) error {
+	said := proc.Said(err)
+	var timeout *fleet.Error
+	switch {
+	case refused.MatchString(said):
+		return fleet.Errorf(fleet.Local, fleet.CodeUnauthorized, "cannot %s %s: it refuses our credentials", doing, Redact(remote)).
+			WithHint("renew the token or key that git uses for it").WithCause(redacted(err))
+	case strings.Contains(said, "[remote rejected]") && !strings.Contains(said, "cannot lock ref"):
+		return fleet.Errorf(fleet.Local, fleet.CodeUnauthorized, "cannot %s %s: it does not let us move these refs", doing, Redact(remote)).
+			WithHint("a hook or a protection of branch or tag is in the way: let the release user write to them").WithCause(redacted(err))
+	case strings.Contains(said, "No space left on device"):
+		return fleet.Errorf(fleet.Local, fleet.CodeGit, "cannot %s %s: no space left", doing, Redact(remote)).WithCause(redacted(err))
+	case errors.As(err, &timeout) && timeout.Code == fleet.CodeTimeout:
+		return timeout
+	}
+	return fleet.Errorf(fleet.Transient, fleet.CodeRemote, "cannot %s %s", doing, Redact(remote)).
+		WithHint("is it up, and the address right? try: git ls-remote %s", Redact(remote)).WithCause(redacted(err))
+}
+
+// redacted is what git said, without its exit status and credentials.
+func redacted(err error) error { return errors.New(Redact(err.Error())) }
+
+// Redact takes credentials out of URLs in s.
+func Redact(s string) string { return proc.Redact(s) }
