@@ -25,7 +25,7 @@ type releaseFlags struct {
 	cacheURL, cacheToken  string
 	jobs                  int
 	memory                bytesFlag
-	dryRun                bool
+	dryRun, keepGoing     bool
 }
 
 func (a *app) release() *cobra.Command {
@@ -50,6 +50,7 @@ the release branch and a signed tag in one atomic push. If anything fails, nothi
 	fl.StringVar(&f.cacheToken, "cache-token-file", "", "file with the token that may push to the cache")
 	fl.IntVar(&f.jobs, "jobs", 0, "evaluations at a time (default: one a core)")
 	fl.Var(&f.memory, "eval-memory", "what all evaluations at a time may take together, like 4G (default: no bound)")
+	fl.BoolVar(&f.keepGoing, "keep-going", false, "publish although hosts named by hosts.partial in garrison.toml do not build; they keep their previous system")
 	fl.BoolVar(&f.dryRun, "dry-run", false, "evaluate and re-key, but build, push and publish nothing")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		return a.runRelease(cmd.Context(), f, *format == "json")
@@ -84,7 +85,7 @@ func (a *app) runRelease(ctx context.Context, f releaseFlags, asJSON bool) error
 	out, err := release.Run(proc.WithTimeline(ctx, t), release.Options{
 		Repo: repo, Remote: f.remote, Source: f.source, SigningKey: f.key, AllowedSigners: f.signer,
 		Identities: identities(f.identity), Cache: f.cache, Trace: os.Getenv("TRACEPARENT"),
-		Jobs: f.jobs, EvalMemory: int64(f.memory), DryRun: f.dryRun, Nix: n, Log: a.logger(),
+		Jobs: f.jobs, EvalMemory: int64(f.memory), DryRun: f.dryRun, KeepGoing: f.keepGoing, Nix: n, Log: a.logger(),
 	})
 	if err != nil {
 		return err

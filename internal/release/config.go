@@ -26,6 +26,8 @@ type Config struct {
 	Hosts struct {
 		// Manual hosts are evaluated and re-keyed, but no agent deploys them.
 		Manual []string `toml:"manual"`
+		// Partial hosts may keep their previous system in a release made with --keep-going, when theirs does not build.
+		Partial []string `toml:"partial"`
 	} `toml:"hosts"`
 	Secrets struct {
 		Editors []string `toml:"editors"` // public keys of those who may read secrets on the source branch
@@ -82,7 +84,7 @@ func ParseConfig(name string, data []byte) (Config, error) {
 
 // check holds the configuration against the hosts that the flake has.
 func (c Config) check(hosts []string) error {
-	named := slices.Clone(c.Hosts.Manual)
+	named := slices.Concat(c.Hosts.Manual, c.Hosts.Partial)
 	for h := range c.Secrets.HostKeys {
 		named = append(named, h)
 	}

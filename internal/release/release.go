@@ -27,6 +27,11 @@ import (
 
 // Cache is where closures go; client.Client is one.
 type Cache interface {
+	// Missing are those of the hash parts of store paths that it does not have.
+	Missing(ctx context.Context, hashes []string) ([]string, error)
+	// Closure walks from tops through what it has, and says what is missing on the way.
+	Closure(ctx context.Context, tops []string) (have []nar.PathInfo, missing []string, err error)
+	// Push uploads what is missing of paths.
 	Push(ctx context.Context, paths []nar.PathInfo, o client.PushOptions) (client.Stats, error)
 }
 
@@ -47,7 +52,9 @@ type Options struct {
 	Jobs     int        // evaluations at a time; 0 means one a core
 	// EvalMemory bounds what all evaluations under way may take together, in bytes; 0 does not.
 	EvalMemory int64
-	DryRun     bool // stop before building, publish nothing
+	// KeepGoing publishes although a host's system does not build, if garrison.toml allows it for that host (hosts.partial).
+	KeepGoing bool
+	DryRun    bool // stop before building, publish nothing
 
 	Nix *nix.Nix
 	Log *slog.Logger // nil drops it
@@ -60,6 +67,7 @@ type Outcome struct {
 	Manifest *fleet.Manifest   `json:"manifest,omitempty"`
 	Rekeyed  []string          `json:"rekeyed"`          // paths of secrets whose bytes changed
 	Rotate   []string          `json:"rotate,omitempty"` // who could read what, and may not any more
+	Failed   []string          `json:"failed,omitempty"` // hosts that keep their previous system, because theirs does not build
 	Pushed   *client.Stats     `json:"pushed,omitempty"`
 }
 
@@ -81,6 +89,7 @@ type state struct {
 	hosts     []nix.Host
 	manual    []nix.Host
 	entries   map[string]fleet.Entry
+	built     []string // toplevels built here, to be pushed
 	outcome   Outcome
 }
 
