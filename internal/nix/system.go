@@ -6,11 +6,21 @@ import (
 	"encoding/json"
 	"io"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 
 	"github.com/garrison-nix/garrison/internal/fleet"
 )
+
+// Native is this machine's system, as Nix calls it, such as x86_64-linux.
+func Native() string {
+	cpu := map[string]string{"amd64": "x86_64", "arm64": "aarch64", "386": "i686"}[runtime.GOARCH]
+	if cpu == "" {
+		cpu = runtime.GOARCH
+	}
+	return cpu + "-" + runtime.GOOS
+}
 
 // Systems are the kinds of machines that this Nix can build for: its own first, then
 // those it emulates and those of its remote builders (nix.conf: system, extra-platforms, builders).

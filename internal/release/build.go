@@ -20,21 +20,23 @@ func (s *state) build(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	systems, err := s.Nix.Systems(ctx)
-	if err != nil {
-		return err
-	}
 	var todo []nix.Host
+	var systems []string // asked for when a host is of another system than this machine
 	for _, h := range s.hosts {
-		_, isCached := cached[h.OutPath]
-		switch {
-		case isCached:
+		if _, isCached := cached[h.OutPath]; isCached {
 			s.note(h.Name, func(e *fleet.Entry) { e.Built = true })
-		case slices.Contains(systems, h.System):
-			todo = append(todo, h)
-		default:
-			s.Log.Warn("left to the host to build", "host", h.Name, "system", h.System)
+			continue
 		}
+		if h.System != nix.Native() && systems == nil {
+			if systems, err = s.Nix.Systems(ctx); err != nil {
+				return err
+			}
+		}
+		if h.System == nix.Native() || slices.Contains(systems, h.System) {
+			todo = append(todo, h)
+			continue
+		}
+		s.Log.Warn("left to the host to build", "host", h.Name, "system", h.System)
 	}
 	if err := s.buildHosts(ctx, todo); err != nil {
 		return err

@@ -54,11 +54,7 @@ func Check(ctx context.Context, o CheckOptions) (*Findings, error) {
 	if c.config, err = ParseConfig(ConfigPath, data); err != nil {
 		return nil, err
 	}
-	systems, err := o.Nix.Systems(ctx)
-	if err != nil {
-		return nil, err
-	}
-	c.system = systems[0]
+	c.system = nix.Native()
 	if err := c.evaluate(ctx); err != nil {
 		return c.found, err
 	}
