@@ -47,7 +47,7 @@ var variants = map[string]map[string]string{
 	"reboot":    {"init-interface": "systemd 2\n"},
 	"unhealthy": {}, // see switchPatch
 	"broken":    {"service.sh": "exit 1\n"},
-	"looping":   {"service.sh": "exit 1\n", "build.sh": ""}, // as a unit that is started again: see etc of the fleet
+	"looping":   {"service.sh": "exit 1\n"}, // and is started again: see pushFleet
 }
 
 // switchPatch makes the fleet's switch-to-configuration stop at gates: a file /run/gate/in-ACTION-VARIANT or
@@ -196,7 +196,7 @@ func (l *lab) pushFleet(bare string) error {
 	for path, change := range map[string][2]string{
 		"lib/switch-to-configuration.sh": {anchor, switchPatch + anchor},
 		// A variant for which systemd starts the service again and again.
-		"lib/default.nix": {"      Type=exec\n", "      Type=exec\n      ${if name == \"looping\" then \"Restart=always\\nRestartSec=200ms\\nStartLimitIntervalSec=0\" else \"\"}\n"},
+		"lib/default.nix": {"      Type=exec\n", "      Type=exec\n      ${if name == \"looping\" then \"Restart=always\\nRestartSec=3s\" else \"\"}\n"},
 	} {
 		path = filepath.Join(work, path)
 		text, err := os.ReadFile(path)
