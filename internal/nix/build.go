@@ -3,6 +3,7 @@ package nix
 import (
 	"context"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -25,8 +26,29 @@ func (n *Nix) Build(ctx context.Context, drvs []string, rootDir string) error {
 	if code, ok := proc.ExitCode(err); ok && code >= builderFailed {
 		class = fleet.Bad
 	}
-	return fleet.Errorf(classOf(err, class), fleet.CodeBuild, "%s", Message(err, maxBuildMessage))
+	return fleet.Errorf(classOf(err, class), fleet.CodeBuild, "%s", buildMessage(err))
 }
+
+// buildMessage is Message, and before it what builders said last.
+func buildMessage(err error) string {
+	complaint := Message(err, maxBuildMessage)
+	before, _, _ := strings.Cut("\n"+proc.Redact(proc.Said(err)), "\nerror:")
+	var said []string
+	for line := range strings.Lines(before) {
+		line = strings.TrimRight(line, "\r\n")
+		if line != "" && !progress.MatchString(line) {
+			said = append(said, line)
+		}
+	}
+	said = said[max(0, len(said)-builderLines):]
+	return strings.ToValidUTF8(strings.Join(append(said, complaint), "\n"), "")
+}
+
+// builderLines is how many lines of builders are kept.
+const builderLines = 20
+
+// progress is what nix-store says of what it is going to do.
+var progress = regexp.MustCompile(`^(building|copying path|fetching path) '/nix/store/|^  /nix/store/|^(this|these) .*(will be (built|fetched)|path)`)
 
 // builderFailed is the least exit status of nix-store --realise that blames a builder: 100 failed, 101 timed out,
 // 102 made something else than it promised, 104 not twice the same (nix-store(1)). 1 is anything else.
