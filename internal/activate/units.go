@@ -101,21 +101,21 @@ const busTime = 10 * time.Second
 // settle waits until units are up and stay so. It fails when one failed that had not before, when one goes on failing and
 // being started, and when ctx ends before nothing is on its way any more. What was failing or busy before does not count.
 func settle(ctx context.Context, look func(context.Context) (unitStates, error), before unitStates, p patienceTimes) error {
-	var calmSince, loopsSince time.Time
+	var calmSince time.Time
+	looping := map[string]time.Time{} // since when; a moment in which it runs does not end that
 	for {
 		now, err := look(ctx)
 		failed, loops, busy := now.since(before)
 		at := time.Now()
-		switch {
-		case len(failed) > 0:
+		if len(failed) > 0 {
 			return unitsFailed(failed, "failed in the new system")
-		case len(loops) > 0 && !loopsSince.IsZero() && at.Sub(loopsSince) >= p.loops:
-			return unitsFailed(loops, "failed in the new system again and again")
 		}
-		if len(loops) == 0 {
-			loopsSince = time.Time{}
-		} else if loopsSince.IsZero() {
-			loopsSince = at
+		for _, name := range loops {
+			if since, known := looping[name]; !known {
+				looping[name] = at
+			} else if at.Sub(since) >= p.loops {
+				return unitsFailed([]string{name}, "failed in the new system again and again")
+			}
 		}
 		if err != nil || len(loops)+len(busy) > 0 {
 			calmSince = time.Time{}

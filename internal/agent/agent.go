@@ -278,8 +278,10 @@ func (a *Agent) tell(was, now deploy.Record) {
 		log.Warn("waiting for a reboot into the new system", "storePath", now.Active.OutPath)
 	case fleet.PhaseManual:
 		log.Info("this host is not deployed by this release")
-	default:
-		log.Info("following", "phase", now.Phase)
+	case fleet.PhaseIdle:
+		if was.Phase != fleet.PhaseActivating { // else its end was told
+			log.Info("this host runs what the release says")
+		}
 	}
 }
 

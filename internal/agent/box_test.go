@@ -35,9 +35,10 @@ type boxOptions struct {
 	config   string // added to agent.toml
 	cacheURL string // "" for the forge's
 	cacheKey string
-	base     string // of a host with a systemd
-	noAgent  bool
-	binds    []sandbox.Bind
+	base     string    // of a host with a systemd
+	host     string    // its name in the fleet, joker unless given
+	origin   *git.Repo // nil for one of its own
+	tmpfs    bool      // its state directory is a small file system in memory
 }
 
 const stateDir = "/var/lib/garrison"
@@ -57,11 +58,16 @@ func newBox(t *testing.T, o boxOptions) *box {
 	b := &box{t: t, lab: l}
 	dir := filepath.Join(l.dir, strings.NewReplacer("/", "-", " ", "-").Replace(t.Name()))
 	var err error
-	if b.origin, err = git.Init(ctx, filepath.Join(dir, "fleet.git")); err != nil {
-		t.Fatal(err)
+	if b.origin = o.origin; b.origin == nil {
+		if b.origin, err = git.Init(ctx, filepath.Join(dir, "fleet.git")); err != nil {
+			t.Fatal(err)
+		}
+		if err := command(b.origin.Dir, "git", "fetch", "--quiet", l.template.Dir, "main", "release"); err != nil {
+			t.Fatal(err)
+		}
 	}
-	if err := command(b.origin.Dir, "git", "fetch", "--quiet", l.template.Dir, "main", "release"); err != nil {
-		t.Fatal(err)
+	if o.host == "" {
+		o.host = "joker"
 	}
 	if o.cacheURL == "" {
 		o.cacheURL = cacheURL
@@ -69,7 +75,7 @@ func newBox(t *testing.T, o boxOptions) *box {
 	if o.cacheKey == "" {
 		o.cacheKey = l.cacheKey
 	}
-	config := fmt.Sprintf("host = \"joker\"\nremote = \"file:///srv/fleet.git\"\nallowedSigners = \"/etc/garrison/allowed-signers\"\npoll = \"1s\"\ncheckTime = \"20s\"\n%s\n[[caches]]\nurl = %q\npublicKey = %q\n", o.config, o.cacheURL, o.cacheKey)
+	config := fmt.Sprintf("host = %q\nremote = \"file:///srv/fleet.git\"\nallowedSigners = \"/etc/garrison/allowed-signers\"\npoll = \"1s\"\ncheckTime = \"20s\"\n%s\n[[caches]]\nurl = %q\npublicKey = %q\n", o.host, o.config, o.cacheURL, o.cacheKey)
 	if i := strings.Index(o.config, "[hub]"); i >= 0 { // a table comes last
 		config = strings.Replace(config, o.config, o.config[:i], 1) + o.config[i:]
 	}
@@ -83,11 +89,13 @@ func newBox(t *testing.T, o boxOptions) *box {
 			{Path: "/etc/ssh/ssh_host_ed25519_key", Mode: 0o600, Data: l.keyData("host")},
 			{Path: "/opt/gate/nix-env", Mode: 0o755, Data: []byte(nixEnvGate)},
 		},
-		Binds: append([]sandbox.Bind{{Source: b.origin.Dir, Target: "/srv/fleet.git", Writable: true}}, o.binds...),
+		Binds: []sandbox.Bind{{Source: b.origin.Dir, Target: "/srv/fleet.git", Writable: true}},
 	}
-	if !o.noAgent {
-		opts.Services = []sandbox.Service{{Name: "agent", Args: []string{"garrison", "agent"}, Env: []string{"PATH=" + path}, Restart: true}}
+	start := []string{"garrison", "agent"}
+	if o.tmpfs {
+		start = []string{"sh", "-c", "busybox mountpoint -q " + stateDir + " || { mkdir -p " + stateDir + "; mount -t tmpfs -o size=2m none " + stateDir + "; }; exec garrison agent"}
 	}
+	opts.Services = []sandbox.Service{{Name: "agent", Args: start, Env: []string{"PATH=" + path}, Restart: true}}
 	if b.host, err = l.lan.Start(ctx, opts); err != nil {
 		t.Fatal(err)
 	}
@@ -326,7 +334,7 @@ func (b *box) eventually(what string, f func() bool) {
 func (b *box) killHelper() {
 	b.t.Helper()
 	b.must(`for p in /proc/[0-9]*; do
-		case $(busybox tr '\0' ' ' < $p/cmdline 2>/dev/null) in *"garrison activate --dir"*) kill -9 ${p#/proc/};; esac
+		case $(busybox tr '\0' ' ' < $p/cmdline 2>/dev/null) in */garrison" activate --dir"*) kill -9 ${p#/proc/};; esac
 	done`)
 }
 

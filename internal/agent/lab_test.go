@@ -47,7 +47,7 @@ var variants = map[string]map[string]string{
 	"reboot":    {"init-interface": "systemd 2\n"},
 	"unhealthy": {}, // see switchPatch
 	"broken":    {"service.sh": "exit 1\n"},
-	"looping":   {"service.sh": "exit 1\n", "build.sh": ""}, // as a unit that is started again: see etc of the fleet
+	"looping":   {"service.sh": "exit 1\n"}, // and is started again: see pushFleet
 }
 
 // switchPatch makes the fleet's switch-to-configuration stop at gates: a file /run/gate/in-ACTION-VARIANT or
@@ -196,7 +196,7 @@ func (l *lab) pushFleet(bare string) error {
 	for path, change := range map[string][2]string{
 		"lib/switch-to-configuration.sh": {anchor, switchPatch + anchor},
 		// A variant for which systemd starts the service again and again.
-		"lib/default.nix": {"      Type=exec\n", "      Type=exec\n      ${if name == \"looping\" then \"Restart=always\\nRestartSec=200ms\\nStartLimitIntervalSec=0\" else \"\"}\n"},
+		"lib/default.nix": {"      Type=exec\n", "      Type=exec\n      ${if name == \"looping\" then \"Restart=always\\nRestartSec=3s\" else \"\"}\n"},
 	} {
 		path = filepath.Join(work, path)
 		text, err := os.ReadFile(path)
@@ -223,9 +223,9 @@ func (l *lab) pushFleet(bare string) error {
 // startForge starts the hub, whose CI makes the release of what was pushed.
 func (l *lab) startForge(ctx context.Context, disk string) (err error) {
 	tokens := ""
-	for who, scope := range map[string]string{"read-token": "read", "host-token": "report:joker", "wake-token": "wake"} {
+	for who, scope := range map[string]string{"read-token": `"read"`, "host-token": `"report:good1", "report:joker"`, "wake-token": `"wake"`} {
 		sum := sha256.Sum256([]byte(who))
-		tokens += fmt.Sprintf("[[token]]\nname = %q\nsha256 = %q\nscopes = [%q]\n\n", who, hex.EncodeToString(sum[:]), scope)
+		tokens += fmt.Sprintf("[[token]]\nname = %q\nsha256 = %q\nscopes = [%s]\n\n", who, hex.EncodeToString(sum[:]), scope)
 	}
 	l.forge, err = l.lan.Start(ctx, sandbox.HostOptions{Name: "forge", Dir: disk, Addr: netip.AddrFrom4([4]byte{192, 0, 2, 1}), Files: []sandbox.File{
 		{Path: "/etc/garrison/hub.toml", Data: []byte("listen = \"192.0.2.1:8420\"\ndataDir = \"/var/lib/garrison-hub\"\ntokens = \"/etc/garrison/tokens.toml\"\n[ci]\nremote = \"/srv/git/fleet.git\"\nsigningKey = \"/etc/garrison/release-key\"\n")},
@@ -304,4 +304,13 @@ func command(dir, name string, args ...string) error {
 		return fmt.Errorf("%s %v: %w: %s", name, args, err, said.String())
 	}
 	return nil
+}
+
+func gitOutput(dir string, args ...string) (string, error) {
+	cmd := exec.Command("git", append([]string{"--git-dir", dir}, args...)...)
+	out, err := cmd.Output()
+	if err != nil {
+		return "", fmt.Errorf("git %v: %w", args, err)
+	}
+	return string(out), nil
 }

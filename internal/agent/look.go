@@ -43,7 +43,7 @@ func (l *looker) look(ctx context.Context, known *fleet.ReleaseRef) (deploy.Even
 	case !there && known == nil:
 		return deploy.Nothing{}, nil // yet
 	case !there:
-		return refused("", fleet.Errorf(fleet.Bad, fleet.CodeForcePushed, "the branch %s is gone from the remote", l.branch).
+		return l.refused("", known, fleet.Errorf(fleet.Bad, fleet.CodeForcePushed, "the branch %s is gone from the remote", l.branch).
 			WithHint("put it back: git push origin %s:refs/heads/%s", known.Commit, l.branch)), nil
 	}
 	var found deploy.Found
@@ -56,13 +56,21 @@ func (l *looker) look(ctx context.Context, known *fleet.ReleaseRef) (deploy.Even
 	}
 	var e *fleet.Error
 	if ctx.Err() == nil && errors.As(err, &e) && e.Class == fleet.Bad {
-		return refused(tip.ID, err), nil
+		return l.refused(tip.ID, known, err), nil
 	}
 	return nil, err
 }
 
-func refused(tip string, err error) deploy.Event {
-	return deploy.Refused{Tip: tip, Failure: *fleet.FailureOf(fleet.Verify, err)}
+// refused says why tip is not accepted, and what to do about it.
+func (l *looker) refused(tip string, known *fleet.ReleaseRef, err error) deploy.Event {
+	f := fleet.FailureOf(fleet.Verify, err)
+	if f.Hint == "" {
+		f.Hint = "find out who made it, and publish a release that is in order"
+		if known != nil {
+			f.Hint += ", or put the branch back: git push --force-with-lease origin " + known.Commit + ":refs/heads/" + l.branch
+		}
+	}
+	return deploy.Refused{Tip: tip, Failure: *f}
 }
 
 // verify accepts tip as a release, or says why not (class Bad). Nothing of what was fetched is used before its signature was checked.

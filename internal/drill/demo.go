@@ -228,7 +228,7 @@ func (d *demo) visibleChange(ctx context.Context) error {
 	d.check("and can be decrypted by no other host", func() (string, error) { return w.seeNoOtherSecrets(ctx) })
 	d.check("every closure is in the cache, whole and signed", func() (string, error) { return w.seeCache(ctx, c) })
 	d.check("the hosts fetched it from there and built nothing", func() (string, error) { return w.seeFetched(ctx, c) })
-	d.check(manual+" is untouched", func() (string, error) { return w.seeManual(ctx) })
+	d.check(manual+" is untouched", func() (string, error) { return w.seeManual(ctx, 2) })
 	return nil
 }
 

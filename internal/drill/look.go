@@ -247,13 +247,13 @@ func (w *world) seeFetched(ctx context.Context, c *change) (string, error) {
 	return fmt.Sprintf("%d paths in 3 stores", n), nil
 }
 
-// seeManual checks that the manual host's agent knows of the release, and did nothing.
-func (w *world) seeManual(ctx context.Context) (string, error) {
+// seeManual checks that the manual host's agent knows of release n, and did nothing.
+func (w *world) seeManual(ctx context.Context, n int) (string, error) {
 	var s fleet.Status
 	err := w.until(ctx, func() (bool, error) {
 		var err error
 		s, err = w.status(ctx, manual)
-		return s.Newest != nil && s.Newest.Number == 2, err
+		return s.Newest != nil && s.Newest.Number == n, err
 	})
 	if err != nil {
 		return "", err
@@ -271,7 +271,7 @@ func (w *world) seeManual(ctx context.Context) (string, error) {
 	if strings.Contains(store, "nixos-system") {
 		return "", errors.New("a system came into its store")
 	}
-	return "its agent saw release-2 and left it alone", nil
+	return "its agent saw " + fleet.TagName(n) + " and left it alone", nil
 }
 
 // seeLog reads the log of the change's CI run.

@@ -95,7 +95,11 @@ func (r *Repo) network(ctx context.Context, remote string, command, rest []strin
 	ctx, cancel := context.WithTimeoutCause(ctx, networkTime,
 		fleet.Errorf(fleet.Transient, fleet.CodeTimeout, "%s did not come to an end in %s", Redact(remote), networkTime))
 	defer cancel()
-	address, env := withoutCredentials(remote)
+	address, err := r.address(ctx, remote, command[0] == "push")
+	if err != nil {
+		return "", err
+	}
+	address, env := withoutCredentials(address)
 	ssh, err := r.sshCommand(ctx)
 	if err != nil {
 		return "", err
@@ -103,6 +107,22 @@ func (r *Repo) network(ctx context.Context, remote string, command, rest []strin
 	args := append(append([]string{}, networkConfig...), command...)
 	args = append(args, "--end-of-options", address)
 	return r.run(ctx, call{args: append(args, rest...), env: append(env, ssh...)})
+}
+
+// address is the URL of a remote that is given by its name. With the name, git would also move refs/remotes/.
+func (r *Repo) address(ctx context.Context, remote string, push bool) (string, error) {
+	if strings.Contains(remote, ":") || strings.HasPrefix(remote, "/") || strings.HasPrefix(remote, ".") {
+		return remote, nil
+	}
+	args := []string{"remote", "get-url"}
+	if push {
+		args = append(args, "--push")
+	}
+	url, err := r.line(ctx, append(args, "--", remote)...)
+	if _, ran := proc.ExitCode(err); ran {
+		return remote, nil // no such remote: git says so better than we could
+	}
+	return url, err
 }
 
 // sshCommand bounds how long ssh waits, unless the user has set up an ssh of their own.

@@ -34,7 +34,7 @@ func (n *Nix) Build(ctx context.Context, drvs []string, rootDir string) error {
 	if said == "" {
 		said = Message(err, maxBuildMessage)
 	}
-	return fleet.Errorf(classOf(err, class), fleet.CodeBuild, "%s", shorten(said, maxBuildMessage))
+	return fleet.Errorf(classOf(err, class), fleet.CodeBuild, "%s", shorten(proc.Redact(said), maxBuildMessage))
 }
 
 // builderFailed is the least exit status of nix-store --realise that blames a builder: 100 failed, 101 timed out,

@@ -54,7 +54,7 @@ func parseAge(s string) (age.Recipient, string, error) {
 		}
 		return r, r.String(), nil
 	}
-	if strings.LastIndexByte(s, '1') > len("age") { // bech32: what stands before the last 1 names the kind of key
+	if ofPlugin(s) {
 		return nil, "", errors.New("keys of age plugins cannot receive secrets here; give an age1…, ssh-ed25519 or ssh-rsa key")
 	}
 	r, err := age.ParseX25519Recipient(s)
@@ -117,6 +117,11 @@ func recipientOf(key ssh.PublicKey) (age.Recipient, error) {
 // to mix with others.
 func postQuantum(recipient string) bool { return strings.HasPrefix(recipient, "age1pq1") }
 
+// ofPlugin says whether a recipient is of an age plugin: in bech32, what stands before the last 1 names the kind of key.
+func ofPlugin(recipient string) bool {
+	return strings.HasPrefix(recipient, "age1") && !postQuantum(recipient) && strings.LastIndexByte(recipient, '1') > len("age")
+}
+
 // stanzaFor says what a file encrypted for the normalised recipient has in its
 // header: a kind of stanza and, for SSH keys, their tag, which is the unpadded base64 of the
 // first four bytes of the SHA-256 of the key in SSH's wire form.
@@ -125,6 +130,8 @@ func stanzaFor(recipient string) (Stanza, error) {
 	switch {
 	case postQuantum(recipient):
 		return Stanza{Type: stanzaHybrid}, nil
+	case ofPlugin(recipient):
+		return Stanza{}, errors.New("what the key of an age plugin leaves in a header cannot be told")
 	case strings.HasPrefix(recipient, "age1"):
 		return Stanza{Type: stanzaX25519}, nil
 	case kind != stanzaEd25519 && kind != stanzaRSA:

@@ -1,0 +1,132 @@
+package agent_test
+
+import (
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/garrison-nix/garrison/internal/fleet"
+	"github.com/garrison-nix/garrison/internal/sandbox"
+)
+
+// Woken by the hub, whose CI made a release, the agent does not wait for its poll; a missing token is waited for.
+func TestWoken(t *testing.T) {
+	t.Parallel()
+	config := "socket = \"/run/garrison/agent.sock\"\n[hub]\nurl = \"" + hubURL + "\"\ntokenFile = \"/etc/garrison/hub-token\"\n"
+	b := newBox(t, boxOptions{host: "good1", origin: needLab(t).template, config: config})
+	b.ended(1)
+	b.runs("good1")
+	b.must("busybox sed -i 's/^poll.*/poll = \"1h\"/' /etc/garrison/agent.toml; mv /etc/garrison/hub-token /etc/garrison/elsewhere")
+	if err := b.host.RestartService(testContext(t), "agent"); err != nil {
+		t.Fatal(err)
+	}
+	b.await("it misses its token", func(s fleet.Status) bool {
+		return s.Hub.Failure != nil && s.Hub.Failure.Code == fleet.CodeKey && !s.Remote.LastOK.IsZero()
+	})
+	b.says(0, "HUB", "cannot read the hub's token", "put it into /etc/garrison/hub-token")
+	b.must("mv /etc/garrison/elsewhere /etc/garrison/hub-token")
+	b.await("the hub is reached", func(s fleet.Status) bool { return s.Hub.Failure == nil && !s.Hub.LastOK.IsZero() })
+
+	text := "woken\n"
+	work := filepath.Join(b.lab.dir, "work")
+	if err := os.WriteFile(filepath.Join(work, "gitops-test"), []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{{"-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "--quiet", "--all", "--message", "Wake"}, {"push", "--quiet", b.origin.Dir, "main"}} {
+		if err := command(work, "git", args...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := b.lab.forge.Run(testContext(t), "garrison", "hub", "wake", "--url", hubURL, "--token-file", "/etc/garrison/wake-token"); err != nil {
+		t.Fatal(err)
+	}
+	if s := b.ended(2); s.Last.Result != fleet.Committed {
+		t.Errorf("%+v", s.Last)
+	}
+	if got, err := b.host.ReadFile("/etc/gitops-test"); err != nil || string(got) != text {
+		t.Errorf("gitops-test: %q, %v", got, err)
+	}
+	b.says(0, "release-2")
+}
+
+// Everything on the network comes and goes; the agent goes on, and says what it waits for.
+func TestCacheAndHubComeAndGo(t *testing.T) {
+	t.Parallel()
+	l := needLab(t)
+	ctx := testContext(t)
+	// A mirror of the forge that may be stopped without disturbing other tests.
+	disk := filepath.Join(l.dir, "mirror")
+	addr := l.address()
+	for _, path := range []string{"etc/garrison", "var/lib/garrison-hub"} {
+		if err := os.CopyFS(filepath.Join(disk, path), os.DirFS(l.forge.Path("/"+path))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	url := "http://" + netip.AddrPortFrom(addr, 8420).String()
+	mirror, err := l.lan.Start(ctx, sandbox.HostOptions{Name: "mirror", Dir: disk, Addr: addr,
+		Files:    []sandbox.File{{Path: "/etc/garrison/hub.toml", Data: []byte("listen = \"" + strings.TrimPrefix(url, "http://") + "\"\ndataDir = \"/var/lib/garrison-hub\"\ntokens = \"/etc/garrison/tokens.toml\"\n")}},
+		Services: []sandbox.Service{{Name: "hub", Args: []string{"garrison", "hub"}}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := newBox(t, boxOptions{cacheURL: url + "/fleet", config: "socket = \"/run/garrison/agent.sock\"\n[hub]\nurl = \"" + url + "\"\ntokenFile = \"/etc/garrison/hub-token\"\n"})
+	b.deploy("good1")
+	b.await("reported", func(s fleet.Status) bool { return s.Hub.Failure == nil && !s.Hub.LastOK.IsZero() })
+	if err := mirror.StopService(ctx, "hub"); err != nil {
+		t.Fatal(err)
+	}
+	b.await("it misses the hub", func(s fleet.Status) bool { return s.Hub.Failure != nil && s.Hub.Failure.Class == fleet.Transient })
+	b.says(0, "HUB", "releases are polled for meanwhile")
+	n := b.publish("good2")
+	s := b.await("it misses the cache", func(s fleet.Status) bool { return s.Phase == fleet.PhaseRetrying })
+	if s.Failure.Code != fleet.CodeSubstitute || s.Failure.Stage != fleet.Staging {
+		t.Errorf("%+v", s.Failure)
+	}
+	b.says(3, "retrying: release-2 failed once", "is the cache up")
+	b.runs("good1")
+	if err := mirror.StartService(ctx, "hub"); err != nil {
+		t.Fatal(err)
+	}
+	if s := b.awaitFor(60*time.Second, "committed", func(s fleet.Status) bool { return s.Phase == fleet.PhaseIdle && s.Active.Release.Number == n }); s.Attempt != 0 || s.Failure != nil {
+		t.Errorf("what failed is still told: %+v", s)
+	}
+	b.runs("good2")
+	b.await("the hub is reached again", func(s fleet.Status) bool { return s.Hub.Failure == nil })
+}
+
+// What the cache has signed with a key that is not trusted never gets into the store.
+func TestUntrustedCache(t *testing.T) {
+	t.Parallel()
+	b := newBox(t, boxOptions{cacheKey: "other-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY="})
+	b.publish("good1")
+	s := b.await("not fetched", func(s fleet.Status) bool { return s.Phase == fleet.PhaseRetrying })
+	if s.Failure.Code != fleet.CodeSubstitute {
+		t.Errorf("%+v", s.Failure)
+	}
+	b.systems("", "")
+	if there, err := b.host.Exists(b.lab.out("good1")); err != nil || there {
+		t.Errorf("the path is in the store: %v, %v", there, err)
+	}
+	b.says(3, "its key among the agent's")
+}
+
+// A remote that is away is waited for.
+func TestRemoteAway(t *testing.T) {
+	t.Parallel()
+	b := newBox(t, boxOptions{})
+	b.deploy("good1")
+	away := b.origin.Dir + "/HEAD"
+	if err := os.Rename(away, away+".away"); err != nil {
+		t.Fatal(err)
+	}
+	b.await("it misses the remote", func(s fleet.Status) bool { return s.Remote.Failure != nil })
+	b.says(0, "GIT", "cannot fetch from file:///srv/fleet.git")
+	if err := os.Rename(away+".away", away); err != nil {
+		t.Fatal(err)
+	}
+	b.await("it is back", func(s fleet.Status) bool { return s.Remote.Failure == nil })
+	b.deploy("good2")
+}

@@ -1,0 +1,285 @@
+package drill_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/garrison-nix/garrison/internal/cli"
+	"github.com/garrison-nix/garrison/internal/drill"
+)
+
+// The test binary is garrison too: called with anything but test flags, it is the command. A
+// copy of it with faultMark and a name at its end is a garrison with that fault.
+func TestMain(m *testing.M) {
+	if len(os.Args) < 2 || strings.HasPrefix(os.Args[1], "-test.") {
+		os.Exit(m.Run())
+	}
+	code := cli.Main(os.Args[1:], cli.Stdio{In: os.Stdin, Out: os.Stdout, Err: os.Stderr})
+	if os.Args[1] == "activate" && fault() == "lie" {
+		// This helper has reported a success. What it did is not what was asked for.
+		_ = os.Remove("/etc/gitops-test")
+		_ = os.WriteFile("/etc/gitops-test", []byte("something else\n"), 0o644)
+	}
+	os.Exit(code)
+}
+
+const faultMark = "\x00garrison with a fault: "
+
+// fault is this binary's, "" for a healthy one.
+func fault() string {
+	f, err := os.Open("/proc/self/exe")
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	end := make([]byte, 64)
+	if _, err := f.Seek(-int64(len(end)), io.SeekEnd); err != nil {
+		return ""
+	}
+	if _, err := io.ReadFull(f, end); err != nil {
+		return ""
+	}
+	_, name, _ := bytes.Cut(end, []byte(faultMark))
+	return string(name)
+}
+
+// garrisonWith is a copy of the command with a fault.
+func garrisonWith(t *testing.T, fault string) string {
+	t.Helper()
+	program, err := os.ReadFile(self(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "garrison")
+	if err := os.WriteFile(file, append(program, faultMark+fault...), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+func self(t *testing.T) string {
+	t.Helper()
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return exe
+}
+
+// demo is a running `garrison demo`.
+type demo struct {
+	t    *testing.T
+	cmd  *exec.Cmd
+	dir  string
+	done chan struct{}
+
+	mu  sync.Mutex
+	out bytes.Buffer
+}
+
+// start runs `garrison demo`, on a terminal or not. It ends with the test at the latest.
+func start(t *testing.T, program string, terminal bool, env []string, args ...string) *demo {
+	t.Helper()
+	d := &demo{t: t, dir: filepath.Join(t.TempDir(), "demo"), done: make(chan struct{})}
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	d.cmd = exec.CommandContext(ctx, program, append([]string{"demo", "--dir", d.dir}, args...)...)
+	d.cmd.Env = append(os.Environ(), env...)
+	ours, theirs := pipe(t, terminal)
+	d.cmd.Stdout, d.cmd.Stderr = theirs, theirs
+	if err := d.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	_ = theirs.Close()
+	go func() {
+		_, _ = io.Copy(d, ours) // a terminal ends with an error
+		_ = d.cmd.Wait()
+		close(d.done)
+	}()
+	t.Cleanup(func() {
+		cancel()
+		<-d.done
+		_ = ours.Close()
+	})
+	return d
+}
+
+// pipe is a pipe, or a terminal with its far end.
+func pipe(t *testing.T, terminal bool) (ours, theirs *os.File) {
+	t.Helper()
+	if !terminal {
+		r, w, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r, w
+	}
+	ours, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := unix.IoctlGetInt(int(ours.Fd()), unix.TIOCGPTN)
+	err = errors.Join(err, unix.IoctlSetPointerInt(int(ours.Fd()), unix.TIOCSPTLCK, 0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	theirs, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ours, theirs
+}
+
+func (d *demo) Write(p []byte) (int, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.out.Write(p)
+}
+
+func (d *demo) said() string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.out.String()
+}
+
+// await waits until the demo has said something.
+func (d *demo) await(what string) {
+	d.t.Helper()
+	for !strings.Contains(d.said(), what) {
+		select {
+		case <-d.done:
+			if !strings.Contains(d.said(), what) {
+				d.t.Fatalf("it ended and never said %q:\n%s", what, d.said())
+			}
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+}
+
+// exit waits for the end and wants an exit code, and that the race detector has nothing to say of
+// any of the processes.
+func (d *demo) exit(want int) {
+	d.t.Helper()
+	<-d.done
+	logs, err := filepath.Glob(d.dir + "/hosts/*/var/log/*.log")
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	for _, log := range logs {
+		if text, err := os.ReadFile(log); err != nil || bytes.Contains(text, []byte("DATA RACE")) {
+			d.t.Errorf("%s: %v\n%s", log, err, text)
+		}
+	}
+	if got := d.cmd.ProcessState.ExitCode(); got != want {
+		d.t.Fatalf("exit code %d, want %d:\n%s", got, want, d.said())
+	}
+}
+
+// report reads report.json.
+func (d *demo) report() drill.Report {
+	d.t.Helper()
+	var r drill.Report
+	data, err := os.ReadFile(filepath.Join(d.dir, "report.json"))
+	if err == nil {
+		err = json.Unmarshal(data, &r)
+	}
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	return r
+}
+
+// wants looks for texts in what it said.
+func (d *demo) wants(texts ...string) {
+	d.t.Helper()
+	for _, text := range texts {
+		if !strings.Contains(d.said(), text) {
+			d.t.Errorf("it does not say %q:\n%s", text, d.said())
+		}
+	}
+}
+
+// namespaces are those that descendants of the demo have and this process has not.
+func (d *demo) namespaces() map[string]bool {
+	found := map[string]bool{}
+	for _, pid := range descendants(d.cmd.Process.Pid) {
+		for _, kind := range []string{"net", "mnt", "pid", "uts", "ipc"} {
+			theirs, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/%s", pid, kind))
+			ours, _ := os.Readlink("/proc/self/ns/" + kind)
+			if err == nil && theirs != ours {
+				found[theirs] = true
+			}
+		}
+	}
+	return found
+}
+
+func descendants(of int) []int {
+	children := map[int][]int{}
+	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
+	for _, file := range stats {
+		var pid, parent int
+		data, err := os.ReadFile(file)
+		if err != nil {
+			continue // it ended
+		}
+		rest := string(data[bytes.LastIndexByte(data, ')')+1:])
+		if _, err := fmt.Sscanf(string(data), "%d", &pid); err != nil {
+			continue
+		}
+		var state string
+		if _, err := fmt.Sscanf(rest, " %s %d", &state, &parent); err == nil {
+			children[parent] = append(children[parent], pid)
+		}
+	}
+	var all []int
+	for next := children[of]; len(next) > 0; next = next[1:] {
+		all = append(all, next[0])
+		next = append(next, children[next[0]]...)
+	}
+	return all
+}
+
+// leavesNothing waits until no process is in the namespaces and none holds them, and no mount is left.
+func (d *demo) leavesNothing(namespaces map[string]bool) {
+	d.t.Helper()
+	if len(namespaces) == 0 {
+		d.t.Fatal("no namespaces were seen")
+	}
+	var users []string
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		if users = usersOf(namespaces); len(users) == 0 {
+			break
+		}
+	}
+	if len(users) > 0 {
+		d.t.Errorf("left behind: %v", users)
+	}
+	if mounts, err := os.ReadFile("/proc/self/mountinfo"); err != nil || strings.Contains(string(mounts), d.dir) {
+		d.t.Errorf("a mount is left: %v", err)
+	}
+}
+
+func usersOf(namespaces map[string]bool) (users []string) {
+	for _, pattern := range []string{"/proc/[0-9]*/ns/*", "/proc/[0-9]*/fd/*"} {
+		links, _ := filepath.Glob(pattern)
+		for _, link := range links {
+			if target, err := os.Readlink(link); err == nil && namespaces[target] {
+				users = append(users, link)
+			}
+		}
+	}
+	return users
+}
