@@ -81,6 +81,8 @@ type evaluator struct {
 	nix    *nix.Nix
 	jobs   int    // at a time
 	system string // whose checks are listed
+	// accept is asked about the hosts' names before any of them is evaluated; may be nil.
+	accept func(names []string) error
 	// each is called for every host when it was evaluated, never twice at the same time.
 	each func(h nix.Host, err error)
 }
@@ -118,6 +120,11 @@ func (v *evaluator) all(ctx context.Context, flakes []nix.Flake) (*evaluation, e
 	}
 	if err := e.list(); err != nil {
 		return nil, err
+	}
+	if v.accept != nil {
+		if err := v.accept(e.names()); err != nil {
+			return nil, err
+		}
 	}
 	errs = make([]error, len(e.hosts))
 	var mu sync.Mutex

@@ -120,11 +120,10 @@ func (s *state) evaluate(ctx context.Context) (*evaluation, error) {
 	if err != nil {
 		return nil, err
 	}
-	e, err := newEvaluator(s.Nix, s.Jobs, s.EvalMemory).all(ctx, flakes)
+	v := newEvaluator(s.Nix, s.Jobs, s.EvalMemory)
+	v.accept = s.config.check
+	e, err := v.all(ctx, flakes)
 	if err != nil {
-		return nil, err
-	}
-	if err := s.config.check(e.names()); err != nil {
 		return nil, err
 	}
 	s.hosts, s.manual = e.split(s.config.Hosts.Manual)

@@ -145,7 +145,7 @@ func (w *world) newRepo(name string) *git.Repo {
 
 // realStore pushes paths of a store that is not in /nix.
 type realStore struct {
-	c    *client.Client
+	*client.Client
 	root string
 	fail func() error // asked before each push; may be nil
 }
@@ -157,7 +157,7 @@ func (r realStore) Push(ctx context.Context, paths []nar.PathInfo, o client.Push
 		}
 	}
 	o.RealStoreDir = filepath.Join(r.root, "nix/store")
-	return r.c.Push(ctx, paths, o)
+	return r.Client.Push(ctx, paths, o)
 }
 
 func (w *world) options() release.Options {
