@@ -52,15 +52,19 @@ func (v *verifier) hostsNotOthers(a *Answer) error {
 	})
 }
 
-// eachReleased calls f for every declared file that is in the release as recorded.
+// eachReleased calls f for every declared file that is in the release. That all are there, as recorded, is a part
+// of the first question.
 func (v *verifier) eachReleased(a *Answer, f func(w Want, l *looked, exact []string)) error {
 	for _, w := range v.wants {
 		blob, ok := v.in.Released[w.Path]
+		first := a.Question == HostsReadTheirs
 		if !ok {
-			a.no("%s, declared by %s, is not in the release", w.Path, list(w.Hosts))
+			if first {
+				a.no("%s, declared by %s, is not in the release", w.Path, list(w.Hosts))
+			}
 			continue
 		}
-		if v.in.Records != nil && v.in.Records.Files[w.Path].Released != blob {
+		if first && v.in.Records != nil && v.in.Records.Files[w.Path].Released != blob {
 			a.no("%s in the release is not the blob that the release says", w.Path)
 		}
 		l, err := v.look(w.Path, blob)
@@ -124,12 +128,14 @@ func (v *verifier) editorsRead(a *Answer) error {
 	})
 }
 
-// eachSource calls f for every declared file on the source branch.
+// eachSource calls f for every declared file on the source branch. That all are there is a part of what editors can read.
 func (v *verifier) eachSource(a *Answer, f func(w Want, l *looked)) error {
 	for _, w := range v.wants {
 		blob, ok := v.in.Source[w.Path]
 		if !ok {
-			a.no("%s, declared by %s, is not on the source branch", w.Path, list(w.Hosts))
+			if a.Question == EditorsRead {
+				a.no("%s, declared by %s, is not on the source branch", w.Path, list(w.Hosts))
+			}
 			continue
 		}
 		l, err := v.look(w.Path, blob)
