@@ -146,7 +146,9 @@ func TestUntrustedRelease(t *testing.T) {
 	w.change("Second")
 	second := w.release()
 	w.change("Third")
-	restore := func() { w.do("git", "push", "--quiet", "--force", "origin", second.Release.Commit+":refs/heads/release") }
+	restore := func() {
+		w.do("git", "push", "--quiet", "--force", "origin", second.Release.Commit+":refs/heads/release")
+	}
 	w.do("git", "fetch", "--quiet", "--tags", "origin", "release")
 
 	w.do("git", "push", "--quiet", "--force", "origin", first.Release.Commit+":refs/heads/release")
