@@ -80,7 +80,7 @@ func TestPlugin(t *testing.T) {
 	if got, err := decryptWith(t, files["a.age"], host); err != nil || got != "value" {
 		t.Errorf("%q, %v", got, err)
 	}
-	if got, err := sopsRun(t, sopsKey(t, host), "b.yaml", files["b.yaml"], "decrypt"); err != nil || got != "b: value\n" {
+	if got, err := sopsRun(t, hostSopsKey(t, host), "b.yaml", files["b.yaml"], "decrypt"); err != nil || got != "b: value\n" {
 		t.Errorf("%q, %v", got, err)
 	}
 

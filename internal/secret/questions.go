@@ -6,12 +6,10 @@ import "slices"
 func (v *verifier) recipients(w Want) []string {
 	keys := make(map[string][]string)
 	for _, h := range w.Hosts {
-		for _, k := range v.in.HostKeys[h] {
-			keys[h] = append(keys[h], nameOf(k))
-		}
+		keys[h] = v.keys[h]
 	}
 	var ignored problems
-	return recipientsOf(w, keys, &ignored)
+	return recipientsOf(w, keys, v.converted, &ignored)
 }
 
 func (v *verifier) hostsReadTheirs(a *Answer) error {
@@ -21,7 +19,7 @@ func (v *verifier) hostsReadTheirs(a *Answer) error {
 			a.no("%s in the release is not for those that declare it (%s): %v", w.Path, list(w.Hosts), err)
 		}
 		for _, h := range w.Hosts {
-			switch can, err := l.opens(a, v.in.HostIdentities[h], v.in.HostKeys[h], exact); {
+			switch can, err := l.opens(a, v.in.HostIdentities[h], v.keys[h], exact); {
 			case err != nil:
 				a.no("%s in the release cannot be decrypted by %s: %v", w.Path, h, err)
 			case can == No:
@@ -40,7 +38,7 @@ func (v *verifier) hostsNotOthers(a *Answer) error {
 			if slices.Contains(w.Hosts, h) {
 				continue
 			}
-			switch can, err := l.opens(a, v.in.HostIdentities[h], v.in.HostKeys[h], exact); {
+			switch can, err := l.opens(a, v.in.HostIdentities[h], v.keys[h], exact); {
 			case err != nil:
 				a.unknown("whether %s can decrypt %s in the release cannot be told: %v", h, w.Path, err)
 			case can == Yes:
@@ -78,13 +76,9 @@ func (v *verifier) eachReleased(a *Answer, f func(w Want, l *looked, exact []str
 
 func (v *verifier) hostsNotSource(a *Answer) error {
 	a.Question = HostsNotSource
-	var editors []string
-	for _, k := range v.in.Editors {
-		editors = append(editors, nameOf(k))
-	}
 	return v.eachSource(a, func(w Want, l *looked) {
 		for _, h := range v.hosts {
-			switch can, err := l.opens(a, v.in.HostIdentities[h], v.in.HostKeys[h], editors); {
+			switch can, err := l.opens(a, v.in.HostIdentities[h], v.keys[h], v.editors); {
 			case err != nil:
 				a.unknown("whether %s can decrypt %s on the source branch cannot be told: %v", h, w.Path, err)
 			case can == Yes:
@@ -102,10 +96,6 @@ func (v *verifier) editorsRead(a *Answer) error {
 		a.unknown("neither public nor private keys of editors are known")
 		return nil
 	}
-	var editors []string
-	for _, k := range v.in.Editors {
-		editors = append(editors, nameOf(k))
-	}
 	return v.eachSource(a, func(w Want, l *looked) {
 		if len(v.in.EditorIdentities) > 0 {
 			if can, err := l.opens(a, v.in.EditorIdentities, nil, nil); err != nil {
@@ -114,8 +104,8 @@ func (v *verifier) editorsRead(a *Answer) error {
 				a.no("%s on the source branch cannot be decrypted by the editors' keys given", w.Path)
 			}
 		}
-		for _, key := range editors {
-			switch can, err := l.opens(a, nil, []string{key}, editors); {
+		for _, key := range v.editors {
+			switch can, err := l.opens(a, nil, []string{key}, v.editors); {
 			case err != nil:
 				a.no("%s on the source branch cannot be decrypted by anybody: %v", w.Path, err)
 				return

@@ -1,6 +1,7 @@
 package secret
 
 import (
+	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -122,4 +123,57 @@ func TestRotation(t *testing.T) {
 	must(t, err)
 	_, err = Execute(t.Context(), plan, ids, r.read)
 	expectError(t, err, fleet.Bad, fleet.CodeSecret, "a.age", "b.yaml", "none of the 1 identities")
+}
+
+// TestCheckKept damages released files in every way: they are re-keyed again.
+func TestCheckKept(t *testing.T) {
+	editor, host := ageKey(t), sshKey(t, "ed25519")
+	ids, err := LoadIdentities(editor.file)
+	must(t, err)
+	r := newRepo()
+	in := Input{Blobs: r.paths, HostKeys: map[string][]string{"joker": {host.pub}}}
+	for _, path := range []string{"a.age", "b.age", "c.yaml", "d.yaml", "e.age"} {
+		if strings.HasSuffix(path, ".age") {
+			r.put(path, encrypt(t, path, nil, editor))
+		} else {
+			r.put(path, sopsEncrypt(t, "x.yaml", "a: "+path+"\n", editor))
+		}
+		in.Files = append(in.Files, Want{Path: path, Hosts: []string{"joker"}})
+	}
+	plan, err := MakePlan(in)
+	must(t, err)
+	files, err := Execute(t.Context(), plan, ids, r.read)
+	must(t, err)
+	in.Previous = released(t, plan, files)
+	plan, err = MakePlan(in)
+	must(t, err)
+	record := in.Previous.Files
+	missing := fleet.Errorf(fleet.Bad, fleet.CodeNotFound, "no such blob")
+	read := func(blob string) ([]byte, error) {
+		switch blob {
+		case record["a.age"].Released:
+			return nil, missing
+		case record["b.age"].Released:
+			return encrypt(t, "b", nil, host, editor), nil
+		case record["d.yaml"].Released:
+			return r.read(r.paths["d.yaml"])
+		}
+		for _, f := range files {
+			if blobID(f) == blob {
+				return f, nil
+			}
+		}
+		return nil, errors.New("unexpected")
+	}
+	damaged, err := plan.CheckKept(t.Context(), read)
+	must(t, err)
+	if len(damaged) != 3 || damaged[0].Path != "a.age" || damaged[1].Path != "b.age" || damaged[2].Path != "d.yaml" || len(plan.Rekey) != 3 || len(plan.Keep) != 2 {
+		t.Errorf("%v\n%+v", damaged, plan)
+	}
+	if again, err := Execute(t.Context(), plan, ids, r.read); err != nil || len(again) != 3 {
+		t.Errorf("%d files, %v", len(again), err)
+	}
+	down := fleet.Errorf(fleet.Transient, fleet.CodeRemote, "down")
+	_, err = plan.CheckKept(t.Context(), func(string) ([]byte, error) { return nil, down })
+	expectError(t, err, fleet.Transient, fleet.CodeRemote, "c.yaml")
 }
