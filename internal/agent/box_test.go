@@ -28,6 +28,8 @@ type box struct {
 	origin *git.Repo
 	tip    string // of the release branch, as publish left it
 	number int
+
+	pollOnly bool
 }
 
 // boxOptions change what a box is.
@@ -38,6 +40,7 @@ type boxOptions struct {
 	base     string    // of a host with a systemd
 	host     string    // its name in the fleet, joker unless given
 	origin   *git.Repo // nil for one of its own
+	pollOnly bool      // tests do not tell the agent to look
 	tmpfs    bool      // its state directory is a small file system in memory
 }
 
@@ -55,7 +58,7 @@ func newBox(t *testing.T, o boxOptions) *box {
 	t.Helper()
 	l := needLab(t)
 	ctx := testContext(t)
-	b := &box{t: t, lab: l}
+	b := &box{t: t, lab: l, pollOnly: o.pollOnly}
 	dir := filepath.Join(l.dir, strings.NewReplacer("/", "-", " ", "-").Replace(t.Name()))
 	var err error
 	if b.origin = o.origin; b.origin == nil {
@@ -95,11 +98,16 @@ func newBox(t *testing.T, o boxOptions) *box {
 	if o.tmpfs {
 		start = []string{"sh", "-c", "busybox mountpoint -q " + stateDir + " || { mkdir -p " + stateDir + "; mount -t tmpfs -o size=2m none " + stateDir + "; }; exec garrison agent"}
 	}
-	opts.Services = []sandbox.Service{{Name: "agent", Args: start, Env: []string{"PATH=" + path}, Restart: true}}
+	opts.Services = []sandbox.Service{{Name: "agent", Args: start, Env: []string{"PATH=" + path, "GORACE=atexit_sleep_ms=0"}, Restart: true}}
 	if b.host, err = l.lan.Start(ctx, opts); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
+		for _, file := range []string{"/var/log/agent.log", stateDir + "/activation/log"} {
+			if log, err := b.host.ReadFile(file); err == nil && strings.Contains(string(log), "DATA RACE") {
+				t.Errorf("%s: %s", file, log)
+			}
+		}
 		if t.Failed() {
 			for _, file := range []string{"/var/log/agent.log", stateDir + "/state.json", stateDir + "/activation/journal.jsonl", stateDir + "/activation/log", stateDir + "/activation/outcome.json"} {
 				data, err := b.host.ReadFile(file)
@@ -172,27 +180,37 @@ func (b *box) publish(variant string) int {
 	return b.number
 }
 
-// point moves the release branch; "" deletes it.
+// point moves the release branch ("" deletes it) and has the agent look.
 func (b *box) point(commit string) {
 	b.t.Helper()
 	if err := b.origin.UpdateRef(testContext(b.t), "refs/heads/release", commit); err != nil {
 		b.t.Fatal(err)
+	}
+	if b.pollOnly {
+		return
+	}
+	if resp, err := b.client().Post("http://agent/v1/look", "", nil); err == nil { // else it does by itself, a second later
+		resp.Body.Close()
 	}
 }
 
 // status asks the agent on its socket.
 func (b *box) status() (fleet.Status, error) {
 	var s fleet.Status
-	socket := b.host.Path("/run/garrison/agent.sock")
-	c := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return (&net.Dialer{}).DialContext(ctx, "unix", socket)
-	}}}
+	c := b.client()
 	resp, err := c.Get("http://agent/v1/status")
 	if err != nil {
 		return s, err
 	}
 	defer resp.Body.Close()
 	return s, json.NewDecoder(resp.Body).Decode(&s)
+}
+
+func (b *box) client() *http.Client {
+	socket := b.host.Path("/run/garrison/agent.sock")
+	return &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", socket)
+	}}}
 }
 
 // await waits until the agent says what f wants.

@@ -9,7 +9,7 @@ import (
 
 func TestFollowsByPollAlone(t *testing.T) {
 	t.Parallel()
-	b := newBox(t, boxOptions{})
+	b := newBox(t, boxOptions{pollOnly: true})
 	b.await("a look at the empty origin", func(s fleet.Status) bool { return !s.Remote.LastOK.IsZero() })
 	b.says(3, "new: has not seen a release yet")
 	b.deploy("good1")

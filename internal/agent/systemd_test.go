@@ -20,7 +20,7 @@ func TestSystemd(t *testing.T) {
 	}
 	b := newBox(t, boxOptions{base: base})
 	ctx := testContext(t)
-	const failedBefore = "printf '[Service]\\nExecStart=/bin/false\\n' > /etc/systemd/system/sickly.service; systemctl daemon-reload; systemctl start sickly; systemctl is-failed sickly"
+	const failedBefore = "printf '[Service]\\nExecStart=/bin/false\\n' > /etc/systemd/system/sickly.service; systemctl daemon-reload; systemctl start sickly; until systemctl is-failed --quiet sickly; do sleep 0.1; done; echo failed"
 	if got := b.must(failedBefore); got != "failed" {
 		t.Fatalf("sickly.service is %s", got)
 	}
@@ -39,8 +39,8 @@ func TestSystemd(t *testing.T) {
 		b.shut(gate)
 		n := b.publish(variant)
 		b.reached(gate)
-		units := b.must("systemctl list-units --plain --no-legend 'garrison-activate-*'")
-		if !strings.HasPrefix(units, "garrison-activate-"+strconv.Itoa(n)+"-") || strings.Count(units, "\n") > 0 {
+		units := b.must("systemctl list-units --plain --no-legend 'garrison-activate-" + strconv.Itoa(n) + "-*'")
+		if !strings.HasPrefix(units, "garrison-activate-") || strings.Count(units, "\n") > 0 {
 			t.Errorf("the activation's units: %q", units)
 		}
 		unit, _, _ := strings.Cut(units, " ")

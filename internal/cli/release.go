@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"sync"
 
 	"filippo.io/age"
 	"github.com/spf13/cobra"
@@ -172,14 +173,18 @@ func readSmall(file string) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(f, 64<<10))
 }
 
-// prefixer marks lines that other programs said.
+// prefixer marks lines that other programs said, several of them at the same time.
 type prefixer struct {
 	to     io.Writer
 	prefix string
-	part   []byte
+
+	mu   sync.Mutex
+	part []byte
 }
 
 func (p *prefixer) Write(b []byte) (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	p.part = append(p.part, b...)
 	for {
 		i := bytes.IndexByte(p.part, '\n')

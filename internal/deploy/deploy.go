@@ -35,6 +35,9 @@ type Record struct {
 
 // Valid says whether r holds all that its phase needs. A record that does not was not written by Next.
 func (r Record) Valid() bool {
+	if r.Reboot && r.Active == nil {
+		return false
+	}
 	switch r.Phase {
 	case fleet.PhaseNew:
 		return true

@@ -27,9 +27,10 @@ func release(n int, system string) Found {
 func running(s string) fleet.Systems { return fleet.Systems{Current: out(s), Profile: out(s)} }
 
 var (
-	badRelease = fleet.Failure{Class: fleet.Bad, Code: fleet.CodeCheck}
-	network    = fleet.Failure{Class: fleet.Transient, Code: fleet.CodeSubstitute}
-	ok         = Activated{Result: fleet.Committed}
+	badRelease  = fleet.Failure{Class: fleet.Bad, Code: fleet.CodeCheck}
+	interrupted = fleet.Failure{Class: fleet.Bad, Code: fleet.CodeInterrupted}
+	network     = fleet.Failure{Class: fleet.Transient, Code: fleet.CodeSubstitute}
+	ok          = Activated{Result: fleet.Committed}
 )
 
 // TestTransitions walks through histories: events, and the phase, effects and active system that they must lead to.
@@ -65,6 +66,19 @@ func TestTransitions(t *testing.T) {
 		{"and a stage", []Event{release(1, "a"), Restarted{}}, fleet.PhaseStaging, []Effect{Stage}, "", "a"},
 		{"and nothing else", []Event{release(1, "a"), Staged{}, ok, Restarted{}}, fleet.PhaseIdle, nil, "a", ""},
 		{"a reboot is waited for", []Event{release(1, "a"), Staged{}, Activated{Result: fleet.RebootNeeded}}, fleet.PhaseReboot, nil, "a", ""},
+		{"and seen", []Event{release(1, "a"), Staged{}, Activated{Result: fleet.RebootNeeded}, Restarted{running("a")}}, fleet.PhaseIdle, nil, "a", ""},
+		{"not by a mere restart", []Event{release(1, "a"), Staged{}, Activated{Result: fleet.RebootNeeded}, Restarted{running("z")}}, fleet.PhaseReboot, nil, "a", ""},
+		{"nor by an unchanged release", []Event{release(1, "a"), Staged{}, Activated{Result: fleet.RebootNeeded}, release(2, "a")}, fleet.PhaseReboot, nil, "a", ""},
+		{"nor by a bad one and its end", []Event{release(1, "a"), Staged{}, Activated{Result: fleet.RebootNeeded}, release(2, "b"), Staged{}, Activated{Result: fleet.RolledBack, Failure: &badRelease}, release(3, "a")}, fleet.PhaseReboot, nil, "a", ""},
+		{"a bad system is not tried again because others changed", []Event{release(1, "a"), Staged{}, Activated{Result: fleet.RolledBack, Failure: &badRelease}, release(2, "a")}, fleet.PhaseHeld, nil, "", "a"},
+		{"nor when that was published meanwhile", []Event{release(1, "a"), Staged{}, release(2, "a"), Activated{Result: fleet.RolledBack, Failure: &badRelease}}, fleet.PhaseHeld, nil, "", "a"},
+		{"but one that was interrupted is", []Event{release(1, "a"), Staged{}, Activated{Result: fleet.RolledBack, Failure: &interrupted}, release(2, "a")}, fleet.PhaseStaging, []Effect{Stage}, "", "a"},
+		{"going back after a failed roll-back is work", []Event{release(1, "a"), Staged{}, ok, release(2, "b"), Staged{}, Activated{Result: fleet.RollbackFailed, Failure: &badRelease},
+			Found{Release: ref(3), Entry: &fleet.Entry{OutPath: out("a")}, Systems: running("b")}}, fleet.PhaseStaging, []Effect{Stage}, "a", "a"},
+		{"and after one that did not fail is none", []Event{release(1, "a"), Staged{}, ok, release(2, "b"), Staged{}, Activated{Result: fleet.RolledBack, Failure: &badRelease},
+			Found{Release: ref(3), Entry: &fleet.Entry{OutPath: out("a")}, Systems: running("a")}}, fleet.PhaseIdle, nil, "a", ""},
+		{"a system that runs but would not boot is not adopted", []Event{Found{Release: ref(1), Entry: &fleet.Entry{OutPath: out("a")}, Systems: fleet.Systems{Current: out("a")}}}, fleet.PhaseStaging, []Effect{Stage}, "", "a"},
+		{"a host that is left out during its activation", []Event{release(1, "a"), Staged{}, Found{Release: ref(2), Manual: true}, ok}, fleet.PhaseManual, nil, "a", ""},
 		{"a refusal changes nothing else", []Event{release(1, "a"), Staged{}, ok, Refused{"x", fleet.Failure{Code: fleet.CodeSignature}}}, fleet.PhaseIdle, nil, "a", ""},
 		{"a late answer of a stage does nothing", []Event{release(1, "a"), Staged{}, ok, Staged{}}, fleet.PhaseIdle, nil, "a", ""},
 	} {
@@ -105,6 +119,10 @@ func TestRefusalKeepsItsBeginning(t *testing.T) {
 	if r.Refused != nil {
 		t.Fatal("an accepted release must end the refusal")
 	}
+	r, _ = Next(New("h", t0), Refused{"x", f}, t0, 0)
+	if r, _ = Next(r, Nothing{}, t0, 0); r.Refused != nil {
+		t.Fatal("a branch that is gone before any release must end the refusal")
+	}
 }
 
 func TestBackoff(t *testing.T) {
@@ -127,7 +145,7 @@ func TestRandomHistories(t *testing.T) {
 		newest := 0
 		for range 40 {
 			events := []Event{release(1+rng.IntN(8), string(rune('a'+rng.IntN(3)))), Staged{}, StageFailed{network}, StageFailed{badRelease}, ok,
-				Activated{Result: fleet.RolledBack, Failure: &badRelease}, Activated{Result: fleet.RebootNeeded}, Restarted{}, Due{}, Refused{"x", badRelease}}
+				Activated{Result: fleet.RolledBack, Failure: &badRelease}, Activated{Result: fleet.RebootNeeded}, Restarted{running("a")}, Due{}, Nothing{}, Refused{"x", badRelease}, Found{Release: ref(1 + rng.IntN(8)), Manual: true}}
 			was := r
 			var effects []Effect
 			r, effects = Next(r, events[rng.IntN(len(events))], t0, rng.Float64())
@@ -141,6 +159,9 @@ func TestRandomHistories(t *testing.T) {
 				if r.Target == nil || e == Activate && was.Phase != fleet.PhaseStaging {
 					t.Fatalf("effect %d out of place: %+v", e, r)
 				}
+			}
+			if !r.Valid() {
+				t.Fatalf("a record that would be set aside: %+v", r)
 			}
 			working := r.Phase == fleet.PhaseStaging || r.Phase == fleet.PhaseActivating || r.Phase == fleet.PhaseRetrying || r.Phase == fleet.PhaseHeld
 			if working != (r.Target != nil) || (r.Phase == fleet.PhaseRetrying) != (r.RetryAt != nil) {

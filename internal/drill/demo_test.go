@@ -102,8 +102,11 @@ func TestStopped(t *testing.T) {
 			t.Parallel()
 			d := start(t, self(t), false, nil)
 			d.await(c.when)
-			time.Sleep(100 * time.Millisecond)
 			namespaces := d.namespaces()
+			for ; len(namespaces) == 0; namespaces = d.namespaces() {
+				time.Sleep(time.Millisecond)
+			}
+			time.Sleep(100 * time.Millisecond)
 			if err := d.cmd.Process.Signal(c.signal); err != nil {
 				t.Fatal(err)
 			}

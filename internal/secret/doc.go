@@ -19,6 +19,14 @@
 //     in memory for as long as it takes to encrypt it, and is overwritten then. (What
 //     the age library keeps in its own buffers is out of reach, and so is swap.)
 //
-// Today it knows age files, binary and armored (https://age-encryption.org/v1), for
-// recipients ssh-ed25519, ssh-rsa, X25519 and the post-quantum hybrid. Start at MakePlan.
+// It knows age files, binary and armored (https://age-encryption.org/v1), for recipients
+// ssh-ed25519, ssh-rsa, X25519 and the post-quantum hybrid; and sops files (package sops below this one), in which a host stands by the age
+// key that sops-nix makes of its SSH host key. A file, not a secret in it, is what has recipients.
+//
+// Changing a key has a state in which both work. A host: give both keys (Input.HostKeys), release, give the host the new one,
+// leave the old one out with a word in garrison.toml (Input.AllowRemoval), release. An editor: encrypt the sources for
+// both, let the builder have the new one, encrypt for the new one alone.
+//
+// Start at MakePlan and Execute. Plan.CheckKept is for what is not re-keyed; Verify and FindPlaintext are for operators who doubt;
+// Open, Opened.Seal and EncryptFor are for editors; Status and ReadersOf say who can read what.
 package secret

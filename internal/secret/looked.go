@@ -62,16 +62,19 @@ func (l *looked) opens(a *Answer, ids []age.Identity, keys, exact []string) (Ver
 	a.Headers++
 	no, anonymous := No, false
 	for _, k := range keys {
-		if slices.ContainsFunc(namesOf(nameOf(k)), func(n string) bool { return l.names[n] }) {
-			return Yes, nil
+		if l.kind == KindSops {
+			if slices.ContainsFunc(namesOf(k), func(n string) bool { return l.names[n] }) {
+				return Yes, nil
+			}
+			continue
 		}
-		s, err := stanzaFor(nameOf(k))
+		s, err := stanzaFor(k)
 		switch {
-		case err != nil && l.kind == KindAge:
+		case err != nil:
 			no = Unknown
-		case err == nil && l.stanzas[s] && tagged(s.Type):
+		case l.stanzas[s] && tagged(s.Type):
 			return Yes, nil
-		case err == nil && l.stanzas[s]:
+		case l.stanzas[s]:
 			anonymous = true
 		}
 	}
@@ -80,7 +83,7 @@ func (l *looked) opens(a *Answer, ids []age.Identity, keys, exact []string) (Ver
 		return no, nil
 	case CheckStanzas(l.file, exact) != nil:
 		return Unknown, nil
-	case slices.ContainsFunc(keys, func(k string) bool { return slices.Contains(exact, nameOf(k)) }):
+	case slices.ContainsFunc(keys, func(k string) bool { return slices.Contains(exact, k) }):
 		return Yes, nil
 	default:
 		return No, nil

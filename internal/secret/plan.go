@@ -106,8 +106,9 @@ func MakePlan(in Input) (*Plan, error) {
 	wants, probs := mergeWants(in.Files)
 	keys := parseHostKeys(wants, in.HostKeys, &probs)
 	p := &Plan{Keep: []Kept{}, Rekey: []Rekeyed{}, Dropped: []Drop{}, Gone: []string{}} // [], not null, in JSON
+	converted := make(map[string]sopsKey)
 	for _, w := range wants {
-		p.add(w, recipientsOf(w, keys, &probs), in, &probs)
+		p.add(w, recipientsOf(w, keys, converted, &probs), in, &probs)
 	}
 	if err := probs.err("the secrets cannot be re-keyed"); err != nil {
 		return nil, err
@@ -218,15 +219,26 @@ func parseHostKeys(wants []Want, given map[string][]string, probs *problems) map
 	return keys
 }
 
-// recipientsOf is the sorted set of the keys of w's hosts.
-func recipientsOf(w Want, keys map[string][]string, probs *problems) []string {
+// sopsKey is what sopsName says of a key.
+type sopsKey struct {
+	name string
+	err  error
+}
+
+// recipientsOf is the sorted set of the keys of w's hosts. converted remembers keys of sops files: making
+// one takes a tenth of what encrypting for it does, and the same hosts come again for every file.
+func recipientsOf(w Want, keys map[string][]string, converted map[string]sopsKey, probs *problems) []string {
 	var all []string
 	for _, h := range w.Hosts {
 		for _, k := range keys[h] {
 			if w.Kind == KindSops {
-				var err error
-				if k, err = sopsName(k); err != nil {
-					probs.add(fleet.CodeKey, "", "%s cannot be encrypted for host %s: %v", w.Path, h, err)
+				c, done := converted[k]
+				if !done {
+					c.name, c.err = sopsName(k)
+					converted[k] = c
+				}
+				if k = c.name; c.err != nil {
+					probs.add(fleet.CodeKey, "", "%s cannot be encrypted for host %s: %v", w.Path, h, c.err)
 					continue
 				}
 			}

@@ -6,12 +6,10 @@ import "slices"
 func (v *verifier) recipients(w Want) []string {
 	keys := make(map[string][]string)
 	for _, h := range w.Hosts {
-		for _, k := range v.in.HostKeys[h] {
-			keys[h] = append(keys[h], nameOf(k))
-		}
+		keys[h] = v.keys[h]
 	}
 	var ignored problems
-	return recipientsOf(w, keys, &ignored)
+	return recipientsOf(w, keys, v.converted, &ignored)
 }
 
 func (v *verifier) hostsReadTheirs(a *Answer) error {
@@ -21,7 +19,7 @@ func (v *verifier) hostsReadTheirs(a *Answer) error {
 			a.no("%s in the release is not for those that declare it (%s): %v", w.Path, list(w.Hosts), err)
 		}
 		for _, h := range w.Hosts {
-			switch can, err := l.opens(a, v.in.HostIdentities[h], v.in.HostKeys[h], exact); {
+			switch can, err := l.opens(a, v.in.HostIdentities[h], v.keys[h], exact); {
 			case err != nil:
 				a.no("%s in the release cannot be decrypted by %s: %v", w.Path, h, err)
 			case can == No:
@@ -40,7 +38,7 @@ func (v *verifier) hostsNotOthers(a *Answer) error {
 			if slices.Contains(w.Hosts, h) {
 				continue
 			}
-			switch can, err := l.opens(a, v.in.HostIdentities[h], v.in.HostKeys[h], exact); {
+			switch can, err := l.opens(a, v.in.HostIdentities[h], v.keys[h], exact); {
 			case err != nil:
 				a.unknown("whether %s can decrypt %s in the release cannot be told: %v", h, w.Path, err)
 			case can == Yes:
@@ -52,15 +50,19 @@ func (v *verifier) hostsNotOthers(a *Answer) error {
 	})
 }
 
-// eachReleased calls f for every declared file that is in the release as recorded.
+// eachReleased calls f for every declared file that is in the release. That all are there, as recorded, is a part
+// of the first question.
 func (v *verifier) eachReleased(a *Answer, f func(w Want, l *looked, exact []string)) error {
 	for _, w := range v.wants {
 		blob, ok := v.in.Released[w.Path]
+		first := a.Question == HostsReadTheirs
 		if !ok {
-			a.no("%s, declared by %s, is not in the release", w.Path, list(w.Hosts))
+			if first {
+				a.no("%s, declared by %s, is not in the release", w.Path, list(w.Hosts))
+			}
 			continue
 		}
-		if v.in.Records != nil && v.in.Records.Files[w.Path].Released != blob {
+		if first && v.in.Records != nil && v.in.Records.Files[w.Path].Released != blob {
 			a.no("%s in the release is not the blob that the release says", w.Path)
 		}
 		l, err := v.look(w.Path, blob)
@@ -74,13 +76,9 @@ func (v *verifier) eachReleased(a *Answer, f func(w Want, l *looked, exact []str
 
 func (v *verifier) hostsNotSource(a *Answer) error {
 	a.Question = HostsNotSource
-	var editors []string
-	for _, k := range v.in.Editors {
-		editors = append(editors, nameOf(k))
-	}
 	return v.eachSource(a, func(w Want, l *looked) {
 		for _, h := range v.hosts {
-			switch can, err := l.opens(a, v.in.HostIdentities[h], v.in.HostKeys[h], editors); {
+			switch can, err := l.opens(a, v.in.HostIdentities[h], v.keys[h], v.editors); {
 			case err != nil:
 				a.unknown("whether %s can decrypt %s on the source branch cannot be told: %v", h, w.Path, err)
 			case can == Yes:
@@ -98,10 +96,6 @@ func (v *verifier) editorsRead(a *Answer) error {
 		a.unknown("neither public nor private keys of editors are known")
 		return nil
 	}
-	var editors []string
-	for _, k := range v.in.Editors {
-		editors = append(editors, nameOf(k))
-	}
 	return v.eachSource(a, func(w Want, l *looked) {
 		if len(v.in.EditorIdentities) > 0 {
 			if can, err := l.opens(a, v.in.EditorIdentities, nil, nil); err != nil {
@@ -110,8 +104,8 @@ func (v *verifier) editorsRead(a *Answer) error {
 				a.no("%s on the source branch cannot be decrypted by the editors' keys given", w.Path)
 			}
 		}
-		for _, key := range editors {
-			switch can, err := l.opens(a, nil, []string{key}, editors); {
+		for _, key := range v.editors {
+			switch can, err := l.opens(a, nil, []string{key}, v.editors); {
 			case err != nil:
 				a.no("%s on the source branch cannot be decrypted by anybody: %v", w.Path, err)
 				return
@@ -124,12 +118,14 @@ func (v *verifier) editorsRead(a *Answer) error {
 	})
 }
 
-// eachSource calls f for every declared file on the source branch.
+// eachSource calls f for every declared file on the source branch. That all are there is a part of what editors can read.
 func (v *verifier) eachSource(a *Answer, f func(w Want, l *looked)) error {
 	for _, w := range v.wants {
 		blob, ok := v.in.Source[w.Path]
 		if !ok {
-			a.no("%s, declared by %s, is not on the source branch", w.Path, list(w.Hosts))
+			if a.Question == EditorsRead {
+				a.no("%s, declared by %s, is not on the source branch", w.Path, list(w.Hosts))
+			}
 			continue
 		}
 		l, err := v.look(w.Path, blob)

@@ -47,8 +47,8 @@ func sopsEncrypt(t testing.TB, name, text string, to ...key) []byte {
 	return []byte(out)
 }
 
-// sopsKey is the age key that a host's sops-nix decrypts by: of an SSH key, the one that is made of it.
-func sopsKey(t testing.TB, k key) string {
+// hostSopsKey is the age key that a host's sops-nix decrypts by: of an SSH key, the one that is made of it.
+func hostSopsKey(t testing.TB, k key) string {
 	t.Helper()
 	ids, err := LoadIdentities(k.file)
 	must(t, err)
@@ -89,7 +89,7 @@ func TestSopsRoundTrip(t *testing.T) {
 			for _, item := range plan.Rekey {
 				must(t, CheckStanzas(files[item.Path], item.Recipients))
 				for h, k := range hosts {
-					got, err := sopsRun(t, sopsKey(t, k), filepath.Base(item.Path), files[item.Path], "decrypt")
+					got, err := sopsRun(t, hostSopsKey(t, k), filepath.Base(item.Path), files[item.Path], "decrypt")
 					if may := contains(item.Hosts, h); may && (err != nil || got != texts[item.Path]) {
 						t.Errorf("%s reads %q of %s: %v", h, got, item.Path, err)
 					} else if !may && err == nil {

@@ -77,9 +77,16 @@ func checkSops(file []byte, recipients []string) error {
 	if others := f.OtherKeys(); len(others) > 0 {
 		return fmt.Errorf("it is also encrypted for keys of kind %s", strings.Join(others, ", "))
 	}
+	due := make(map[string]int) // the names that the file should have, each once
+	for _, r := range recipients {
+		due[r]++
+	}
 	count := make(map[string]int)
 	for _, e := range f.Entries() {
-		name := nameOf(e.Recipient)
+		name := e.Recipient
+		if due[name] == 0 {
+			name = nameOf(name)
+		}
 		if err := CheckStanzas([]byte(e.Enc), []string{name}); err != nil {
 			return fmt.Errorf("the data key for %s: %w", short(name), err)
 		}
@@ -87,10 +94,12 @@ func checkSops(file []byte, recipients []string) error {
 	}
 	var missing, extra []string
 	for _, r := range recipients {
-		if i := slices.IndexFunc(namesOf(nameOf(r)), func(n string) bool { return count[n] > 0 }); i < 0 {
-			missing = append(missing, short(r))
-		} else {
+		if count[r] > 0 {
+			count[r]--
+		} else if i := slices.IndexFunc(namesOf(nameOf(r)), func(n string) bool { return count[n] > 0 }); i >= 0 {
 			count[namesOf(nameOf(r))[i]]--
+		} else {
+			missing = append(missing, short(r))
 		}
 	}
 	for _, name := range sortedKeys(count) {

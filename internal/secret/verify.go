@@ -67,7 +67,15 @@ func Verify(ctx context.Context, in VerifyInput) ([]Answer, error) {
 	if err := probs.err("what hosts declare cannot be used"); err != nil {
 		return nil, err
 	}
-	v := &verifier{in: in, wants: wants, hosts: sortedKeys(in.HostKeys), cache: map[string]*looked{}}
+	v := &verifier{in: in, wants: wants, hosts: sortedKeys(in.HostKeys), keys: map[string][]string{}, cache: map[string]*looked{}, converted: map[string]sopsKey{}}
+	for h, keys := range in.HostKeys {
+		for _, k := range keys {
+			v.keys[h] = append(v.keys[h], nameOf(k))
+		}
+	}
+	for _, k := range in.Editors {
+		v.editors = append(v.editors, nameOf(k))
+	}
 	for _, w := range wants {
 		v.hosts = append(v.hosts, w.Hosts...)
 	}
@@ -103,4 +111,8 @@ type verifier struct {
 	wants []Want
 	hosts []string
 	cache map[string]*looked // by blob
+
+	keys      map[string][]string // of hosts, normalised
+	editors   []string            // normalised
+	converted map[string]sopsKey
 }

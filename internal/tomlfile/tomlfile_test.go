@@ -1,6 +1,8 @@
 package tomlfile
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -67,4 +69,21 @@ func FuzzDecode(f *testing.F) {
 			t.Fatal(err)
 		}
 	})
+}
+
+func TestRead(t *testing.T) {
+	dir := t.TempDir()
+	var v example
+	large := filepath.Join(dir, "large.toml")
+	if err := os.WriteFile(large, []byte(strings.Repeat("#", MaxBytes+1)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range []string{filepath.Join(dir, "nowhere.toml"), dir, large} {
+		if err := Read(file, &v); fleet.CodeOf(err) != fleet.CodeConfig || !strings.Contains(err.Error(), file) {
+			t.Errorf("%s: %v", file, err)
+		}
+	}
+	if d := Duration(0); d.Or(time.Second) != time.Second || Duration(time.Hour).Or(time.Second) != time.Hour {
+		t.Error("Or")
+	}
 }

@@ -14,6 +14,7 @@ import (
 
 	"filippo.io/age"
 	"filippo.io/age/armor"
+	"filippo.io/age/plugin"
 )
 
 // ErrNoIdentity says that none of the identities given fits any age recipient of a file.
@@ -58,8 +59,12 @@ func (f *File) dataKey(ids []age.Identity) ([]byte, error) {
 			}
 			r, err := age.Decrypt(src, id)
 			if err != nil {
-				if !errors.As(err, new(*age.NoIdentityMatchError)) {
-					damaged = fmt.Errorf("the data key for %s is damaged, or its identity does not work", e.Recipient)
+				switch _, ofPlugin := id.(*plugin.Identity); {
+				case errors.As(err, new(*age.NoIdentityMatchError)):
+				case ofPlugin: // what it says is meant for people
+					damaged = fmt.Errorf("the data key for %s cannot be decrypted: %w", e.Recipient, err)
+				default:
+					damaged = fmt.Errorf("the data key for %s is damaged", e.Recipient)
 				}
 				continue
 			}
