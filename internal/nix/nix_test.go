@@ -1,7 +1,6 @@
 package nix
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"os"
@@ -189,23 +188,12 @@ func TestClassOf(t *testing.T) {
 }
 
 func TestSecretPath(t *testing.T) {
-	c := Contents{OutPath: "/nix/store/g76zcpqc540lrc8i6g7xy6ip0npn2hnp-source"}
+	c := Contents{Source: "/nix/store/g76zcpqc540lrc8i6g7xy6ip0npn2hnp-source"}
 	for file, want := range map[string]string{
-		c.OutPath + "/secrets/a.age": "secrets/a.age", "/root" + c.OutPath + "/a": "a", c.OutPath: "", c.OutPath + "/": "", "/etc/a": "", c.OutPath + "-2/a": "",
+		c.Source + "/secrets/a.age": "secrets/a.age", "/root" + c.Source + "/a": "a", c.Source: "", c.Source + "/": "", "/etc/a": "", c.Source + "-2/a": "",
 	} {
 		if got, ok := c.SecretPath(file); got != want || ok != (want != "") {
 			t.Errorf("%s is %q, %v", file, got, ok)
 		}
-	}
-}
-
-func TestBuildMessage(t *testing.T) {
-	said := "these 2 derivations will be built:\n  /nix/store/x.drv\nbuilding '/nix/store/x.drv'...\nhost: cannot compile\nerror: builder failed\nerror: build failed\n"
-	if got := buildMessage(&proc.ExitError{Stderr: said}); got != "host: cannot compile\nerror: builder failed\nerror: build failed" {
-		t.Errorf("%q", got)
-	}
-	long := bytes.Repeat([]byte("line\n"), 100)
-	if got := buildMessage(&proc.ExitError{Stderr: string(long) + "error: x"}); strings.Count(got, "line") != builderLines {
-		t.Errorf("%q", got)
 	}
 }

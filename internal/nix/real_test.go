@@ -56,17 +56,17 @@ func exampleFleet(t *testing.T, change map[string]string) nix.Flake {
 func TestEvaluateAndBuild(t *testing.T) {
 	nixtest.Each(t, func(t *testing.T, n *nix.Nix) {
 		ctx, flake := t.Context(), exampleFleet(t, map[string]string{"gitops-test": t.Name()})
-		c, err := n.Contents(ctx, flake)
-		if err != nil || !slices.Equal(c.Hosts, []string{"drhorrible", "joker", "ratched", "ursula"}) {
+		c, err := n.Contents(ctx, flake, "")
+		if err != nil || !slices.Equal(c.NixOS, []string{"drhorrible", "joker", "ratched", "ursula"}) {
 			t.Fatalf("%+v, %v", c, err)
 		}
-		h, err := n.Host(ctx, flake, "ratched")
+		h, err := n.Host(ctx, flake, nix.NixOS, "ratched")
 		must(t, err)
 		var files []string
 		for _, file := range h.Secrets {
 			path, ok := c.SecretPath(file)
 			if !ok {
-				t.Errorf("%s is not in %s", file, c.OutPath)
+				t.Errorf("%s is not in %s", file, c.Source)
 			}
 			files = append(files, path)
 		}
@@ -152,7 +152,7 @@ func TestBuildTellsFaultsApart(t *testing.T) {
 		var drvs []string
 		var good nix.Host
 		for _, name := range []string{"joker", "ursula"} {
-			h, err := n.Host(t.Context(), flake, name)
+			h, err := n.Host(t.Context(), flake, nix.NixOS, name)
 			must(t, err)
 			drvs, good = append(drvs, h.DrvPath), h
 		}

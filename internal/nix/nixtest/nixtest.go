@@ -67,15 +67,28 @@ func System(t testing.TB) *nix.Nix {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n.Store = "local?root=" + StoreRoot(n)
-	if err := os.MkdirAll(StoreRoot(n), 0o700); err != nil {
+	root := filepath.Join(os.Getenv(storeVar), n.Version)
+	n.Store = "local?root=" + root
+	if err := os.MkdirAll(root, 0o700); err != nil {
 		t.Fatal(err)
 	}
 	return n
 }
 
 // StoreRoot is what /nix/store of System's store is below.
-func StoreRoot(n *nix.Nix) string { return filepath.Join(os.Getenv(storeVar), n.Version) }
+func StoreRoot(n *nix.Nix) string { return strings.TrimSuffix(n.RealStoreDir(), "/nix/store") }
+
+// Elsewhere is n with a store that is empty.
+func Elsewhere(t testing.TB, n *nix.Nix) *nix.Nix {
+	t.Helper()
+	dir, err := os.MkdirTemp(os.Getenv(storeVar), "elsewhere-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := *n
+	other.Store = "local?root=" + dir
+	return &other
+}
 
 // Each runs f with the system's Nix and with the newest.
 func Each(t *testing.T, f func(t *testing.T, n *nix.Nix)) {
