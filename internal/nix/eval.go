@@ -93,30 +93,48 @@ func evalError(ctx context.Context, err error, format string, args ...any) error
 
 // Host is all that one evaluation says of a host.
 type Host struct {
-	Name      string            `json:"-"`
-	Kind      Kind              `json:"-"`
-	Flake     Flake             `json:"-"`
-	Began     time.Time         `json:"-"` // of its evaluation
-	DrvPath   string            `json:"drv"`
-	OutPath   string            `json:"out"`
-	System    string            `json:"system"`
-	Secrets   map[string]string `json:"secrets"`   // name → file, as the flake says (a path in the store)
-	PublicKey string            `json:"publicKey"` // age.rekey.hostPubkey, "" when not declared
+	Name      string       `json:"-"`
+	Kind      Kind         `json:"-"`
+	Flake     Flake        `json:"-"`
+	Began     time.Time    `json:"-"` // of its evaluation
+	DrvPath   string       `json:"drv"`
+	OutPath   string       `json:"out"`
+	System    string       `json:"system"`
+	Secrets   []SecretFile `json:"secrets"`
+	PublicKey string       `json:"publicKey"` // age.rekey.hostPubkey, "" when not declared
+}
+
+// SecretFile is a secret that a host declares.
+type SecretFile struct {
+	Name string `json:"name"` // as the option that declares it: age.secrets.x, sops.secrets.y
+	Kind string `json:"kind"` // "age" or "sops"
+	File string `json:"file"` // as the flake says: a path in the store
+	Key  string `json:"key"`  // within a sops file; "" means all of it
 }
 
 // Host evaluates one host, once, and writes its derivations to the store. What may stand in it:
-// config.system.build.toplevel as in NixOS, config.age.secrets as in agenix, config.age.rekey.hostPubkey as in agenix-rekey.
+// config.system.build.toplevel as in NixOS, config.age.secrets as in agenix, rekeyFile and config.age.rekey.hostPubkey
+// as in agenix-rekey, config.sops.secrets as in sops-nix.
 func (n *Nix) Host(ctx context.Context, f Flake, kind Kind, name string) (Host, error) {
 	h := Host{Name: name, Kind: kind, Flake: f, Began: time.Now()}
 	err := n.eval(ctx, &h, `let
 		host = (builtins.getFlake `+quote(f.URL())+`).`+string(kind)+`Configurations.${`+quote(name)+`};
 		top = host.config.system.build.toplevel;
 		key = host.config.age.rekey.hostPubkey or "";
+		each = f: set: builtins.attrValues (builtins.mapAttrs f set);
+		secrets = each (name: s: {
+			name = "age.secrets.${name}"; kind = "age"; key = "";
+			file = toString (if s.rekeyFile or null != null then s.rekeyFile else s.file);
+		}) (host.config.age.secrets or { }) ++ each (name: s: {
+			name = "sops.secrets.${name}"; kind = "sops";
+			file = toString (s.sopsFile or host.config.sops.defaultSopsFile);
+			key = if builtins.elem (s.format or host.config.sops.defaultSopsFormat or "yaml") [ "yaml" "json" ] then s.key or name else "";
+		}) (host.config.sops.secrets or { });
 	in {
 		drv = top.drvPath;
 		out = top.outPath;
 		inherit (top) system;
-		secrets = builtins.mapAttrs (_: s: toString s.file) (host.config.age.secrets or { });
+		inherit secrets;
 		publicKey = if builtins.isPath key then builtins.readFile key else toString key;
 	}`)
 	if err != nil {

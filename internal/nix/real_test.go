@@ -64,9 +64,9 @@ func TestEvaluateAndBuild(t *testing.T) {
 		must(t, err)
 		var files []string
 		for _, file := range h.Secrets {
-			path, ok := c.SecretPath(file)
+			path, ok := c.SecretPath(file.File)
 			if !ok {
-				t.Errorf("%s is not in %s", file, c.Source)
+				t.Errorf("%s is not in %s", file.File, c.Source)
 			}
 			files = append(files, path)
 		}

@@ -32,7 +32,10 @@ type Config struct {
 	Secrets struct {
 		Editors []string `toml:"editors"` // public keys of those who may read secrets on the source branch
 		// HostKeys are the public keys of hosts that do not declare one in the flake.
-		HostKeys map[string]string `toml:"hostKeys"`
+		// A list while a key is being changed: the old one and the new.
+		HostKeys map[string]any `toml:"hostKeys"`
+		// AllowRemoval are hosts and public keys that may lose access to secrets.
+		AllowRemoval []string `toml:"allowRemoval"`
 	} `toml:"secrets"`
 	Check struct {
 		// Commands are run by garrison check, by sh -c in a copy of the commit's files.
@@ -65,6 +68,11 @@ func ParseConfig(name string, data []byte) (Config, error) {
 	if c.Branches.Release == "" {
 		c.Branches.Release = "release"
 	}
+	for host := range c.Secrets.HostKeys {
+		if c.hostKeys(host) == nil {
+			return c, fleet.Errorf(fleet.Bad, fleet.CodeConfig, "%s: secrets.hostKeys.%s must be a public key, or a list of them", name, host)
+		}
+	}
 	for _, k := range c.Check.Commands {
 		if k.Name == "" || k.Run == "" {
 			return c, fleet.Errorf(fleet.Bad, fleet.CodeConfig, "%s: each of check.commands needs a name and what to run", name)
@@ -80,6 +88,25 @@ func ParseConfig(name string, data []byte) (Config, error) {
 		return c, fleet.Errorf(fleet.Bad, fleet.CodeConfig, "%s: branches.source and branches.release are both %q", name, c.Branches.Source)
 	}
 	return c, nil
+}
+
+// hostKeys are the public keys of a host that the file names, nil if it names none or something else.
+func (c Config) hostKeys(host string) []string {
+	switch v := c.Secrets.HostKeys[host].(type) {
+	case string:
+		return []string{v}
+	case []any:
+		var keys []string
+		for _, k := range v {
+			s, ok := k.(string)
+			if !ok {
+				return nil
+			}
+			keys = append(keys, s)
+		}
+		return keys
+	}
+	return nil
 }
 
 // check holds the configuration against the hosts that the flake has.

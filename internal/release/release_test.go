@@ -128,8 +128,13 @@ func TestSecrets(t *testing.T) {
 	}
 	first = out
 
+	old, err := os.ReadFile(filepath.Join(w.clone, "hosts/ursula/host.pub"))
+	w.must(err)
 	w.write("hosts/ursula/host.pub", w.keygen("ursula"))
 	w.push("A new machine called ursula")
+	w.refuse(fleet.Bad, fleet.CodeSecret, []string{"secrets/lair-wifi.age", "secrets/riddle.age", "allowRemoval"})
+	w.write("garrison.toml", "[hosts]\nmanual = ['drhorrible']\n[secrets]\nallowRemoval = ['"+strings.TrimSpace(string(old))+"']\n")
+	w.push("The old one is gone")
 	out = w.release()
 	if !slices.Equal(out.Rekeyed, []string{"secrets/lair-wifi.age", "secrets/riddle.age"}) || len(out.Rotate) != 2 || !strings.Contains(out.Rotate[0], "lair-wifi") {
 		t.Errorf("%+v", out)
@@ -138,6 +143,9 @@ func TestSecrets(t *testing.T) {
 
 	w.write("hosts/ursula/default.nix", `{ nixpkgs.hostPlatform = "x86_64-linux"; age.secrets.riddle.file = ../../secrets/riddle.age; }`)
 	w.push("ursula needs no network")
+	w.refuse(fleet.Bad, fleet.CodeSecret, []string{"secrets/lair-wifi.age", "ursula"})
+	w.write("garrison.toml", "[hosts]\nmanual = ['drhorrible']\n[secrets]\nallowRemoval = ['ursula']\n")
+	w.push("and shall not read its key")
 	secrets["lair-wifi"] = []string{"ratched"}
 	defer func() { secrets["lair-wifi"] = []string{"ratched", "ursula"} }()
 	out = w.release()

@@ -162,11 +162,13 @@ func (s *state) rekey(ctx context.Context, found *evaluation) (settled bool, err
 }
 
 // noteDropped notes who could read a secret in the previous release and cannot in this one: what they have read, they keep.
+// Nobody loses a secret unless garrison.toml says so.
 func (s *state) noteDropped(in secret.Input) error {
 	if s.prev == nil {
 		return nil
 	}
 	in.Previous = &s.prev.secrets
+	in.AllowRemoval = secret.AllowList(s.config.Secrets.AllowRemoval)
 	plan, err := secret.MakePlan(in)
 	if err != nil {
 		return err
@@ -224,20 +226,22 @@ func wanted(found *evaluation, config Config) (secret.Input, error) {
 	in := secret.Input{HostKeys: map[string][]string{}}
 	var outside []string
 	for _, h := range found.hosts {
-		for _, name := range slices.Sorted(maps.Keys(h.Secrets)) {
-			path, ok := found.secretPath(h.Secrets[name])
+		for _, declared := range h.Secrets {
+			path, ok := found.secretPath(declared.File)
 			if !ok {
-				outside = append(outside, fmt.Sprintf("host %s: age.secrets.%s.file is %s", h.Name, name, h.Secrets[name]))
+				outside = append(outside, fmt.Sprintf("host %s: the file of %s is %s", h.Name, declared.Name, declared.File))
 				continue
 			}
-			in.Files = append(in.Files, secret.Want{Path: path, Hosts: []string{h.Name}})
+			w := secret.Want{Path: path, Hosts: []string{h.Name}, Kind: secret.Kind(declared.Kind)}
+			if declared.Key != "" {
+				w.Keys = []string{declared.Key}
+			}
+			in.Files = append(in.Files, w)
 		}
-		key := h.PublicKey
-		if k := config.Secrets.HostKeys[h.Name]; k != "" {
-			key = k
-		}
-		if key != "" {
-			in.HostKeys[h.Name] = []string{key}
+		if keys := config.hostKeys(h.Name); keys != nil {
+			in.HostKeys[h.Name] = keys
+		} else if h.PublicKey != "" {
+			in.HostKeys[h.Name] = []string{h.PublicKey}
 		}
 	}
 	if outside != nil {
