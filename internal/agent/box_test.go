@@ -59,8 +59,10 @@ func newBox(t *testing.T, o boxOptions) *box {
 	l := needLab(t)
 	ctx := testContext(t)
 	b := &box{t: t, lab: l, pollOnly: o.pollOnly}
-	dir := filepath.Join(l.dir, strings.NewReplacer("/", "-", " ", "-").Replace(t.Name()))
-	var err error
+	dir, err := os.MkdirTemp(l.dir, strings.ReplaceAll(t.Name(), "/", "-")+"-")
+	if err != nil {
+		t.Fatal(err)
+	}
 	if b.origin = o.origin; b.origin == nil {
 		if b.origin, err = git.Init(ctx, filepath.Join(dir, "fleet.git")); err != nil {
 			t.Fatal(err)

@@ -1,6 +1,7 @@
 package agent_test
 
 import (
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -17,8 +18,7 @@ func TestWoken(t *testing.T) {
 	t.Parallel()
 	config := "socket = \"/run/garrison/agent.sock\"\n[hub]\nurl = \"" + hubURL + "\"\ntokenFile = \"/etc/garrison/hub-token\"\n"
 	b := newBox(t, boxOptions{host: "good1", origin: needLab(t).template, config: config})
-	b.ended(1)
-	b.runs("good1")
+	n := b.await("it follows", func(s fleet.Status) bool { return s.Phase == fleet.PhaseIdle }).Newest.Number + 1
 	b.must("busybox sed -i 's/^poll.*/poll = \"1h\"/' /etc/garrison/agent.toml; mv /etc/garrison/hub-token /etc/garrison/elsewhere")
 	if err := b.host.RestartService(testContext(t), "agent"); err != nil {
 		t.Fatal(err)
@@ -30,7 +30,7 @@ func TestWoken(t *testing.T) {
 	b.must("mv /etc/garrison/elsewhere /etc/garrison/hub-token")
 	b.await("the hub is reached", func(s fleet.Status) bool { return s.Hub.Failure == nil && !s.Hub.LastOK.IsZero() })
 
-	text := "woken\n"
+	text := fmt.Sprintf("woken for release-%d\n", n)
 	work := filepath.Join(b.lab.dir, "work")
 	if err := os.WriteFile(filepath.Join(work, "gitops-test"), []byte(text), 0o644); err != nil {
 		t.Fatal(err)
@@ -43,13 +43,13 @@ func TestWoken(t *testing.T) {
 	if _, err := b.lab.forge.Run(testContext(t), "garrison", "hub", "wake", "--url", hubURL, "--token-file", "/etc/garrison/wake-token"); err != nil {
 		t.Fatal(err)
 	}
-	if s := b.ended(2); s.Last.Result != fleet.Committed {
+	if s := b.ended(n); s.Last.Result != fleet.Committed {
 		t.Errorf("%+v", s.Last)
 	}
 	if got, err := b.host.ReadFile("/etc/gitops-test"); err != nil || string(got) != text {
 		t.Errorf("gitops-test: %q, %v", got, err)
 	}
-	b.says(0, "release-2")
+	b.says(0, fleet.TagName(n))
 }
 
 // Everything on the network comes and goes; the agent goes on, and says what it waits for.
@@ -58,7 +58,7 @@ func TestCacheAndHubComeAndGo(t *testing.T) {
 	l := needLab(t)
 	ctx := testContext(t)
 	// A mirror of the forge that may be stopped without disturbing other tests.
-	disk := filepath.Join(l.dir, "mirror")
+	disk := t.TempDir()
 	addr := l.address()
 	for _, path := range []string{"etc/garrison", "var/lib/garrison-hub"} {
 		if err := os.CopyFS(filepath.Join(disk, path), os.DirFS(l.forge.Path("/"+path))); err != nil {
@@ -66,7 +66,7 @@ func TestCacheAndHubComeAndGo(t *testing.T) {
 		}
 	}
 	url := "http://" + netip.AddrPortFrom(addr, 8420).String()
-	mirror, err := l.lan.Start(ctx, sandbox.HostOptions{Name: "mirror", Dir: disk, Addr: addr,
+	mirror, err := l.lan.Start(ctx, sandbox.HostOptions{Name: fmt.Sprintf("mirror%d", addr.As4()[3]), Dir: disk, Addr: addr,
 		Files:    []sandbox.File{{Path: "/etc/garrison/hub.toml", Data: []byte("listen = \"" + strings.TrimPrefix(url, "http://") + "\"\ndataDir = \"/var/lib/garrison-hub\"\ntokens = \"/etc/garrison/tokens.toml\"\n")}},
 		Services: []sandbox.Service{{Name: "hub", Args: []string{"garrison", "hub"}}}})
 	if err != nil {

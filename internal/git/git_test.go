@@ -206,6 +206,7 @@ func TestRedact(t *testing.T) {
 		"git@example.org:r":                               "git@example.org:r",
 		"git+https://t@h/r?ref=x":                         "git+https://…@h/r?ref=x",
 		"see https://h/path mail a@b":                     "see https://h/path mail a@b",
+		"0https://t@h":                                    "0https://…@h",
 	} {
 		if got := git.Redact(in); got != want {
 			t.Errorf("%q became %q", in, got)

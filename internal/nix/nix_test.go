@@ -119,10 +119,7 @@ func evaluated(t *testing.T, expr string) (s string) {
 }
 
 func TestQuote(t *testing.T) {
-	var list []string
-	for _, s := range []string{"", `"`, `\`, `\\"`, "$", "${x}", "$${x}", "$$${x}", `\${x}`, "a\nb", "a\r\nb", "a\rb", "\t", "''", "ü€😀", "{}", "$\\{", "\x01\x7f"} {
-		list = append(list, s)
-	}
+	list := []string{"", `"`, `\`, `\\"`, "$", "${x}", "$${x}", "$$${x}", `\${x}`, "a\nb", "a\r\nb", "a\rb", "\t", "''", "ü€😀", "{}", "$\\{", "\x01\x7f"}
 	var quoted strings.Builder
 	for _, s := range list {
 		quoted.WriteString(quote(s) + " ")

@@ -8,7 +8,7 @@ import (
 
 var (
 	// Whatever stands between "://" and the last "@" of the authority: a token may be the user's name as well.
-	userinfo = regexp.MustCompile(`(?i)\b([a-z][a-z0-9+.-]*)://[^/\s'"]*@`)
+	userinfo = regexp.MustCompile(`(?i)([a-z][a-z0-9+.-]*)://[^/\s'"]*@`)
 	// ssh's user without a password says nothing secret, and is needed to see what is meant.
 	sshUser = regexp.MustCompile(`(?i)^(git\+)?ssh://[^/\s'":]*@$`)
 )
