@@ -1,0 +1,161 @@
+package release
+
+import (
+	"context"
+	"path"
+	"slices"
+	"strings"
+
+	"filippo.io/age"
+
+	"github.com/garrison-nix/garrison/internal/fleet"
+	"github.com/garrison-nix/garrison/internal/nix"
+	"github.com/garrison-nix/garrison/internal/secret"
+)
+
+// Inspected is what a release says of secrets, and whose keys are whose.
+type Inspected struct {
+	Schema  int              `json:"schema"`
+	Release fleet.ReleaseRef `json:"release"`
+	Access  []secret.Access  `json:"secrets"`
+}
+
+// InspectSchema is the schema of Inspected and Verified.
+const InspectSchema = 1
+
+// inspected is a release with all that is needed to look at its secrets.
+type inspected struct {
+	*state
+	found *evaluation
+	in    secret.Input
+}
+
+// inspect evaluates a release: the newest, or the one that tag names. Of o it needs Repo, Remote, Nix, Log, Jobs and, to trust what it sees, AllowedSigners.
+func inspect(ctx context.Context, o Options, tag string) (*inspected, error) {
+	s := &state{Options: o}
+	if err := fetch(ctx, s.Repo, s.Remote); err != nil {
+		return nil, err
+	}
+	if err := s.findSource(ctx); err != nil {
+		return nil, err
+	}
+	if err := s.findPrevious(ctx); err != nil {
+		return nil, err
+	}
+	if n, isTag := fleet.TagNumber(tag); isTag {
+		tags, err := s.Repo.Refs(ctx, tagsRef)
+		if err != nil {
+			return nil, err
+		}
+		ref, there := tags[tag]
+		if !there {
+			return nil, fleet.Errorf("", fleet.CodeNotFound, "there is no %s", tag)
+		}
+		if s.prev, err = s.readRelease(ctx, n, ref); err != nil {
+			return nil, err
+		}
+	} else if tag != "" {
+		return nil, fleet.Errorf("", fleet.CodeUsage, "%q is not the name of a release, like release-12", tag)
+	}
+	if s.prev == nil {
+		return nil, fleet.Errorf("", fleet.CodeNotFound, "nothing was released yet")
+	}
+	s.source, s.commit = s.prev.manifest.Source.Commit, s.prev.tag.Commit
+	var err error
+	if s.config, err = s.readConfig(ctx, s.source); err != nil {
+		return nil, err
+	}
+	if s.blobs, err = s.Repo.Blobs(ctx, s.commit); err != nil {
+		return nil, err
+	}
+	if err := s.Repo.UpdateRef(ctx, inspectRef, s.commit); err != nil {
+		return nil, err
+	}
+	flakes, err := flakesIn(s.blobs, s.config.Flakes, nix.Flake{GitDir: s.Repo.Dir, Ref: inspectRef, Commit: s.commit})
+	if err != nil {
+		return nil, err
+	}
+	found, err := newEvaluator(s.Nix, s.Jobs, s.EvalMemory).all(ctx, flakes)
+	if err != nil {
+		return nil, err
+	}
+	in, err := wanted(found, s.config)
+	return &inspected{s, found, in}, err
+}
+
+// inspectRef keeps the commit that is looked at.
+const inspectRef = "refs/garrison/inspect"
+
+// Secrets says who can read what in a release: the newest, or the one that tag names.
+func Secrets(ctx context.Context, o Options, tag string) (*Inspected, error) {
+	i, err := inspect(ctx, o, tag)
+	if err != nil {
+		return nil, err
+	}
+	keys := secret.NewKeyring(i.in.HostKeys, i.config.Secrets.Editors)
+	return &Inspected{Schema: InspectSchema, Release: *i.prev.ref(), Access: secret.Status(&i.prev.secrets, keys)}, nil
+}
+
+// Verified are the answers to what an operator asks of a release's secrets.
+type Verified struct {
+	Schema  int              `json:"schema"`
+	Release fleet.ReleaseRef `json:"release"`
+	Answers []secret.Answer  `json:"answers"`
+}
+
+// Keys are private keys to decrypt with in truth, where there are any.
+type Keys struct {
+	Hosts   map[string][]age.Identity
+	Editors []age.Identity
+}
+
+// VerifySecrets answers the five questions about a release: the newest, or the one that tag names.
+func VerifySecrets(ctx context.Context, o Options, tag string, keys Keys) (*Verified, error) {
+	i, err := inspect(ctx, o, tag)
+	if err != nil {
+		return nil, err
+	}
+	source, err := i.Repo.Blobs(ctx, i.source)
+	if err != nil {
+		return nil, err
+	}
+	paths := map[string]bool{}
+	for _, w := range i.in.Files {
+		paths[w.Path] = true
+	}
+	for p := range i.prev.secrets.Files {
+		paths[p] = true
+	}
+	isSecret := func(p string) bool { return paths[p] }
+	history := func(yield func(secret.Revision, error) bool) {
+		for r, err := range i.Repo.History(ctx, []string{headsRef + i.config.Branches.Source, i.commit}, isSecret) {
+			if !yield(secret.Revision(r), err) {
+				return
+			}
+		}
+	}
+	answers, err := secret.Verify(ctx, secret.VerifyInput{
+		Files: i.in.Files, Source: source, Released: i.blobs, Records: &i.prev.secrets,
+		HostKeys: i.in.HostKeys, Editors: i.config.Secrets.Editors,
+		Read:           func(blob string) ([]byte, error) { return i.Repo.ReadBlob(ctx, blob) },
+		HostIdentities: keys.Hosts, EditorIdentities: keys.Editors, History: history,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &Verified{Schema: InspectSchema, Release: *i.prev.ref(), Answers: answers}, nil
+}
+
+// Editors are the public keys that secrets on the source branch are encrypted for, as garrison.toml in a work tree says.
+func (c Config) Editors() ([]string, error) {
+	if len(c.Secrets.Editors) == 0 {
+		return nil, fleet.Errorf(fleet.Bad, fleet.CodeConfig, "%s names no editors", ConfigPath).
+			WithHint("list their public keys: [secrets] editors = [\"age1…\", \"ssh-ed25519 …\"]")
+	}
+	return c.Secrets.Editors, nil
+}
+
+// SecretFile says whether a path looks like one of a secret, to guard against editing something else.
+func SecretFile(p string) bool {
+	return slices.Contains([]string{".age", ".yaml", ".yml", ".json", ".env", ".ini", ".sops"}, strings.ToLower(path.Ext(p)))
+}
