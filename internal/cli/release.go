@@ -25,6 +25,7 @@ type releaseFlags struct {
 	key, identity, signer string
 	cacheURL, cacheToken  string
 	jobs                  int
+	rollbackTo            int
 	memory                bytesFlag
 	dryRun, keepGoing     bool
 }
@@ -51,6 +52,7 @@ the release branch and a signed tag in one atomic push. If anything fails, nothi
 	fl.StringVar(&f.cacheToken, "cache-token-file", "", "file with the token that may push to the cache")
 	fl.IntVar(&f.jobs, "jobs", 0, "evaluations at a time (default: one a core)")
 	fl.Var(&f.memory, "eval-memory", "what all evaluations at a time may take together, like 4G (default: no bound)")
+	fl.IntVar(&f.rollbackTo, "rollback-to", 0, "release the content of the release with this number again, as a new release")
 	fl.BoolVar(&f.keepGoing, "keep-going", false, "publish although hosts named by hosts.partial in garrison.toml do not build; they keep their previous system")
 	fl.BoolVar(&f.dryRun, "dry-run", false, "evaluate and re-key, but build, push and publish nothing")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -60,6 +62,9 @@ the release branch and a signed tag in one atomic push. If anything fails, nothi
 }
 
 func (a *app) runRelease(ctx context.Context, f releaseFlags, asJSON bool) error {
+	if f.rollbackTo != 0 && f.source != "" {
+		return fleet.Errorf("", fleet.CodeUsage, "--rollback-to and --source exclude each other")
+	}
 	if f.key == "" && !f.dryRun {
 		return fleet.Errorf("", fleet.CodeUsage, "--key is missing: a release must be signed").WithHint("make a key: ssh-keygen -t ed25519 -N '' -f release-key")
 	}
@@ -86,7 +91,7 @@ func (a *app) runRelease(ctx context.Context, f releaseFlags, asJSON bool) error
 	out, err := release.Run(proc.WithTimeline(ctx, t), release.Options{
 		Repo: repo, Remote: f.remote, Source: f.source, SigningKey: f.key, AllowedSigners: f.signer,
 		Identities: identities(f.identity), Cache: f.cache, Trace: os.Getenv("TRACEPARENT"),
-		Jobs: f.jobs, EvalMemory: int64(f.memory), DryRun: f.dryRun, KeepGoing: f.keepGoing, Nix: n, Log: a.logger(),
+		Jobs: f.jobs, EvalMemory: int64(f.memory), DryRun: f.dryRun, KeepGoing: f.keepGoing, RollbackTo: f.rollbackTo, Nix: n, Log: a.logger(),
 	})
 	if err != nil {
 		return err
@@ -111,6 +116,9 @@ func (a *app) tellRelease(out release.Outcome, dryRun bool) {
 	switch {
 	case dryRun && out.Release == nil:
 		fmt.Fprintf(a.Out, "would release %s as %s (nothing was published)\n", short(m.Source.Commit), fleet.TagName(m.Number))
+	case out.State == fleet.RunUnchanged && m.RollbackTo != 0:
+		fmt.Fprintf(a.Out, "%s went back to %s: only what is built on %s is released now\n", fleet.TagName(m.Number), fleet.TagName(m.RollbackTo), short(m.NewestSource()))
+		return
 	case out.State == fleet.RunUnchanged:
 		fmt.Fprintf(a.Out, "%s is released already, as %s\n", short(m.Source.Commit), fleet.TagName(m.Number))
 		return

@@ -27,7 +27,20 @@ type Manifest struct {
 	Source    Source           `json:"source"`
 	Trace     string           `json:"traceparent,omitempty"` // W3C trace context
 	Hosts     map[string]Entry `json:"hosts"`
-	Manual    []string         `json:"manual,omitempty"` // evaluated and re-keyed, but deployed by hand
+	// RollbackTo is the number of the release whose content this one has again; 0 for none.
+	RollbackTo int `json:"rollbackTo,omitempty"`
+	// Newest is the newest source commit that was ever released, when that is not Source.Commit: only
+	// what is built on it is released after a roll-back.
+	Newest string   `json:"newest,omitempty"`
+	Manual []string `json:"manual,omitempty"` // evaluated and re-keyed, but deployed by hand
+}
+
+// NewestSource is the newest source commit that was ever released.
+func (m *Manifest) NewestSource() string {
+	if m.Newest != "" {
+		return m.Newest
+	}
+	return m.Source.Commit
 }
 
 // Source is the commit of the source branch that a release was made of.
@@ -140,6 +153,9 @@ func (m *Manifest) Validate() error {
 	}
 	if !ValidCommit(m.Source.Commit) {
 		return fmt.Errorf("manifest's source commit %q is not an object name", m.Source.Commit)
+	}
+	if m.Newest != "" && !ValidCommit(m.Newest) || m.RollbackTo < 0 || m.RollbackTo >= m.Number {
+		return fmt.Errorf("manifest goes back to release %d, newest source %q", m.RollbackTo, m.Newest)
 	}
 	for h, e := range m.Hosts {
 		if !ValidHostName(h) {

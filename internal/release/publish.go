@@ -29,8 +29,11 @@ func (s *state) fillEntries() error {
 func (s *state) publish(ctx context.Context) error {
 	m := &fleet.Manifest{
 		Schema: fleet.ManifestSchema, Number: s.number, CreatedAt: time.Now().UTC().Truncate(time.Millisecond),
-		Source: fleet.Source{Commit: s.source, Branch: s.config.Branches.Source, Subject: s.info.Subject, PushedAt: s.PushedAt},
+		Source: fleet.Source{Commit: s.source, Branch: s.config.Branches.Source, Subject: s.subject(), PushedAt: s.PushedAt},
 		Trace:  s.Trace, Hosts: s.entries,
+	}
+	if s.back != nil {
+		m.RollbackTo, m.Newest = s.RollbackTo, s.prev.manifest.NewestSource()
 	}
 	for _, h := range s.manual {
 		m.Manual = append(m.Manual, h.Name)

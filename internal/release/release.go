@@ -41,6 +41,9 @@ type Options struct {
 	Remote string    // name or URL: read from and published to
 	Source string    // what to release: a commit of the source branch on Remote; "" means its tip
 
+	// RollbackTo is the number of a release whose content to release again, in place of Source; 0 for none.
+	RollbackTo int
+
 	SigningKey     string // SSH private key, a file; a dry run does without
 	AllowedSigners string // who may have signed the previous release; "" means only SigningKey itself
 	Identities     func() ([]age.Identity, error)
@@ -80,7 +83,8 @@ type state struct {
 	source    string
 	info      git.CommitInfo
 	prev      *previous
-	branchTip string // where the release branch is on the remote; "" when it is not there
+	back      *previous // what is gone back to; nil for none
+	branchTip string    // where the release branch is on the remote; "" when it is not there
 	number    int
 	blobs     map[string]string             // path → blob, in source
 	secrets   fleet.Secrets                 // as in the candidate
@@ -175,14 +179,23 @@ func (s *state) prepare(ctx context.Context) (released bool, err error) {
 	if err := s.findPrevious(ctx); err != nil {
 		return false, err
 	}
+	if s.RollbackTo != 0 {
+		if err := s.goBack(ctx); err != nil {
+			return false, err
+		}
+	}
 	if s.prev != nil {
-		if s.prev.manifest.Source.Commit == s.source && s.branchTip != "" {
+		m := s.prev.manifest
+		same := s.source == m.Source.Commit || s.back == nil && s.source == m.NewestSource()
+		if same && s.branchTip != "" {
 			s.outcome.Release = s.prev.ref()
-			s.outcome.Manifest = s.prev.manifest
+			s.outcome.Manifest = m
 			return true, nil
 		}
-		if err := s.checkDescends(ctx); err != nil {
-			return false, err
+		if s.back == nil {
+			if err := s.checkDescends(ctx); err != nil {
+				return false, err
+			}
 		}
 	}
 	s.blobs, err = s.Repo.Blobs(ctx, s.source)
@@ -261,7 +274,7 @@ func (s *state) readConfig(ctx context.Context, rev string) (Config, error) {
 
 // checkDescends refuses a source that is not built on the one released last: of two runs that race, the older loses.
 func (s *state) checkDescends(ctx context.Context) error {
-	last := s.prev.manifest.Source.Commit
+	last := s.prev.manifest.NewestSource()
 	ok, err := s.Repo.IsAncestor(ctx, last, s.source)
 	if err != nil {
 		return err
@@ -271,4 +284,21 @@ func (s *state) checkDescends(ctx context.Context) error {
 			WithHint("a newer commit was released already, or %s was rewritten: merge %.12s into it", s.config.Branches.Source, last)
 	}
 	return nil
+}
+
+// goBack takes the source of an older release in place of the branch's tip.
+func (s *state) goBack(ctx context.Context) error {
+	name := fleet.TagName(s.RollbackTo)
+	tags, err := s.Repo.Refs(ctx, tagsRef)
+	if err != nil {
+		return err
+	}
+	ref, there := tags[name]
+	if !there || s.prev == nil {
+		return fleet.Errorf("", fleet.CodeNotFound, "there is no %s to go back to", name).WithHint("git ls-remote --tags shows which there are")
+	}
+	if s.back, err = s.readRelease(ctx, s.RollbackTo, ref); err != nil {
+		return err
+	}
+	return s.readSource(ctx, name+"'s source", s.back.manifest.Source.Commit)
 }

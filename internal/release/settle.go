@@ -60,9 +60,14 @@ func (s *state) keepSecrets(ctx context.Context) error {
 	if s.prev == nil {
 		return nil
 	}
+	before := maps.Clone(s.prev.secrets.Files)
+	if s.back != nil {
+		maps.Copy(before, s.back.secrets.Files)
+	}
+	maps.DeleteFunc(before, func(path string, r fleet.SecretRecord) bool { return s.blobs[path] != r.Source })
 	var ids []string
-	for path, r := range s.prev.secrets.Files {
-		if s.blobs[path] == r.Source && fleet.ValidCommit(r.Released) {
+	for _, r := range before {
+		if fleet.ValidCommit(r.Released) {
 			ids = append(ids, r.Released)
 		}
 	}
@@ -70,10 +75,7 @@ func (s *state) keepSecrets(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for path, r := range s.prev.secrets.Files {
-		if s.blobs[path] != r.Source {
-			continue
-		}
+	for path, r := range before {
 		if data, ok := released[r.Released]; ok && secret.CheckStanzas(data, r.Recipients) == nil {
 			s.secrets.Files[path] = r
 		} else {
@@ -98,7 +100,7 @@ func (s *state) compose(ctx context.Context) error {
 		files[path] = r.Released
 	}
 	c := git.Commit{
-		Message: fmt.Sprintf("%s: %s\n\nReleased from %s.\n", fleet.TagName(s.number), s.info.Subject, s.source),
+		Message: fmt.Sprintf("%s: %s\n\nReleased from %s.\n", fleet.TagName(s.number), s.subject(), s.source),
 		When:    s.info.When,
 	}
 	if s.prev != nil {
@@ -112,6 +114,14 @@ func (s *state) compose(ctx context.Context) error {
 		return err
 	}
 	return s.Repo.UpdateRef(ctx, candidateRef, s.commit)
+}
+
+// subject is the source's, and that it is gone back to.
+func (s *state) subject() string {
+	if s.back != nil {
+		return fmt.Sprintf("back to %s: %s", fleet.TagName(s.RollbackTo), s.info.Subject)
+	}
+	return s.info.Subject
 }
 
 // evaluate evaluates every host of the candidate.
