@@ -25,8 +25,9 @@ func TestRefusals(t *testing.T) {
 		says string
 	}{
 		{"no tag at the tip", func() {
-			b.point(b.make(3, "good3", signed{parents: onTop}))
+			tip := b.make(3, "good3", signed{parents: onTop})
 			b.git("update-ref", "-d", "refs/tags/release-3")
+			b.point(tip)
 		}, fleet.CodeSignature, "no release tag points at the branch's tip"},
 		{"a lightweight tag", func() {
 			tip := b.make(3, "good3", signed{parents: onTop})
