@@ -24,7 +24,7 @@ const module = "github.com/garrison-nix/garrison/"
 
 var (
 	base     = []string{"internal/fleet", "internal/durable", "internal/nar"}
-	logic    = []string{"internal/deploy", "internal/secret", "internal/secret/sops"}
+	logic    = []string{"internal/deploy", "internal/secret", "internal/secret/sops", "internal/closure"}
 	adapters = []string{"internal/proc", "internal/git", "internal/nix", "internal/tomlfile"}
 )
 
@@ -33,7 +33,7 @@ var (
 // docs/ARCHITECTURE.md explains.
 var mayImport = map[string][]string{
 	"internal/fleet": {}, "internal/durable": {}, "internal/nar": {},
-	"internal/deploy": base,
+	"internal/deploy": base, "internal/closure": base,
 	"internal/secret": with("internal/secret/sops"), "internal/secret/sops": base,
 	"internal/proc": base, "internal/tomlfile": base,
 	"internal/git": with("internal/proc"), "internal/nix": with("internal/proc"),

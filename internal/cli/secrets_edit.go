@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"syscall"
 	"time"
@@ -15,6 +14,7 @@ import (
 
 	"github.com/garrison-nix/garrison/internal/durable"
 	"github.com/garrison-nix/garrison/internal/fleet"
+	"github.com/garrison-nix/garrison/internal/proc"
 	"github.com/garrison-nix/garrison/internal/release"
 	"github.com/garrison-nix/garrison/internal/secret"
 )
@@ -141,9 +141,8 @@ func (a *app) inEditor(ctx context.Context, name string, text []byte) (_ []byte,
 	if editor == "" {
 		return nil, fleet.Errorf("", fleet.CodeUsage, "EDITOR is not set").WithHint("EDITOR=nano garrison secrets edit …")
 	}
-	cmd := exec.CommandContext(ctx, "sh", "-c", editor+` "$1"`, "sh", file)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = a.In, a.Out, a.Err
-	if err := cmd.Run(); err != nil {
+	run := proc.Cmd{Program: "sh", Args: []string{"-c", editor + ` "$1"`, "sh", file}}
+	if err := proc.Interactive(ctx, run, a.In, a.Out, a.Err); err != nil {
 		return nil, fleet.Errorf("", fleet.CodeCanceled, "the editor failed, nothing was changed").WithCause(err)
 	}
 	f, err := os.Open(file)

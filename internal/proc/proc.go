@@ -91,6 +91,14 @@ func Run(ctx context.Context, c Cmd) ([]byte, error) {
 	return nil, err
 }
 
+// Interactive runs a program that a person works with, on the terminal that this process has: an editor.
+func Interactive(ctx context.Context, c Cmd, in io.Reader, out, errout io.Writer) error {
+	cmd := exec.CommandContext(ctx, c.Program, c.Args...)
+	cmd.Env = append(environ(), c.Env...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = in, out, errout
+	return finish(ctx, c, cmd)
+}
+
 // command makes the process a session of its own, hence also a group, that ends with ctx. Without a
 // controlling terminal nothing that it starts (ssh, ssh-keygen, git) can stop to ask somebody for a password.
 func command(ctx context.Context, c Cmd) *exec.Cmd {
