@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"github.com/garrison-nix/garrison/internal/deploy"
 	"github.com/garrison-nix/garrison/internal/fleet"
@@ -120,35 +121,50 @@ func (l *looker) verify(ctx context.Context, tip string, known *fleet.ReleaseRef
 	return found, nil
 }
 
-// verifiedTag finds the release tag of tip, checks its signature, and only then reads it.
+// verifiedTag finds the newest release tag of tip that one of ours signed. Others are passed over: whoever may push can make
+// them, and they must not stop a host. If all are such, the error is that of the newest.
 func (l *looker) verifiedTag(ctx context.Context, tip string, tags map[string]git.Ref) (git.Tag, *fleet.Manifest, error) {
-	newest, id := 0, ""
+	var numbers []int
 	for name, ref := range tags {
-		if n, ok := fleet.TagNumber(name); ok && ref.Commit == tip && n > newest {
-			newest, id = n, ref.ID
+		if n, ok := fleet.TagNumber(name); ok && ref.Commit == tip {
+			numbers = append(numbers, n)
 		}
 	}
-	if newest == 0 {
-		return git.Tag{}, nil, fleet.Errorf(fleet.Bad, fleet.CodeSignature, "no release tag points at the branch's tip %.12s", tip).
-			WithHint("only garrison release may move the branch %s; find out who pushed to it, and put it back", l.branch)
+	slices.Sort(numbers)
+	newest := error(fleet.Errorf(fleet.Bad, fleet.CodeSignature, "no release tag points at the branch's tip %.12s", tip).
+		WithHint("only garrison release may move the branch %s; find out who pushed to it, and put it back", l.branch))
+	for i, n := range slices.Backward(numbers) {
+		tag, m, err := l.readTag(ctx, n, tip, tags[fleet.TagName(n)])
+		if err == nil || fleet.ClassOf(err) != fleet.Bad {
+			return tag, m, err
+		}
+		if i == len(numbers)-1 {
+			newest = err
+		}
 	}
-	if id == tip {
-		return git.Tag{}, nil, fleet.Errorf(fleet.Bad, fleet.CodeSignature, "the tag %s is not a signed one", fleet.TagName(newest)).
+	return git.Tag{}, nil, newest
+}
+
+// readTag checks the signature of tag n and only then reads it.
+func (l *looker) readTag(ctx context.Context, n int, tip string, ref git.Ref) (git.Tag, *fleet.Manifest, error) {
+	name := fleet.TagName(n)
+	if ref.ID == tip {
+		return git.Tag{}, nil, fleet.Errorf(fleet.Bad, fleet.CodeSignature, "the tag %s is not a signed one", name).
 			WithHint("find out who made it, and delete it")
 	}
-	if err := l.repo.VerifyTag(ctx, id, l.signers); err != nil {
+	if err := l.repo.VerifyTag(ctx, ref.ID, l.signers); err != nil {
 		return git.Tag{}, nil, err
 	}
-	tag, err := l.repo.ReadTag(ctx, id)
+	tag, err := l.repo.ReadTag(ctx, ref.ID)
 	if err != nil {
-		return tag, nil, fleet.Errorf(fleet.Bad, fleet.CodeManifest, "the tag %s cannot be read", fleet.TagName(newest)).WithCause(err)
+		return tag, nil, fleet.Errorf(fleet.Bad, fleet.CodeManifest, "the tag %s cannot be read", name).WithCause(err)
 	}
 	m, err := fleet.ParseTagMessage(tag.Message)
 	if err != nil {
-		return tag, nil, fleet.Errorf(fleet.Bad, fleet.CodeManifest, "the tag %s says nothing that can be used", fleet.TagName(newest)).WithCause(err)
+		return tag, nil, fleet.Errorf(fleet.Bad, fleet.CodeManifest, "the tag %s says nothing that can be used", name).WithCause(err)
 	}
-	if tag.Name != fleet.TagName(newest) || m.Number != newest || tag.Commit != tip {
-		return tag, nil, fleet.Errorf(fleet.Bad, fleet.CodeReplayed, "the tag %s was signed as %s with number %d: somebody renamed it", fleet.TagName(newest), tag.Name, m.Number).
+	if tag.Name != name || m.Number != n || tag.Commit != tip {
+		return tag, nil, fleet.Errorf(fleet.Bad, fleet.CodeReplayed, "the tag %s was signed as %s with number %d: somebody renamed it", name, tag.Name, m.Number).
 			WithHint("find out who did it, and delete the false tag")
 	}
 	return tag, m, nil

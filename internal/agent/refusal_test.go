@@ -161,3 +161,19 @@ func (b *box) git(args ...string) string {
 }
 
 func (b *box) parent(commit string) string { return b.git("rev-parse", commit+"^") }
+
+// Tags that whoever may push put beside the release's own stop nobody.
+func TestForeignTagsAreInNobodysWay(t *testing.T) {
+	t.Parallel()
+	b := newBox(t, boxOptions{})
+	b.deploy("good1")
+	tip := b.make(2, "good2", signed{parents: []string{b.tip}})
+	b.git("update-ref", "refs/tags/release-900", tip)
+	b.git("-c", "user.name=t", "-c", "user.email=t@example.org", "tag", "--annotate", "--message", "release-901: x", "release-901", tip)
+	b.point(tip)
+	s := b.await("deployed", func(s fleet.Status) bool { return s.Phase == fleet.PhaseIdle && s.Newest.Number == 2 })
+	if s.Refused != nil {
+		t.Errorf("%+v", s.Refused)
+	}
+	b.runs("good2")
+}
