@@ -26,15 +26,14 @@ func newNetns() (*netns, error) {
 		err error
 	}
 	done := make(chan result)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with this goroutine
+	throwaway(func() {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			done <- result{nil, notPermitted(err)}
 			return
 		}
 		f, err := os.Open("/proc/thread-self/ns/net")
 		done <- result{f, err}
-	}()
+	})
 	r := <-done
 	if r.err != nil {
 		return nil, r.err
@@ -55,15 +54,34 @@ func netnsOf(pid int) (*netns, error) {
 // it starts are inside too; goroutines that it starts are not.
 func (n *netns) do(f func() error) error {
 	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread must not be used for anything else
+	throwaway(func() {
 		if err := unix.Setns(int(n.Fd()), unix.CLONE_NEWNET); err != nil {
 			done <- notPermitted(err)
 			return
 		}
 		done <- f()
-	}()
+	})
 	return <-done
+}
+
+// throwaway runs f on a thread that is used for nothing else and ends with f. It is never
+// the main thread: that could not end, and its namespaces are what /proc shows of the process.
+func throwaway(f func()) {
+	go func() {
+		runtime.LockOSThread() // a goroutine that ends locked takes its thread along
+		if unix.Gettid() != os.Getpid() {
+			f()
+			return
+		}
+		defer runtime.UnlockOSThread()
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			runtime.LockOSThread() // another one: the main thread is taken
+			f()
+		}()
+		<-done
+	}()
 }
 
 // ip runs commands of iproute2 inside the namespace, in one process.
