@@ -63,7 +63,7 @@ func TestKeep(t *testing.T) {
 	t.Parallel()
 	d := start(t, self(t), true, []string{"TERM=xterm", "NO_COLOR=1"}, "--keep")
 	d.await("On the forge")
-	namespaces := d.namespaces()
+	processes := d.processes()
 	shell := regexp.MustCompile(`(?m)^  ratched +(nsenter .*?)\r?$`).FindStringSubmatch(d.said())
 	if shell == nil {
 		t.Fatalf("no way into ratched is shown:\n%s", d.said())
@@ -76,7 +76,7 @@ func TestKeep(t *testing.T) {
 	}
 	_ = d.cmd.Process.Signal(os.Interrupt)
 	d.exit(0)
-	d.leavesNothing(namespaces)
+	d.leavesNothing(processes)
 	if strings.Contains(d.said(), "\x1b[3") || strings.Contains(d.said(), "\x1b[1m") {
 		t.Error("there is colour in spite of NO_COLOR")
 	}
@@ -102,8 +102,8 @@ func TestStopped(t *testing.T) {
 			t.Parallel()
 			d := start(t, self(t), false, nil)
 			d.await(c.when)
-			namespaces := d.namespaces()
-			for ; len(namespaces) == 0; namespaces = d.namespaces() {
+			processes := d.processes()
+			for ; len(processes) == 0; processes = d.processes() {
 				time.Sleep(time.Millisecond)
 			}
 			time.Sleep(100 * time.Millisecond)
@@ -111,7 +111,7 @@ func TestStopped(t *testing.T) {
 				t.Fatal(err)
 			}
 			d.exit(c.code)
-			d.leavesNothing(namespaces)
+			d.leavesNothing(processes)
 			if c.code < 0 {
 				return
 			}
