@@ -51,7 +51,7 @@ func TestBadCommits(t *testing.T) {
 			{"a bad host key", change{"hosts/joker/host.pub": "ssh-ed25519 AAAA\n"}, fleet.CodeKey, []string{"joker", "secrets/punchline.age"}},
 			{"a secret that is not in git", change{"garrison.toml": "", "flake.nix": `{ outputs = { self }: { nixosConfigurations.joker.config = { age.secrets.punchline.file = "/etc/x.age";
 				system.build.toplevel = derivation { name = "t"; system = "x86_64-linux"; builder = "/bin/sh"; }; }; }; }`},
-				fleet.CodeSecret, []string{"host joker: age.secrets.punchline.file is", "not in the repository", "relative path"}},
+				fleet.CodeSecret, []string{"host joker: the file of age.secrets.punchline is", "not in the repository", "relative path"}},
 			{"a secret in plain text", change{"secrets/punchline.age": "hunter2\n"}, fleet.CodeSecret, []string{"secrets/punchline.age (for joker) is not an age file"}},
 		} {
 			t.Run(c.name, func(t *testing.T) {
