@@ -32,7 +32,7 @@ type inspected struct {
 
 // inspect evaluates a release: the newest, or the one that tag names. Of o it needs Repo, Remote, Nix, Log, Jobs and, to trust what it sees, AllowedSigners.
 func inspect(ctx context.Context, o Options, tag string) (*inspected, error) {
-	s := &state{Options: o}
+	s := &state{Options: o.withLog()}
 	if err := fetch(ctx, s.Repo, s.Remote); err != nil {
 		return nil, err
 	}

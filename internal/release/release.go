@@ -63,6 +63,13 @@ type Options struct {
 	Log *slog.Logger // nil drops it
 }
 
+func (o Options) withLog() Options {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	return o
+}
+
 // Outcome is what a run came to.
 type Outcome struct {
 	State    fleet.RunState    `json:"state"`
@@ -119,10 +126,7 @@ func Run(ctx context.Context, o Options) (Outcome, error) {
 	defer lock.Unlock()
 	o.Repo.Tidy()
 
-	if o.Log == nil {
-		o.Log = slog.New(slog.DiscardHandler)
-	}
-	s := &state{Options: o, outcome: Outcome{State: fleet.RunUnchanged, Rekeyed: []string{}}}
+	s := &state{Options: o.withLog(), outcome: Outcome{State: fleet.RunUnchanged, Rekeyed: []string{}}}
 	err = s.run(ctx)
 	var known *fleet.Error
 	if err != nil && ctx.Err() == nil && !errors.As(err, &known) {

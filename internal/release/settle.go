@@ -75,12 +75,14 @@ func (s *state) keepSecrets(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	damaged := secret.Damaged(before, released)
 	for path, r := range before {
-		if data, ok := released[r.Released]; ok && secret.CheckStanzas(data, r.Recipients) == nil {
+		if damaged[path] == nil {
 			s.secrets.Files[path] = r
-		} else {
-			s.damaged[path] = r
+			continue
 		}
+		s.Log.Warn("a released secret is damaged, and is re-keyed", "secret", path, "err", damaged[path])
+		s.damaged[path] = r
 	}
 	return nil
 }

@@ -1,72 +1,43 @@
 package secret
 
 import (
-	"context"
+	"errors"
 	"runtime"
-	"slices"
-	"strings"
 	"sync"
 
 	"github.com/garrison-nix/garrison/internal/fleet"
 )
 
-// Damage is a kept file whose released bytes do not fit what was recorded of it.
-type Damage struct {
-	Path string
-	Err  error
-}
+// errLost is what is wrong with a released file whose bytes are not there.
+var errLost = errors.New("what was released is not there")
 
-// CheckKept checks the released bytes of every file that the plan keeps: each must be encrypted for its recipients and
-// nobody else. What is damaged goes through Distrust to those that are re-keyed, and is returned, sorted by path. read
-// is used by the calling goroutine alone; an error of it that is CodeNotFound is damage too, others end the check.
-func (p *Plan) CheckKept(ctx context.Context, read func(blob string) ([]byte, error)) ([]Damage, error) {
-	type job struct {
-		kept Kept
-		file []byte
-	}
+// Damaged checks released files on all cores: each must be encrypted for its recorded recipients and nobody else. It returns what is
+// wrong, by path. files are the released bytes by blob; one that is missing is damage too. Such a file is re-keyed
+// by Plan.Distrust.
+func Damaged(records map[string]fleet.SecretRecord, files map[string][]byte) map[string]error {
+	damaged := map[string]error{}
 	var mu sync.Mutex
-	var damaged []Damage
-	note := func(path string, err error) {
-		mu.Lock()
-		defer mu.Unlock()
-		damaged = append(damaged, Damage{path, err})
-	}
-	jobs := make(chan job)
+	paths := make(chan string)
 	var wg sync.WaitGroup
 	for range runtime.GOMAXPROCS(0) {
 		wg.Go(func() {
-			for j := range jobs {
-				if err := CheckStanzas(j.file, j.kept.Record.Recipients); err != nil {
-					note(j.kept.Path, err)
+			for path := range paths {
+				err := errLost
+				if file, there := files[records[path].Released]; there {
+					err = CheckStanzas(file, records[path].Recipients)
+				}
+				if err != nil {
+					mu.Lock()
+					damaged[path] = err
+					mu.Unlock()
 				}
 			}
 		})
 	}
-	err := func() error {
-		for _, k := range p.Keep {
-			if ctx.Err() != nil {
-				return context.Cause(ctx)
-			}
-			file, err := read(k.Record.Released)
-			switch {
-			case err == nil:
-				jobs <- job{k, file}
-			case fleet.CodeOf(err) == fleet.CodeNotFound:
-				note(k.Path, err)
-			default:
-				return fleet.Errorf(fleet.ClassOf(err), fleet.CodeOf(err), "cannot read the released %s from git", k.Path).WithCause(err)
-			}
-		}
-		return nil
-	}()
-	close(jobs)
+	for path := range records {
+		paths <- path
+	}
+	close(paths)
 	wg.Wait()
-	if err != nil {
-		return nil, err
-	}
-	slices.SortFunc(damaged, func(a, b Damage) int { return strings.Compare(a.Path, b.Path) })
-	for _, d := range damaged {
-		p.Distrust(d.Path)
-	}
-	return damaged, nil
+	return damaged
 }

@@ -45,8 +45,7 @@ type Plan struct {
 	Gone    []string  `json:"gone"` // recorded before, declared by no host now
 }
 
-// Kept is a file whose released bytes stay. Before using them, check that the
-// released blob is there and that CheckStanzas holds; if not, Plan.Distrust.
+// Kept is a file whose released bytes stay, unless they are Damaged: then Plan.Distrust.
 type Kept struct {
 	Path   string             `json:"path"`
 	Hosts  []string           `json:"hosts"`

@@ -1,7 +1,6 @@
 package secret
 
 import (
-	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -125,8 +124,8 @@ func TestRotation(t *testing.T) {
 	expectError(t, err, fleet.Bad, fleet.CodeSecret, "a.age", "b.yaml", "none of the 1 identities")
 }
 
-// TestCheckKept damages released files in every way: they are re-keyed again.
-func TestCheckKept(t *testing.T) {
+// TestDamaged damages released files in every way: they are re-keyed again.
+func TestDamaged(t *testing.T) {
 	editor, host := ageKey(t), sshKey(t, "ed25519")
 	ids, err := LoadIdentities(editor.file)
 	must(t, err)
@@ -148,32 +147,23 @@ func TestCheckKept(t *testing.T) {
 	plan, err = MakePlan(in)
 	must(t, err)
 	record := in.Previous.Files
-	missing := fleet.Errorf(fleet.Bad, fleet.CodeNotFound, "no such blob")
-	read := func(blob string) ([]byte, error) {
-		switch blob {
-		case record["a.age"].Released:
-			return nil, missing
-		case record["b.age"].Released:
-			return encrypt(t, "b", nil, host, editor), nil
-		case record["d.yaml"].Released:
-			return r.read(r.paths["d.yaml"])
-		}
-		for _, f := range files {
-			if blobID(f) == blob {
-				return f, nil
-			}
-		}
-		return nil, errors.New("unexpected")
+	bytes := map[string][]byte{}
+	for _, f := range files {
+		bytes[blobID(f)] = f
 	}
-	damaged, err := plan.CheckKept(t.Context(), read)
-	must(t, err)
-	if len(damaged) != 3 || damaged[0].Path != "a.age" || damaged[1].Path != "b.age" || damaged[2].Path != "d.yaml" || len(plan.Rekey) != 3 || len(plan.Keep) != 2 {
+	delete(bytes, record["a.age"].Released)
+	bytes[record["b.age"].Released] = encrypt(t, "b", nil, host, editor)
+	if bytes[record["d.yaml"].Released], err = r.read(r.paths["d.yaml"]); err != nil {
+		t.Fatal(err)
+	}
+	damaged := Damaged(record, bytes)
+	for path := range damaged {
+		plan.Distrust(path)
+	}
+	if len(damaged) != 3 || damaged["a.age"] == nil || damaged["b.age"] == nil || damaged["d.yaml"] == nil || len(plan.Rekey) != 3 || len(plan.Keep) != 2 {
 		t.Errorf("%v\n%+v", damaged, plan)
 	}
 	if again, err := Execute(t.Context(), plan, ids, r.read); err != nil || len(again) != 3 {
 		t.Errorf("%d files, %v", len(again), err)
 	}
-	down := fleet.Errorf(fleet.Transient, fleet.CodeRemote, "down")
-	_, err = plan.CheckKept(t.Context(), func(string) ([]byte, error) { return nil, down })
-	expectError(t, err, fleet.Transient, fleet.CodeRemote, "c.yaml")
 }
