@@ -59,27 +59,29 @@ type world struct {
 	hub      *http.Client
 }
 
-// newWorld makes keys and the LAN; no host runs yet.
+// newWorld makes the LAN and keys; no host runs yet. What it returns is to be closed, also with an error.
 func newWorld(ctx context.Context, o Options) (*world, error) {
 	w := &world{dir: o.Dir, keys: filepath.Join(o.Dir, "keys"), fleet: o.Fleet,
 		hosts: map[string]*sandbox.Host{}, plain: map[string]string{}, tokens: map[string]string{}}
 	if err := os.MkdirAll(w.keys, 0o700); err != nil {
-		return nil, err
+		return w, err
 	}
-	var err error
+	var err error // the LAN first: it knows, and names, all that is missing on this machine
+	if w.lan, err = sandbox.NewLAN(ctx, sandbox.Options{Self: o.Self, Dir: filepath.Join(o.Dir, "hosts"), Names: addresses, Log: o.Log}); err != nil {
+		return w, err
+	}
 	if w.editor, err = age.GenerateX25519Identity(); err != nil {
-		return nil, err
+		return w, err
 	}
 	for name := range secrets {
 		w.plain[name] = name + " " + rand.Text()
 	}
 	for _, key := range append([]string{"release", manual}, followed...) {
 		if out, err := exec.CommandContext(ctx, "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", key, "-f", filepath.Join(w.keys, key)).CombinedOutput(); err != nil {
-			return nil, fmt.Errorf("ssh-keygen: %w: %s", err, out)
+			return w, fmt.Errorf("ssh-keygen: %w: %s", err, out)
 		}
 	}
-	w.lan, err = sandbox.NewLAN(ctx, sandbox.Options{Self: o.Self, Dir: filepath.Join(o.Dir, "hosts"), Names: addresses, Log: o.Log})
-	return w, err
+	return w, nil
 }
 
 func (w *world) key(name string) []byte {
