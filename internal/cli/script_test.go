@@ -53,6 +53,7 @@ func TestScript(t *testing.T) {
 				"NIX_REMOTE": "local?root=" + filepath.Join(e.WorkDir, ".store"),
 				"NIX_CONFIG": sandbox.NixConf(busybox, nil, nil), "NIX_CONF_DIR": e.WorkDir,
 				"GIT_CONFIG_NOSYSTEM": "1", "NO_COLOR": "1", "TZ": "UTC",
+				"GORACE":          "atexit_sleep_ms=0", // the race detector's pause at each command's end
 				"GIT_AUTHOR_NAME": "Editor", "GIT_AUTHOR_EMAIL": "editor@example.org",
 				"GIT_COMMITTER_NAME": "Editor", "GIT_COMMITTER_EMAIL": "editor@example.org",
 				"SSL_CERT_FILE": os.Getenv("SSL_CERT_FILE"), "NIX_SSL_CERT_FILE": os.Getenv("NIX_SSL_CERT_FILE"),
