@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/garrison-nix/garrison/internal/fleet"
 	"github.com/garrison-nix/garrison/internal/git"
@@ -43,10 +44,20 @@ func last(s string) byte {
 	return s[len(s)-1]
 }
 
+// evalFlags bound evaluations, in every command that evaluates hosts.
+type evalFlags struct {
+	jobs   int
+	memory bytesFlag
+}
+
+func (f *evalFlags) add(fl *pflag.FlagSet) {
+	fl.IntVar(&f.jobs, "jobs", 0, "evaluations at a time (default: one a core)")
+	fl.Var(&f.memory, "eval-memory", "what all evaluations at a time may take together, like 4G (default: no bound)")
+}
+
 type checkFlags struct {
+	evalFlags
 	repo, commit, junit string
-	jobs                int
-	memory              bytesFlag
 	noBuild             bool
 }
 
@@ -65,8 +76,7 @@ writes groups, error annotations and the job's summary.`,
 	fl := cmd.Flags()
 	fl.StringVar(&f.repo, "repo", ".", "the fleet's repository on this machine")
 	fl.StringVar(&f.commit, "commit", "", "commit to check (default: the work tree)")
-	fl.IntVar(&f.jobs, "jobs", 0, "evaluations at a time (default: one a core)")
-	fl.Var(&f.memory, "eval-memory", "what all evaluations at a time may take together, like 4G (default: no bound)")
+	f.evalFlags.add(fl)
 	fl.BoolVar(&f.noBuild, "no-build", false, "evaluate the flake's checks, but do not build them")
 	fl.StringVar(&f.junit, "junit", "", "write the findings to this file as JUnit's XML")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {

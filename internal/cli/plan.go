@@ -43,8 +43,7 @@ secrets are re-keyed for whom. It prints nothing if nothing changes, reads no se
 	fl.StringVar(&f.signer, "allowed-signers", "", "file with the keys that may have signed releases (default: their signatures are not checked)")
 	fl.StringVar(&f.cacheURL, "cache", "", "URL of the cache to ask about closures that are not here (default: cache.url in garrison.toml)")
 	fl.StringVar(&f.cacheToken, "cache-token-file", "", "file with a token for a private cache")
-	fl.IntVar(&f.jobs, "jobs", 0, "evaluations at a time (default: one a core)")
-	fl.Var(&f.memory, "eval-memory", "what all evaluations at a time may take together, like 4G (default: no bound)")
+	f.evalFlags.add(fl)
 	fl.BoolVar(&f.noBuild, "no-build", false, "build nothing: say which hosts change, but not by which packages")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		switch *format {

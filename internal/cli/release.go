@@ -21,12 +21,11 @@ import (
 )
 
 type releaseFlags struct {
+	evalFlags
 	repo, remote, source  string
 	key, identity, signer string
 	cacheURL, cacheToken  string
-	jobs                  int
 	rollbackTo            int
-	memory                bytesFlag
 	dryRun, keepGoing     bool
 }
 
@@ -50,8 +49,7 @@ the release branch and a signed tag in one atomic push. If anything fails, nothi
 	fl.StringVar(&f.signer, "allowed-signers", "", "file with the keys that may have signed earlier releases (default: --key)")
 	fl.StringVar(&f.cacheURL, "cache", "", "URL of the cache, with its name (default: cache.url in garrison.toml)")
 	fl.StringVar(&f.cacheToken, "cache-token-file", "", "file with the token that may push to the cache")
-	fl.IntVar(&f.jobs, "jobs", 0, "evaluations at a time (default: one a core)")
-	fl.Var(&f.memory, "eval-memory", "what all evaluations at a time may take together, like 4G (default: no bound)")
+	f.evalFlags.add(fl)
 	fl.IntVar(&f.rollbackTo, "rollback-to", 0, "release the content of the release with this number again, as a new release")
 	fl.BoolVar(&f.keepGoing, "keep-going", false, "publish although hosts named by hosts.partial in garrison.toml do not build; they keep their previous system")
 	fl.BoolVar(&f.dryRun, "dry-run", false, "evaluate and re-key, but build, push and publish nothing")

@@ -35,8 +35,7 @@ func inspectFlags(cmd *cobra.Command) *releaseFlags {
 	fl.StringVar(&f.repo, "repo", ".", "the fleet's repository on this machine")
 	fl.StringVar(&f.remote, "remote", "origin", "name or URL of the remote with the releases")
 	fl.StringVar(&f.signer, "allowed-signers", "", "file with the keys that may have signed releases (default: their signatures are not checked)")
-	fl.IntVar(&f.jobs, "jobs", 0, "evaluations at a time (default: one a core)")
-	fl.Var(&f.memory, "eval-memory", "what all evaluations at a time may take together, like 4G (default: no bound)")
+	f.evalFlags.add(fl)
 	return f
 }
 

@@ -30,12 +30,6 @@ const (
 	Reporting Stage = "report"
 )
 
-// CIStages and HostStages list the stages in order.
-var (
-	CIStages   = []Stage{Evaluate, Rekey, Build, Push, Publish, Reporting}
-	HostStages = []Stage{Fetch, Verify, Staging, Gate, Activate, Check, Commit, Reporting}
-)
-
 // StageTime says when a stage ran and for how long.
 type StageTime struct {
 	Stage     Stage     `json:"stage"`

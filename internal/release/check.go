@@ -36,6 +36,11 @@ const checkRef = "refs/garrison/check"
 // Check evaluates every host of a commit, plans its secrets without reading any, builds the flake's checks and runs the commands
 // of garrison.toml. What does not pass is a finding, and all of it is looked at; an error means that it could not be looked at.
 func Check(ctx context.Context, o CheckOptions) (*Findings, error) {
+	unlock, err := lockRepo(o.Repo)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
 	info, err := o.Repo.CommitInfo(ctx, o.Commit)
 	if err != nil {
 		return nil, err

@@ -88,6 +88,11 @@ const inspectRef = "refs/garrison/inspect"
 
 // Secrets says who can read what in a release: the newest, or the one that tag names.
 func Secrets(ctx context.Context, o Options, tag string) (*Inspected, error) {
+	unlock, err := lockRepo(o.Repo)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
 	i, err := inspect(ctx, o, tag)
 	if err != nil {
 		return nil, err
@@ -111,6 +116,11 @@ type Keys struct {
 
 // VerifySecrets answers the five questions about a release: the newest, or the one that tag names.
 func VerifySecrets(ctx context.Context, o Options, tag string, keys Keys) (*Verified, error) {
+	unlock, err := lockRepo(o.Repo)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
 	i, err := inspect(ctx, o, tag)
 	if err != nil {
 		return nil, err

@@ -80,6 +80,11 @@ type PlanOptions struct {
 // Plan tells what a release of Source would change. It reads no secret and publishes nothing. Secrets that would be re-keyed stand in
 // the compared systems as they are on the source branch, so a host that gets another secret is shown as changed.
 func Plan(ctx context.Context, o PlanOptions) (*Changes, error) {
+	unlock, err := lockRepo(o.Repo)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
 	s := &state{Options: o.Options.withLog(), outcome: Outcome{Rekeyed: []string{}}}
 	if err := fetch(ctx, s.Repo, s.Remote); err != nil {
 		return nil, err

@@ -183,14 +183,23 @@ func TestUntrustedRelease(t *testing.T) {
 
 func TestBusy(t *testing.T) {
 	w := newWorld(t, nixtest.System(t))
-	var inner error
+	var inner []error
 	w.release(func(o *release.Options) {
 		o.Cache = w.pushTo(w.cache.CacheURL(), "push-token", func() error {
-			_, inner = release.Run(t.Context(), w.options())
+			_, run := release.Run(t.Context(), w.options())
+			_, plan := release.Plan(t.Context(), release.PlanOptions{Options: w.options()})
+			_, check := release.Check(t.Context(), release.CheckOptions{Repo: w.repo, Nix: w.nix})
+			_, look := release.Secrets(t.Context(), w.options(), "")
+			inner = []error{run, plan, check, look}
 			return nil
 		})
 	})
-	w.wantError(inner, fleet.Transient, fleet.CodeBusy, "another release is being made")
+	if len(inner) != 4 {
+		t.Fatal("nothing was tried meanwhile")
+	}
+	for _, err := range inner {
+		w.wantError(err, fleet.Transient, fleet.CodeBusy, "another garrison is at work")
+	}
 
 	w.repo.Dir = filepath.Join(w.dir, "nowhere")
 	w.refuse(fleet.Local, fleet.CodeState, []string{"cannot write to"})

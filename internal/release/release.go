@@ -116,16 +116,11 @@ const (
 // CodeRace when somebody else published meanwhile (run it again), CodeNotDescendant when
 // the source is not built on what was released last.
 func Run(ctx context.Context, o Options) (Outcome, error) {
-	lock, err := durable.TryLock(filepath.Join(o.Repo.Dir, "garrison.lock"))
-	if errors.Is(err, durable.ErrLocked) {
-		return Outcome{}, fleet.Errorf(fleet.Transient, fleet.CodeBusy, "another release is being made in %s", o.Repo.Dir).WithHint("wait for it to end")
-	}
+	unlock, err := lockRepo(o.Repo)
 	if err != nil {
-		return Outcome{}, stateError(o.Repo, err)
+		return Outcome{}, err
 	}
-	defer lock.Unlock()
-	o.Repo.Tidy()
-
+	defer unlock()
 	s := &state{Options: o.withLog(), outcome: Outcome{State: fleet.RunUnchanged, Rekeyed: []string{}}}
 	err = s.run(ctx)
 	var known *fleet.Error
@@ -133,6 +128,20 @@ func Run(ctx context.Context, o Options) (Outcome, error) {
 		err = fleet.Errorf(fleet.Local, fleet.CodeInternal, "the release failed").WithCause(err)
 	}
 	return s.outcome, err
+}
+
+// lockRepo keeps others that work with refs/garrison/ out of a repository: releases, plans, checks, looks at secrets. It
+// removes what those that were killed have left.
+func lockRepo(repo *git.Repo) (unlock func(), err error) {
+	lock, err := durable.TryLock(filepath.Join(repo.Dir, "garrison.lock"))
+	if errors.Is(err, durable.ErrLocked) {
+		return nil, fleet.Errorf(fleet.Transient, fleet.CodeBusy, "another garrison is at work in %s", repo.Dir).WithHint("wait for it to end")
+	}
+	if err != nil {
+		return nil, stateError(repo, err)
+	}
+	repo.Tidy()
+	return func() { _ = lock.Unlock() }, nil
 }
 
 func (s *state) run(ctx context.Context) error {
