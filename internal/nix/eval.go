@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/url"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -93,15 +94,15 @@ func evalError(ctx context.Context, err error, format string, args ...any) error
 
 // Host is all that one evaluation says of a host.
 type Host struct {
-	Name      string       `json:"-"`
-	Kind      Kind         `json:"-"`
-	Flake     Flake        `json:"-"`
-	Began     time.Time    `json:"-"` // of its evaluation
-	DrvPath   string       `json:"drv"`
-	OutPath   string       `json:"out"`
-	System    string       `json:"system"`
-	Secrets   []SecretFile `json:"secrets"`
-	PublicKey string       `json:"publicKey"` // age.rekey.hostPubkey, "" when not declared
+	Name     string       `json:"-"`
+	Kind     Kind         `json:"-"`
+	Flake    Flake        `json:"-"`
+	Began    time.Time    `json:"-"` // of its evaluation
+	DrvPath  string       `json:"drv"`
+	OutPath  string       `json:"out"`
+	System   string       `json:"system"`
+	Secrets  []SecretFile `json:"secrets"`
+	HostKeys []string     `json:"hostKeys"` // services.garrison.hostKeys, else age.rekey.hostPubkey; none when not declared
 }
 
 // SecretFile is a secret that a host declares.
@@ -114,13 +115,14 @@ type SecretFile struct {
 
 // Host evaluates one host, once, and writes its derivations to the store. What may stand in it:
 // config.system.build.toplevel as in NixOS, config.age.secrets as in agenix, rekeyFile and config.age.rekey.hostPubkey
-// as in agenix-rekey, config.sops.secrets as in sops-nix.
+// as in agenix-rekey, config.sops.secrets as in sops-nix; and our own config.services.garrison.hostKeys, a key or a list of them.
 func (n *Nix) Host(ctx context.Context, f Flake, kind Kind, name string) (Host, error) {
 	h := Host{Name: name, Kind: kind, Flake: f, Began: time.Now()}
 	err := n.eval(ctx, &h, `let
 		host = (builtins.getFlake `+quote(f.URL())+`).`+string(kind)+`Configurations.${`+quote(name)+`};
 		top = host.config.system.build.toplevel;
-		key = host.config.age.rekey.hostPubkey or "";
+		listed = host.config.services.garrison.hostKeys or [ ];
+		own = builtins.filter (k: k != "") (if builtins.isList listed then listed else [ listed ]);
 		each = f: set: builtins.attrValues (builtins.mapAttrs f set);
 		secrets = each (name: s: {
 			name = "age.secrets.${name}"; kind = "age"; key = "";
@@ -135,7 +137,8 @@ func (n *Nix) Host(ctx context.Context, f Flake, kind Kind, name string) (Host, 
 		out = top.outPath;
 		inherit (top) system;
 		inherit secrets;
-		publicKey = if builtins.isPath key then builtins.readFile key else toString key;
+		hostKeys = map (k: if builtins.isPath k then builtins.readFile k else toString k)
+			(if own != [ ] then own else [ (host.config.age.rekey.hostPubkey or "") ]);
 	}`)
 	if err != nil {
 		return h, evalError(ctx, err, "host %s does not evaluate", name)
@@ -143,7 +146,10 @@ func (n *Nix) Host(ctx context.Context, f Flake, kind Kind, name string) (Host, 
 	if !fleet.ValidStorePath(h.OutPath) || !fleet.ValidStorePath(h.DrvPath) {
 		return h, fleet.Errorf(fleet.Bad, fleet.CodeEvaluate, "host %s: its toplevel is not a derivation in /nix/store (outPath %q)", name, h.OutPath)
 	}
-	h.PublicKey = strings.TrimSpace(h.PublicKey)
+	for i, k := range h.HostKeys {
+		h.HostKeys[i] = strings.TrimSpace(k)
+	}
+	h.HostKeys = slices.DeleteFunc(h.HostKeys, func(k string) bool { return k == "" })
 	return h, nil
 }
 

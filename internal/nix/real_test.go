@@ -71,7 +71,7 @@ func TestEvaluateAndBuild(t *testing.T) {
 			files = append(files, path)
 		}
 		slices.Sort(files)
-		if !slices.Equal(files, []string{"secrets/lair-wifi.age", "secrets/ward-key.age"}) || !strings.HasPrefix(h.PublicKey, "ssh-ed25519 ") || h.System != "x86_64-linux" {
+		if !slices.Equal(files, []string{"secrets/lair-wifi.age", "secrets/ward-key.age"}) || len(h.HostKeys) != 1 || !strings.HasPrefix(h.HostKeys[0], "ssh-ed25519 ") || h.System != "x86_64-linux" {
 			t.Errorf("%+v: %v", h, files)
 		}
 
@@ -104,6 +104,35 @@ func TestEvaluateAndBuild(t *testing.T) {
 			t.Errorf("generations: %v", links)
 		}
 		fetch(t, n, h.OutPath, closure)
+	})
+}
+
+// TestHostKeys reads a host's keys in every form that they may be declared in.
+func TestHostKeys(t *testing.T) {
+	nixtest.Each(t, func(t *testing.T, n *nix.Nix) {
+		flake := exampleFleet(t, map[string]string{"k.pub": "of file\n", "flake.nix": `{ outputs = { self }: {
+			nixosConfigurations = builtins.mapAttrs (name: declared: { config = declared // {
+				system.build.toplevel = derivation { inherit name; system = "x86_64-linux"; builder = "/bin/sh"; };
+			}; }) {
+				none = { };
+				rekey.age.rekey.hostPubkey = "of agenix-rekey";
+				rekeyFile.age.rekey.hostPubkey = ./k.pub;
+				one.services.garrison.hostKeys = "one ";
+				file.services.garrison.hostKeys = ./k.pub;
+				two = { services.garrison.hostKeys = [ "old" ./k.pub ]; age.rekey.hostPubkey = "not this"; };
+				empty = { services.garrison.hostKeys = [ ]; age.rekey.hostPubkey = "of agenix-rekey"; };
+				blank.services.garrison.hostKeys = "";
+			};
+		}; }`})
+		for host, want := range map[string][]string{
+			"none": {}, "blank": {}, "rekey": {"of agenix-rekey"}, "rekeyFile": {"of file"}, "empty": {"of agenix-rekey"},
+			"one": {"one"}, "file": {"of file"}, "two": {"old", "of file"},
+		} {
+			h, err := n.Host(t.Context(), flake, nix.NixOS, host)
+			if err != nil || !slices.Equal(h.HostKeys, want) {
+				t.Errorf("%s: %q, want %q: %v", host, h.HostKeys, want, err)
+			}
+		}
 	})
 }
 

@@ -252,8 +252,8 @@ func wanted(found *evaluation, config Config) (secret.Input, error) {
 		}
 		if keys := config.hostKeys(h.Name); keys != nil {
 			in.HostKeys[h.Name] = keys
-		} else if h.PublicKey != "" {
-			in.HostKeys[h.Name] = []string{h.PublicKey}
+		} else if len(h.HostKeys) > 0 {
+			in.HostKeys[h.Name] = h.HostKeys
 		}
 	}
 	if outside != nil {

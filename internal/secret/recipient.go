@@ -20,6 +20,9 @@ const maxRecipientBytes = 4096
 // minRSABits is what age asks of an ssh-rsa recipient.
 const minRSABits = 2048
 
+// placeholder is agenix-rekey's default of age.rekey.hostPubkey. Nobody is known to have its private key.
+const placeholder = "age1qyqszqgpqyqszqgpqyqszqgpqyqszqgpqyqszqgpqyqszqgpqyqs3290gq"
+
 // ParseRecipient reads a public key that files can be encrypted for: a line of
 // OpenSSH (ssh-ed25519 or ssh-rsa, as in /etc/ssh/ssh_host_ed25519_key.pub) or an
 // age1… string. The second value is the same key without comment; equal keys give
@@ -56,6 +59,9 @@ func parseAge(s string) (age.Recipient, string, error) {
 	}
 	if ofPlugin(s) {
 		return nil, "", errors.New("keys of age plugins cannot receive secrets here; give an age1…, ssh-ed25519 or ssh-rsa key")
+	}
+	if s == placeholder {
+		return nil, "", errors.New("this is the placeholder that agenix-rekey has where no key was given; give the host's own")
 	}
 	r, err := age.ParseX25519Recipient(s)
 	if err != nil {

@@ -39,6 +39,7 @@ func TestParseRecipientRefuses(t *testing.T) {
 		host.pub + " " + host.pub:            "something follows",
 		host.pub[:30]:                        "mistyped or cut short",
 		"age1pq1qqqqqq":                      "mistyped or cut short",
+		placeholder:                          "placeholder",
 		"age1yubikey1qqqqqqqqqqqqqq":         "plugin",
 		readFile(t, host.file):               "private key",
 		"age-secret-key-1qqq":                "private key",
