@@ -67,7 +67,7 @@ type call struct {
 
 // Tidy removes what calls that were killed left behind. No other call may be under way.
 func (r *Repo) Tidy() {
-	for _, kind := range []string{tempIndex, tempTag} {
+	for _, kind := range []string{tempIndex, tempTag, tempBlobs} {
 		left, _ := filepath.Glob(filepath.Join(r.Dir, kind+"*"))
 		for _, dir := range left {
 			_ = os.RemoveAll(dir) // it only takes room
@@ -79,6 +79,7 @@ func (r *Repo) Tidy() {
 const (
 	tempIndex = "garrison-index-"
 	tempTag   = "garrison-tag-"
+	tempBlobs = "garrison-blobs-" // of ciphertext
 )
 
 // run runs git. A failure has CodeGit and class host, and git's exit status in its chain.
@@ -250,6 +251,37 @@ func (r *Repo) ReadBlobs(ctx context.Context, ids []string) (map[string][]byte, 
 func (r *Repo) WriteBlob(ctx context.Context, data []byte) (string, error) {
 	out, err := r.run(ctx, call{args: []string{"hash-object", "-w", "--stdin"}, stdin: bytes.NewReader(data)})
 	return strings.TrimSpace(out), err
+}
+
+// WriteBlobs stores many blobs by one process and returns their object names in the same order. After an error
+// some of them may be there; nothing leads to them.
+func (r *Repo) WriteBlobs(ctx context.Context, blobs [][]byte) ([]string, error) {
+	if len(blobs) == 0 {
+		return nil, nil
+	}
+	dir, err := os.MkdirTemp(r.Dir, tempBlobs)
+	if err != nil {
+		return nil, cannotWrite(r.Dir, err)
+	}
+	defer os.RemoveAll(dir)
+	var paths strings.Builder
+	for i, data := range blobs {
+		file := filepath.Join(dir, strconv.Itoa(i))
+		if err := os.WriteFile(file, data, 0o600); err != nil {
+			return nil, cannotWrite(r.Dir, err)
+		}
+		fmt.Fprintln(&paths, file)
+	}
+	out, err := r.run(ctx, call{args: []string{"hash-object", "-w", "--no-filters", "--stdin-paths"}, stdin: strings.NewReader(paths.String())})
+	ids := strings.Fields(out)
+	if err == nil && len(ids) != len(blobs) {
+		err = fleet.Errorf(fleet.Local, fleet.CodeGit, "git hash-object named %d of %d blobs", len(ids), len(blobs))
+	}
+	return ids, err
+}
+
+func cannotWrite(dir string, err error) error {
+	return fleet.Errorf(fleet.Local, fleet.CodeState, "cannot write to %s", dir).WithHint("check its owner, and the free space").WithCause(err)
 }
 
 // TreeWith returns the tree of commit with the files (path → blob) put in place of what is there.

@@ -174,6 +174,26 @@ func TestReadBlobs(t *testing.T) {
 		want[id] = []byte(s)
 		ids = append(ids, id, strings.Repeat("0", 39)+"1")
 	}
+	again, err := git.Init(t.Context(), t.TempDir())
+	must(t, err)
+	must(t, os.WriteFile(filepath.Join(again.Dir, "info/attributes"), []byte("* text=auto eol=crlf\n"), 0o644)) // applies to files, not to us
+	var names []string
+	var contents [][]byte
+	for id, content := range want {
+		names, contents = append(names, id), append(contents, content)
+	}
+	if got, err := again.WriteBlobs(t.Context(), contents); err != nil || !slices.Equal(got, names) {
+		t.Errorf("many at once: %v, %v", got, err)
+	}
+	if got, err := again.ReadBlobs(t.Context(), names); err != nil || !maps.EqualFunc(got, want, bytes.Equal) {
+		t.Errorf("written are %d of %d, %v", len(got), len(want), err)
+	}
+	if none, err := again.WriteBlobs(t.Context(), nil); err != nil || none != nil {
+		t.Errorf("%v, %v", none, err)
+	}
+	if left, _ := filepath.Glob(filepath.Join(again.Dir, "garrison-*")); left != nil {
+		t.Errorf("left behind: %v", left)
+	}
 	got, err := r.ReadBlobs(t.Context(), ids)
 	if err != nil || !maps.EqualFunc(got, want, bytes.Equal) {
 		t.Errorf("got %d of %d, %v", len(got), len(want), err)

@@ -220,10 +220,16 @@ func (s *state) execute(ctx context.Context, plan *secret.Plan) (map[string]stri
 	if err != nil {
 		return nil, err
 	}
-	for _, r := range plan.Rekey {
-		if released[r.Path], err = s.Repo.WriteBlob(ctx, results[r.Path]); err != nil {
-			return nil, err
-		}
+	files := make([][]byte, len(plan.Rekey))
+	for i, r := range plan.Rekey {
+		files[i] = results[r.Path]
+	}
+	ids, err := s.Repo.WriteBlobs(ctx, files)
+	if err != nil {
+		return nil, err
+	}
+	for i, r := range plan.Rekey {
+		released[r.Path] = ids[i]
 		if !slices.Contains(s.outcome.Rekeyed, r.Path) {
 			s.outcome.Rekeyed = append(s.outcome.Rekeyed, r.Path)
 		}

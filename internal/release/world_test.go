@@ -36,7 +36,7 @@ var secrets = map[string][]string{
 
 // world is the example fleet with an origin, a cache, keys, and a repository in which releases are made.
 type world struct {
-	t             *testing.T
+	t             testing.TB
 	dir           string
 	origin, clone string
 	key           string // the release key's file
@@ -46,7 +46,7 @@ type world struct {
 	repo          *git.Repo
 }
 
-func newWorld(t *testing.T, n *nix.Nix) *world {
+func newWorld(t testing.TB, n *nix.Nix) *world {
 	t.Helper()
 	w := &world{t: t, dir: t.TempDir(), nix: n, cache: cachetest.NewServer(t, nil)}
 	w.origin, w.clone, w.key = filepath.Join(w.dir, "origin.git"), filepath.Join(w.dir, "clone"), filepath.Join(w.dir, "release")
