@@ -27,6 +27,7 @@ type releaseFlags struct {
 	cacheURL, cacheToken  string
 	rollbackTo            int
 	dryRun, keepGoing     bool
+	verifyWith            *[]string
 }
 
 func (a *app) release() *cobra.Command {
@@ -49,6 +50,7 @@ the release branch and a signed tag in one atomic push. If anything fails, nothi
 	fl.StringVar(&f.signer, "allowed-signers", "", "file with the keys that may have signed earlier releases (default: --key)")
 	fl.StringVar(&f.cacheURL, "cache", "", "URL of the cache, with its name (default: cache.url in garrison.toml)")
 	fl.StringVar(&f.cacheToken, "cache-token-file", "", "file with the token that may push to the cache")
+	f.verifyWith = verifyWith(cmd)
 	f.evalFlags.add(fl)
 	fl.IntVar(&f.rollbackTo, "rollback-to", 0, "release the content of the release with this number again, as a new release")
 	fl.BoolVar(&f.keepGoing, "keep-going", false, "publish although hosts named by hosts.partial in garrison.toml do not build; they keep their previous system")
@@ -79,6 +81,10 @@ func (a *app) runRelease(ctx context.Context, f releaseFlags, asJSON bool) error
 			return err
 		}
 	}
+	keys, err := hostKeys(*f.verifyWith)
+	if err != nil {
+		return err
+	}
 	said := &prefixer{to: a.Err, prefix: "  | "}
 	n.Log = said
 	t := &proc.Timeline{OnStage: func(s fleet.StageTime, ended bool) {
@@ -88,7 +94,7 @@ func (a *app) runRelease(ctx context.Context, f releaseFlags, asJSON bool) error
 	}}
 	out, err := release.Run(proc.WithTimeline(ctx, t), release.Options{
 		Repo: repo, Remote: f.remote, Source: f.source, SigningKey: f.key, AllowedSigners: f.signer,
-		Identities: identities(f.identity), Cache: f.cache, Trace: os.Getenv("TRACEPARENT"),
+		Identities: identities(f.identity), VerifyWith: keys, Cache: f.cache, Trace: os.Getenv("TRACEPARENT"),
 		Jobs: f.jobs, EvalMemory: int64(f.memory), DryRun: f.dryRun, KeepGoing: f.keepGoing, RollbackTo: f.rollbackTo, Nix: n, Log: a.logger(),
 	})
 	if err != nil {

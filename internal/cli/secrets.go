@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 
-	"filippo.io/age"
 	"github.com/spf13/cobra"
 
 	"github.com/garrison-nix/garrison/internal/fleet"
@@ -46,6 +45,28 @@ func (a *app) inspectOptions(ctx context.Context, f *releaseFlags) (release.Opti
 	}
 	repo, err := git.Open(ctx, f.repo)
 	return release.Options{Repo: repo, Remote: f.remote, AllowedSigners: f.signer, Jobs: f.jobs, EvalMemory: int64(f.memory), Nix: n, Log: a.logger()}, err
+}
+
+// verifyWith adds --verify-with to a command.
+func verifyWith(cmd *cobra.Command) *[]string {
+	return cmd.Flags().StringArray("verify-with", nil, "[HOST=]FILE: a host's private key, to see what it can decrypt; may be repeated")
+}
+
+// hostKeys loads the private keys that --verify-with names.
+func hostKeys(named []string) ([]release.HostKey, error) {
+	var keys []release.HostKey
+	for _, name := range named {
+		k := release.HostKey{File: name}
+		if host, file, ok := strings.Cut(name, "="); ok && fleet.ValidHostName(host) {
+			k.Host, k.File = host, file
+		}
+		var err error
+		if k.Identities, err = secret.LoadIdentities(k.File); err != nil {
+			return nil, err
+		}
+		keys = append(keys, k)
+	}
+	return keys, nil
 }
 
 // oneRelease takes the name of one release at most.
@@ -100,18 +121,16 @@ private keys are given it decrypts in truth. It exits with 1 if an answer is no.
 	format := output(cmd)
 	f := inspectFlags(cmd)
 	var editor string
-	hosts := cmd.Flags().StringToString("verify-with", nil, "HOST=FILE: a host's private key to decrypt with; may be repeated")
+	hosts := verifyWith(cmd)
 	cmd.Flags().StringVar(&editor, "identity", "", "an editor's private key to decrypt with")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		o, err := a.inspectOptions(cmd.Context(), f)
 		if err != nil {
 			return err
 		}
-		keys := release.Keys{Hosts: map[string][]age.Identity{}}
-		for host, file := range *hosts {
-			if keys.Hosts[host], err = secret.LoadIdentities(file); err != nil {
-				return err
-			}
+		var keys release.Keys
+		if keys.Hosts, err = hostKeys(*hosts); err != nil {
+			return err
 		}
 		if editor != "" {
 			if keys.Editors, err = secret.LoadIdentities(editor); err != nil {

@@ -110,7 +110,7 @@ type Verified struct {
 
 // Keys are private keys to decrypt with in truth, where there are any.
 type Keys struct {
-	Hosts   map[string][]age.Identity
+	Hosts   []HostKey
 	Editors []age.Identity
 }
 
@@ -144,11 +144,15 @@ func VerifySecrets(ctx context.Context, o Options, tag string, keys Keys) (*Veri
 			}
 		}
 	}
+	identities, err := keysOfHosts(keys.Hosts, i.in.HostKeys, i.found.names())
+	if err != nil {
+		return nil, err
+	}
 	answers, err := secret.Verify(ctx, secret.VerifyInput{
 		Files: i.in.Files, Source: source, Released: i.blobs, Records: &i.prev.secrets,
 		HostKeys: i.in.HostKeys, Editors: i.config.Secrets.Editors,
 		Read:           func(blob string) ([]byte, error) { return i.Repo.ReadBlob(ctx, blob) },
-		HostIdentities: keys.Hosts, EditorIdentities: keys.Editors, History: history,
+		HostIdentities: identities, EditorIdentities: keys.Editors, History: history,
 	})
 	if err != nil {
 		return nil, err

@@ -47,6 +47,7 @@ type Options struct {
 	SigningKey     string // SSH private key, a file; a dry run does without
 	AllowedSigners string // who may have signed the previous release; "" means only SigningKey itself
 	Identities     func() ([]age.Identity, error)
+	VerifyWith     []HostKey // what they can decrypt is tried before anything is published
 	Cache          func(Config) (Cache, error)
 
 	PushedAt *time.Time // when CI heard of Source

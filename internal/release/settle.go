@@ -159,7 +159,10 @@ func (s *state) rekey(ctx context.Context, found *evaluation) (settled bool, err
 		plan.Distrust(path)
 	}
 	if plan.Unchanged() {
-		return true, s.noteDropped(in)
+		if err := s.noteDropped(in); err != nil {
+			return false, err
+		}
+		return true, s.verify(ctx, in, found.names())
 	}
 	released, err := s.execute(ctx, plan)
 	if err != nil {
@@ -210,13 +213,7 @@ func (s *state) execute(ctx context.Context, plan *secret.Plan) (map[string]stri
 	if err != nil {
 		return nil, err
 	}
-	read := func(blob string) ([]byte, error) {
-		if data, ok := blobs[blob]; ok {
-			return data, nil
-		}
-		return nil, fleet.Errorf(fleet.Local, fleet.CodeGit, "the blob %s is missing in %s", blob, s.Repo.Dir)
-	}
-	results, err := secret.Execute(ctx, plan, identities, read)
+	results, err := secret.Execute(ctx, plan, identities, s.readFrom(blobs))
 	if err != nil {
 		return nil, err
 	}

@@ -3,10 +3,12 @@ package secret
 import (
 	"bytes"
 	"crypto/ed25519"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"filippo.io/age"
@@ -177,4 +179,30 @@ func parseAgeIdentity(line string, ui *plugin.ClientUI) (id age.Identity, err er
 		return nil, errors.New("is an AGE-SECRET-KEY that was mistyped or cut short")
 	}
 	return id, nil
+}
+
+// OwnersOf says, sorted, which hosts have a public key that one of the private keys belongs to.
+func OwnersOf(ids []age.Identity, hostKeys map[string][]string) []string {
+	var owners []string
+	for _, host := range sortedKeys(hostKeys) {
+		if slices.ContainsFunc(hostKeys[host], func(key string) bool { return fits(ids, key) }) {
+			owners = append(owners, host)
+		}
+	}
+	return owners
+}
+
+// fits tries whether what is wrapped for a public key can be unwrapped by one of the private keys.
+func fits(ids []age.Identity, public string) bool {
+	r, _, err := ParseRecipient(public)
+	if err != nil {
+		return false
+	}
+	key := make([]byte, 16) // of age's size
+	_, _ = rand.Read(key)   // it never fails
+	stanzas, err := r.Wrap(key)
+	return err == nil && slices.ContainsFunc(ids, func(id age.Identity) bool {
+		got, err := id.Unwrap(stanzas)
+		return err == nil && bytes.Equal(got, key)
+	})
 }

@@ -63,6 +63,23 @@ type VerifyInput struct {
 // Verify answers the five questions, in their order. Its error is one of reading, of the input, or the end of ctx; what is wrong with
 // the secrets stands in the answers.
 func Verify(ctx context.Context, in VerifyInput) ([]Answer, error) {
+	v, err := newVerifier(in)
+	if err != nil {
+		return nil, err
+	}
+	return v.answers(ctx, v.hostsReadTheirs, v.hostsNotOthers, v.hostsNotSource, v.editorsRead, v.noPlaintext)
+}
+
+// VerifyReleased answers the first two questions only: those about what is released. It needs no Source, Editors and History.
+func VerifyReleased(ctx context.Context, in VerifyInput) ([]Answer, error) {
+	v, err := newVerifier(in)
+	if err != nil {
+		return nil, err
+	}
+	return v.answers(ctx, v.hostsReadTheirs, v.hostsNotOthers)
+}
+
+func newVerifier(in VerifyInput) (*verifier, error) {
 	wants, probs := mergeWants(in.Files)
 	if err := probs.err("what hosts declare cannot be used"); err != nil {
 		return nil, err
@@ -80,8 +97,12 @@ func Verify(ctx context.Context, in VerifyInput) ([]Answer, error) {
 		v.hosts = append(v.hosts, w.Hosts...)
 	}
 	v.hosts = sortedSet(v.hosts)
+	return v, nil
+}
+
+func (v *verifier) answers(ctx context.Context, questions ...func(*Answer) error) ([]Answer, error) {
 	var answers []Answer
-	for _, ask := range []func(*Answer) error{v.hostsReadTheirs, v.hostsNotOthers, v.hostsNotSource, v.editorsRead, v.noPlaintext} {
+	for _, ask := range questions {
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
