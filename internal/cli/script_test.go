@@ -22,6 +22,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/rogpeppe/go-internal/txtar"
 
+	"github.com/garrison-nix/garrison/internal/hostkey/hostkeytest"
 	"github.com/garrison-nix/garrison/internal/sandbox"
 )
 
@@ -69,7 +70,7 @@ func TestScript(t *testing.T) {
 }
 
 var scriptCommands = map[string]func(ts *testscript.TestScript, neg bool, args []string){
-	"exits": exits, "complains": complains, "fleet": fleetCmd, "hub": hubCmd, "schema": schema, "wants": wants, "until": until,
+	"exits": exits, "complains": complains, "fleet": fleetCmd, "hub": hubCmd, "schema": schema, "wants": wants, "until": until, "sshd": sshdCmd,
 }
 
 // exits CODE PROGRAM ARGS... runs a program and wants that exit code.
@@ -240,6 +241,18 @@ func hubCmd(ts *testscript.TestScript, _ bool, _ []string) {
 	resp, err := http.Get(url + "/healthz")
 	ts.Check(err)
 	ts.Check(resp.Body.Close())
+}
+
+// sshdCmd NAME KEYS... answers by a real sshd with those host keys, and sets NAME to its address.
+func sshdCmd(ts *testscript.TestScript, _ bool, args []string) {
+	var keys []string
+	for _, k := range args[1:] {
+		keys = append(keys, ts.MkAbs(k))
+	}
+	address, stop, err := hostkeytest.Serve("../../scripts/fetch-sshd", keys...)
+	ts.Check(err)
+	ts.Defer(func() { ts.Check(stop()) })
+	ts.Setenv(args[0], address)
 }
 
 // nixSystem is this machine's system, as Nix calls it.

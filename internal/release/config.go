@@ -69,7 +69,7 @@ func ParseConfig(name string, data []byte) (Config, error) {
 		c.Branches.Release = "release"
 	}
 	for host := range c.Secrets.HostKeys {
-		if c.hostKeys(host) == nil {
+		if c.HostKeys(host) == nil {
 			return c, fleet.Errorf(fleet.Bad, fleet.CodeConfig, "%s: secrets.hostKeys.%s must be a public key, or a list of them", name, host)
 		}
 	}
@@ -90,8 +90,8 @@ func ParseConfig(name string, data []byte) (Config, error) {
 	return c, nil
 }
 
-// hostKeys are the public keys of a host that the file names, nil if it names none or something else.
-func (c Config) hostKeys(host string) []string {
+// HostKeys are the public keys of a host that the file names, nil if it names none or something else.
+func (c Config) HostKeys(host string) []string {
 	switch v := c.Secrets.HostKeys[host].(type) {
 	case string:
 		return []string{v}

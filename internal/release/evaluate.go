@@ -81,6 +81,8 @@ type evaluator struct {
 	nix    *nix.Nix
 	jobs   int    // at a time
 	system string // whose checks are listed
+	// only is the one host to evaluate; "" for all.
+	only string
 	// accept is asked about the hosts' names before any of them is evaluated; may be nil.
 	accept func(names []string) error
 	// each is called for every host when it was evaluated, never twice at the same time.
@@ -120,6 +122,11 @@ func (v *evaluator) all(ctx context.Context, flakes []nix.Flake) (*evaluation, e
 	}
 	if err := e.list(); err != nil {
 		return nil, err
+	}
+	if v.only != "" {
+		if err := e.keepOnly(v.only); err != nil {
+			return nil, err
+		}
 	}
 	if v.accept != nil {
 		if err := v.accept(e.names()); err != nil {
@@ -165,6 +172,17 @@ func (e *evaluation) list() error {
 		}
 	}
 	slices.SortFunc(e.hosts, func(a, b nix.Host) int { return strings.Compare(a.Name, b.Name) })
+	return nil
+}
+
+// keepOnly leaves all hosts out but one.
+func (e *evaluation) keepOnly(host string) error {
+	i := slices.IndexFunc(e.hosts, func(h nix.Host) bool { return h.Name == host })
+	if i < 0 {
+		return fleet.Errorf(fleet.Local, fleet.CodeNoSuchHost, "there is no host %s in the flake", host).
+			WithHint("its nixosConfigurations are: %s", strings.Join(e.names(), ", "))
+	}
+	e.hosts = e.hosts[i : i+1]
 	return nil
 }
 

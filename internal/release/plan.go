@@ -60,6 +60,7 @@ type SecretChange struct {
 	Path  string   `json:"path"`
 	Why   string   `json:"why"`
 	Hosts []string `json:"hosts"`
+	Keys  []string `json:"recipients"` // of the hosts; of a sops file, as they stand in it
 }
 
 // Empty says whether a release would change nothing for any host.
@@ -208,7 +209,7 @@ func (c *Changes) secretsFrom(in secret.Input, prev *previous) error {
 		return err
 	}
 	for _, r := range plan.Rekey {
-		c.Secrets = append(c.Secrets, SecretChange{Path: r.Path, Why: string(r.Why), Hosts: r.Hosts})
+		c.Secrets = append(c.Secrets, SecretChange{Path: r.Path, Why: string(r.Why), Hosts: r.Hosts, Keys: r.Recipients})
 	}
 	for _, d := range plan.Dropped {
 		c.Rotate = append(c.Rotate, d.String())

@@ -253,7 +253,7 @@ func wanted(found *evaluation, config Config) (secret.Input, error) {
 			}
 			in.Files = append(in.Files, w)
 		}
-		if keys := config.hostKeys(h.Name); keys != nil {
+		if keys := config.HostKeys(h.Name); keys != nil {
 			in.HostKeys[h.Name] = keys
 		} else if len(h.HostKeys) > 0 {
 			in.HostKeys[h.Name] = h.HostKeys

@@ -20,6 +20,9 @@ const maxRecipientBytes = 4096
 // minRSABits is what age asks of an ssh-rsa recipient.
 const minRSABits = 2048
 
+// SameKey says whether two texts are the same public key, comments aside.
+func SameKey(a, b string) bool { return nameOf(a) == nameOf(b) }
+
 // placeholder is agenix-rekey's default of age.rekey.hostPubkey. Nobody is known to have its private key.
 const placeholder = "age1qyqszqgpqyqszqgpqyqszqgpqyqszqgpqyqszqgpqyqszqgpqyqs3290gq"
 
