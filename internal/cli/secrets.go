@@ -23,7 +23,7 @@ func (a *app) secrets() *cobra.Command {
 		Args:  noCommand,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(a.secretsStatus(), a.secretsVerify(), a.secretsEdit(), a.secretsScanHost())
+	cmd.AddCommand(a.secretsStatus(), a.secretsVerify(), a.secretsEdit(), a.secretsRekey(), a.secretsScanHost())
 	return cmd
 }
 

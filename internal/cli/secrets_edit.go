@@ -50,10 +50,7 @@ func (a *app) runEdit(ctx context.Context, repo, identity, file string) error {
 	if !release.SecretFile(file) {
 		return fleet.Errorf("", fleet.CodeUsage, "%s does not look like a secret", file).WithHint("secrets are called *.age, or *.yaml, *.json, *.env, *.ini, *.sops for sops")
 	}
-	var ui *plugin.ClientUI
-	if isTerminal(a.Err) {
-		ui = plugin.NewTerminalUI(nil, nil)
-	}
+	ui := a.pluginUI()
 	editors, err := secret.ParseEditors(names, ui)
 	if err != nil {
 		return err
@@ -79,6 +76,14 @@ func (a *app) runEdit(ctx context.Context, repo, identity, file string) error {
 	}
 	if err := durable.WriteFile(file, sealed, 0o644); err != nil {
 		return fleet.Errorf(fleet.Local, fleet.CodeState, "cannot write %s", file).WithCause(err)
+	}
+	return nil
+}
+
+// pluginUI is what age plugins ask through: the terminal, if there is one.
+func (a *app) pluginUI() *plugin.ClientUI {
+	if isTerminal(a.Err) {
+		return plugin.NewTerminalUI(nil, nil)
 	}
 	return nil
 }

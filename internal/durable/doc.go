@@ -9,6 +9,7 @@
 //
 //   - WriteFile and WriteJSON replace a file at once and have the disk confirm
 //     both the content and the name. A nil error means that it survives a power cut.
+//   - ReplaceFiles replaces several files, or after an error none.
 //   - Journal.Append adds one JSON line and has the disk confirm it. A line that
 //     a crash cut short was never confirmed and is never read.
 //   - TryLock and Lock exclude other processes until Unlock or the holder's death,

@@ -30,6 +30,15 @@ func WorkTree(ctx context.Context, dir string) (commit string, dirty bool, err e
 	return commit, false, nil
 }
 
+// TopLevel is the folder of the work tree that dir is in.
+func TopLevel(ctx context.Context, dir string) (string, error) {
+	out, err := proc.Run(ctx, proc.Cmd{Program: "git", Args: []string{"-C", dir, "rev-parse", "--show-toplevel"}, Env: env()})
+	if _, ran := proc.ExitCode(err); ran {
+		return "", fleet.Errorf(fleet.Bad, fleet.CodeGit, "%s is not in a work tree of git", dir).WithHint("run it inside the fleet's repository, or name it with --repo").WithCause(err)
+	}
+	return strings.TrimSuffix(string(out), "\n"), err
+}
+
 // Export writes the files of a commit into dir, without any of git's own.
 func (r *Repo) Export(ctx context.Context, commit, dir string) error {
 	tmp, err := os.MkdirTemp(r.Dir, "garrison-index-")

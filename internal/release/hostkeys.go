@@ -10,33 +10,11 @@ import (
 	"strings"
 
 	"github.com/garrison-nix/garrison/internal/fleet"
-	"github.com/garrison-nix/garrison/internal/nix"
 )
 
 // DeclaredHostKeys are a host's public keys as the flake of a commit says. It evaluates that host alone. Of o it needs Repo, Source (the commit) and Nix.
 func DeclaredHostKeys(ctx context.Context, o Options, host string) ([]string, error) {
-	unlock, err := lockRepo(o.Repo)
-	if err != nil {
-		return nil, err
-	}
-	defer unlock()
-	s := &state{Options: o.withLog()}
-	if s.config, err = s.readConfig(ctx, o.Source); err != nil {
-		return nil, err
-	}
-	if s.blobs, err = s.Repo.Blobs(ctx, o.Source); err != nil {
-		return nil, err
-	}
-	if err := s.Repo.UpdateRef(ctx, inspectRef, o.Source); err != nil {
-		return nil, err
-	}
-	flakes, err := flakesIn(s.blobs, s.config.Flakes, nix.Flake{GitDir: s.Repo.Dir, Ref: inspectRef, Commit: o.Source})
-	if err != nil {
-		return nil, err
-	}
-	v := newEvaluator(s.Nix, s.Jobs, s.EvalMemory)
-	v.only = host
-	found, err := v.all(ctx, flakes)
+	_, found, err := look(ctx, o, host)
 	if err != nil {
 		return nil, err
 	}

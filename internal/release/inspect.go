@@ -2,6 +2,7 @@ package release
 
 import (
 	"context"
+	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -61,8 +62,18 @@ func inspect(ctx context.Context, o Options, tag string) (*inspected, error) {
 		return nil, fleet.Errorf("", fleet.CodeNotFound, "nothing was released yet")
 	}
 	s.source, s.commit = s.prev.manifest.Source.Commit, s.prev.tag.Commit
+	found, err := s.look(ctx, "")
+	if err != nil {
+		return nil, err
+	}
+	in, err := wanted(found, s.config)
+	return &inspected{s, found, in}, err
+}
+
+// look evaluates s.commit as it stands: one host, or with "" all of them.
+func (s *state) look(ctx context.Context, only string) (*evaluation, error) {
 	var err error
-	if s.config, err = s.readConfig(ctx, s.source); err != nil {
+	if s.config, err = s.readConfig(ctx, s.commit); err != nil {
 		return nil, err
 	}
 	if s.blobs, err = s.Repo.Blobs(ctx, s.commit); err != nil {
@@ -75,12 +86,45 @@ func inspect(ctx context.Context, o Options, tag string) (*inspected, error) {
 	if err != nil {
 		return nil, err
 	}
-	found, err := newEvaluator(s.Nix, s.Jobs, s.EvalMemory).all(ctx, flakes)
+	v := newEvaluator(s.Nix, s.Jobs, s.EvalMemory)
+	v.only = only
+	return v.all(ctx, flakes)
+}
+
+// look evaluates o.Source as it stands.
+func look(ctx context.Context, o Options, only string) (*state, *evaluation, error) {
+	unlock, err := lockRepo(o.Repo)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer unlock()
+	s := &state{Options: o.withLog(), commit: o.Source}
+	found, err := s.look(ctx, only)
+	return s, found, err
+}
+
+// Declared is which secret files the hosts of a commit declare, and all files of it.
+type Declared struct {
+	Hosts    map[string][]string // secret file → the hosts that declare it
+	HostKeys map[string][]string
+	Files    []string // sorted
+}
+
+// DeclaredSecrets evaluates every host of a commit for the secrets that it declares. Of o it needs Repo, Source (the commit) and Nix.
+func DeclaredSecrets(ctx context.Context, o Options) (*Declared, error) {
+	s, found, err := look(ctx, o, "")
 	if err != nil {
 		return nil, err
 	}
 	in, err := wanted(found, s.config)
-	return &inspected{s, found, in}, err
+	if err != nil {
+		return nil, err
+	}
+	d := &Declared{Hosts: map[string][]string{}, HostKeys: in.HostKeys, Files: slices.Sorted(maps.Keys(s.blobs))}
+	for _, w := range in.Files {
+		d.Hosts[w.Path] = append(d.Hosts[w.Path], w.Hosts...)
+	}
+	return d, nil
 }
 
 // inspectRef keeps the commit that is looked at.

@@ -25,7 +25,7 @@
 //
 // Changing a key has a state in which both work. A host: give both keys (Input.HostKeys), release, give the host the new one,
 // leave the old one out with a word in garrison.toml (Input.AllowRemoval), release. An editor: encrypt the sources for
-// both, let the builder have the new one, encrypt for the new one alone.
+// both (PlanReseal, Reseal), let the builder have the new one, encrypt for the new one alone.
 //
 // Start at MakePlan and Execute. Damaged is for what is not re-keyed; Verify and FindPlaintext are for operators who doubt;
 // Open, Opened.Seal and EncryptFor are for editors; Status and ReadersOf say who can read what.

@@ -106,15 +106,15 @@ func (o *Opened) Seal(data []byte, to Editors, now time.Time) ([]byte, error) {
 	if bytes.Equal(data, o.Data) && CheckStanzas(o.file, to.names) == nil {
 		return o.file, nil
 	}
-	return encryptFor(o.path, o.kind, data, o.preferred(to), o.armored, o.like, now)
+	return encryptFor(o.path, o.kind, data, preferred(to, o.entries), o.armored, o.like, now)
 }
 
-// preferred writes SSH keys as the file already has them: as they are, or as the age keys made of them.
-func (o *Opened) preferred(to Editors) Editors {
+// preferred writes SSH keys as a sops file already has them: as they are, or as the age keys made of them.
+func preferred(to Editors, entries []sops.Entry) Editors {
 	var out Editors
 	for i, name := range to.names {
 		r := to.recipients[i]
-		for _, e := range o.entries {
+		for _, e := range entries {
 			if converted := namesOf(name); len(converted) == 2 && e.Recipient == converted[1] {
 				if other, _, err := ParseRecipient(converted[1]); err == nil {
 					name, r = converted[1], other

@@ -65,7 +65,10 @@ func decryptAll(ctx context.Context, items []Rekeyed, ids []age.Identity, read f
 
 // decrypt opens the source of item, or says why that is not possible.
 func decrypt(item Rekeyed, file []byte, ids []age.Identity) (plaintext, *fleet.Error) {
-	about := fmt.Sprintf("%s (for %s)", item.Path, list(item.Hosts))
+	about := item.Path
+	if len(item.Hosts) > 0 { // else it is an editor who opens it
+		about = fmt.Sprintf("%s (for %s)", item.Path, list(item.Hosts))
+	}
 	if len(file) > MaxFileBytes {
 		return plaintext{}, fleet.Errorf(fleet.Bad, fleet.CodeSecret, "%s has %d bytes, at most %d are allowed", about, len(file), MaxFileBytes)
 	}

@@ -29,10 +29,17 @@ func (p *Plan) checkRemovals(in Input) error {
 	if in.AllowRemoval == nil {
 		return nil
 	}
+	hosts := make(map[string][]string) // path → who declares it now
+	for _, k := range p.Keep {
+		hosts[k.Path] = k.Hosts
+	}
+	for _, r := range p.Rekey {
+		hosts[r.Path] = r.Hosts
+	}
 	paths := make(map[string][]string) // who → what they would lose
 	for _, d := range p.Dropped {
 		if _, there := in.Blobs[d.Path]; there && !in.AllowRemoval(d) {
-			paths[d.who()] = append(paths[d.who()], d.Path)
+			paths[d.who()] = append(paths[d.who()], fmt.Sprintf("%s (now for %s)", d.Path, list(hosts[d.Path])))
 		}
 	}
 	var probs problems

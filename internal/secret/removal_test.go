@@ -31,7 +31,7 @@ func TestRemovalsNeedAWord(t *testing.T) {
 	delete(r.paths, "gone.age") // the file itself: its removal from git is the word
 	in.Files = []Want{{Path: "a.age", Hosts: []string{"ratched"}}, {Path: "b.yaml", Hosts: []string{"ratched"}}}
 	_, err = MakePlan(in)
-	expectError(t, err, fleet.Bad, fleet.CodeSecret, "joker would no longer be able to read a.age, b.yaml")
+	expectError(t, err, fleet.Bad, fleet.CodeSecret, "joker would no longer be able to read a.age (now for ratched), b.yaml (now for ratched)")
 	if hint := fleet.FailureOf(fleet.Rekey, err).Hint; !strings.Contains(hint, `secrets.allowRemoval = ["joker"]`) || strings.Contains(err.Error(), "gone.age") {
 		t.Errorf("%v\nhint %q", err, hint)
 	}

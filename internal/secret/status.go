@@ -47,6 +47,8 @@ type Reader struct {
 	Recipient string   `json:"recipient"` // a public key, or of an age file's header what it shows of one
 	Hosts     []string `json:"hosts,omitempty"`
 	Editors   []string `json:"editors,omitempty"`
+
+	anonymous bool // the header does not say whose key it is
 }
 
 // Name is who it is, as a person says it.
@@ -112,7 +114,7 @@ func ReadersOf(file []byte, keys *Keyring) ([]Reader, error) {
 		if key, ok := tags[s]; ok && tagged(s.Type) {
 			r = keys.reader(key)
 		} else if s.Tag == "" {
-			r.Recipient = fmt.Sprintf("%s (anonymous)", s.Type)
+			r.Recipient, r.anonymous = fmt.Sprintf("%s (anonymous)", s.Type), true
 		}
 		out = append(out, r)
 	}
