@@ -47,7 +47,7 @@ func (r *Repo) SignTag(ctx context.Context, ref, name, commit string, message []
 		return "", err
 	}
 	if _, err := proc.Run(ctx, proc.Cmd{Program: "ssh-keygen", Args: []string{"-Y", "sign", "-q", "-n", "git", "-f", keyFile, file}, Env: []string{"SSH_ASKPASS_REQUIRE=never"}}); err != nil {
-		return "", fleet.Errorf(fleet.Bad, fleet.CodeKey, "cannot sign with the release key %s", keyFile).
+		return "", fleet.Errorf(fleet.Local, fleet.CodeKey, "cannot sign with the release key %s", keyFile).
 			WithHint("it must be an OpenSSH private key without a passphrase: ssh-keygen -t ed25519 -N '' -f %s", keyFile).WithCause(err)
 	}
 	sig, err := os.ReadFile(file + ".sig")
