@@ -10,6 +10,9 @@ package git
 import (
 	"bytes"
 	"context"
+	"crypto/sha1"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"io"
 	"os"
@@ -218,7 +221,7 @@ func (r *Repo) ReadBlob(ctx context.Context, id string) ([]byte, error) {
 // maxBatch bounds what ReadBlobs reads, in bytes.
 const maxBatch = 256 << 20
 
-// ReadBlobs reads many blobs by one process. Those that are not there, or are no blobs, are left out.
+// ReadBlobs reads many blobs by one process. Those that are not there, are no blobs, or do not hash to their names are left out.
 func (r *Repo) ReadBlobs(ctx context.Context, ids []string) (map[string][]byte, error) {
 	blobs := map[string][]byte{}
 	if len(ids) == 0 {
@@ -239,12 +242,22 @@ func (r *Repo) ReadBlobs(ctx context.Context, ids []string) (map[string][]byte, 
 		if err != nil || size < 0 || size >= len(rest) {
 			return nil, fleet.Errorf(fleet.Local, fleet.CodeGit, "git cat-file said %.100q", head)
 		}
-		if f[1] == "blob" {
+		if f[1] == "blob" && hashesTo(f[0], rest[:size]) {
 			blobs[f[0]] = []byte(rest[:size])
 		}
 		out = rest[size+1:]
 	}
 	return blobs, nil
+}
+
+// hashesTo says whether a blob's name is that of its content. git itself takes a damaged object as it is, unless it cannot unpack it.
+func hashesTo(id, content string) bool {
+	h := sha1.New()
+	if len(id) == hex.EncodedLen(sha256.Size) {
+		h = sha256.New()
+	}
+	fmt.Fprintf(h, "blob %d\x00%s", len(content), content)
+	return hex.EncodeToString(h.Sum(nil)) == id
 }
 
 // WriteBlob stores data and returns its object name.

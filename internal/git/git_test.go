@@ -203,6 +203,28 @@ func TestReadBlobs(t *testing.T) {
 	}
 }
 
+// TestReadBlobsDamaged exchanges and breaks objects: they are as if they were not there.
+func TestReadBlobsDamaged(t *testing.T) {
+	for _, format := range []string{"sha1", "sha256"} {
+		dir := filepath.Join(t.TempDir(), "r.git")
+		do(t, "", "git", "init", "--quiet", "--bare", "--object-format="+format, dir)
+		r := &git.Repo{Dir: dir}
+		ids, err := r.WriteBlobs(t.Context(), [][]byte{[]byte("good"), []byte("other"), []byte("cut")})
+		must(t, err)
+		object := func(i int) string { return filepath.Join(dir, "objects", ids[i][:2], ids[i][2:]) }
+		other, err := os.ReadFile(object(0))
+		must(t, err)
+		for i, data := range map[int][]byte{1: other, 2: nil} {
+			must(t, os.Remove(object(i)))
+			must(t, os.WriteFile(object(i), data, 0o444))
+		}
+		got, err := r.ReadBlobs(t.Context(), ids)
+		if err != nil || len(got) != 1 || string(got[ids[0]]) != "good" {
+			t.Errorf("%s: %q, %v", format, got, err)
+		}
+	}
+}
+
 func TestTidy(t *testing.T) {
 	dir, _ := newClone(t)
 	r := open(t, dir)

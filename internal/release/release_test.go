@@ -176,6 +176,22 @@ func TestDamagedSecretIsRekeyed(t *testing.T) {
 	}
 }
 
+// TestDamagedObjectIsRekeyed: what was released is on this disk no longer what it was.
+func TestDamagedObjectIsRekeyed(t *testing.T) {
+	w := newWorld(t, nixtest.System(t))
+	first := w.release()
+	punchline, ward := w.released(first, "punchline"), w.released(first, "ward-key")
+	object := func(id string) string { return filepath.Join(w.repo.Dir, "objects", id[:2], id[2:]) }
+	other, err := os.ReadFile(object(ward))
+	w.must(err)
+	w.must(os.Remove(object(punchline)))
+	w.must(os.WriteFile(object(punchline), other, 0o444))
+	w.change("Next")
+	if out := w.release(); !slices.Equal(out.Rekeyed, []string{"secrets/punchline.age"}) || w.released(out, "punchline") == punchline {
+		t.Errorf("%+v", out)
+	}
+}
+
 // byHand pushes the clone's HEAD as release n, signed by key (or not, when key is "").
 func (w *world) byHand(m *fleet.Manifest, n int, key string) {
 	w.t.Helper()
