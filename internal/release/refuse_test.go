@@ -24,6 +24,12 @@ func TestBadCommits(t *testing.T) {
 	nixtest.Each(t, func(t *testing.T, n *nix.Nix) {
 		w := newWorld(t, n)
 		good := w.push("Good")
+		twoHosts := func(name, keys string) change {
+			return change{"garrison.toml": "", "secrets/punchline-joker.age": w.sealed("x"), "secrets/punchline-ursula.age": w.sealed("x"), "flake.nix": `{ outputs = { self }: {
+				nixosConfigurations = builtins.mapAttrs (name: _: { config = {
+					age.secrets.x.file = ./secrets + "/` + name + `-${name}.age"; services.garrison.hostKeys = ` + keys + `;
+					system.build.toplevel = derivation { inherit name; system = "x86_64-linux"; builder = "/bin/sh"; }; }; }) { joker = 1; ursula = 2; }; }; }`}
+		}
 		for _, c := range []struct {
 			name   string
 			change change
@@ -52,6 +58,15 @@ func TestBadCommits(t *testing.T) {
 			{"a secret that is not in git", change{"garrison.toml": "", "flake.nix": `{ outputs = { self }: { nixosConfigurations.joker.config = { age.secrets.punchline.file = "/etc/x.age";
 				system.build.toplevel = derivation { name = "t"; system = "x86_64-linux"; builder = "/bin/sh"; }; }; }; }`},
 				fleet.CodeSecret, []string{"host joker: the file of age.secrets.punchline is", "not in the repository", "relative path"}},
+			{"secrets that are not there", twoHosts("none", "[ ./hosts/joker/host.pub ]"), fleet.CodeSecret,
+				[]string{"secrets/none-joker.age, declared by joker, is not in the source commit", "secrets/none-ursula.age, declared by ursula", "add it to git"}},
+			{"hosts without keys", twoHosts("punchline", "[ ]"), fleet.CodeKey,
+				[]string{"host joker has no public key, but declares secrets/punchline-joker.age", "host ursula has no public key", "ssh_host_ed25519_key.pub"}},
+			{"a placeholder for a key", twoHosts("punchline", `"age1qyqszqgpqyqszqgpqyqszqgpqyqszqgpqyqszqgpqyqszqgpqyqs3290gq"`), fleet.CodeKey, []string{"joker", "ursula", "placeholder"}},
+			{"secrets that nobody here can decrypt", change{"secrets/punchline.age": foreign(t), "secrets/ward-key.age": foreign(t)}, fleet.CodeSecret,
+				[]string{"secrets/punchline.age (for joker) can be decrypted by none", "secrets/ward-key.age (for ratched) can be decrypted by none"}},
+			{"empty secrets", change{"secrets/punchline.age": w.sealed(""), "secrets/ward-key.age": w.sealed("")}, fleet.CodeSecret,
+				[]string{"secrets/punchline.age (for joker) decrypts to nothing", "secrets/ward-key.age (for ratched) decrypts to nothing"}},
 			{"a secret in plain text", change{"secrets/punchline.age": "hunter2\n"}, fleet.CodeSecret, []string{"secrets/punchline.age (for joker) is not an age file"}},
 		} {
 			t.Run(c.name, func(t *testing.T) {
@@ -75,6 +90,16 @@ func TestBadCommits(t *testing.T) {
 		w.push("Good again")
 		w.release()
 	})
+}
+
+// foreign is an age file that nobody in a world can decrypt.
+func foreign(t *testing.T) string {
+	t.Helper()
+	id, err := age.GenerateX25519Identity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return (&world{t: t, editor: id}).sealed("x")
 }
 
 // TestBadMeans is about what a release is made with.

@@ -112,12 +112,18 @@ func (w *world) write(path, text string) {
 
 func (w *world) writeSecret(name, plain string) {
 	w.t.Helper()
+	w.write("secrets/"+name+".age", w.sealed(plain))
+}
+
+// sealed is an age file for the editor.
+func (w *world) sealed(plain string) string {
+	w.t.Helper()
 	var b bytes.Buffer
 	to, err := age.Encrypt(&b, w.editor.Recipient())
 	w.must(err)
 	_, err = io.WriteString(to, plain)
 	w.must(errors.Join(err, to.Close()))
-	w.write("secrets/"+name+".age", b.String())
+	return b.String()
 }
 
 // push commits everything and pushes the branch that the clone is on. It returns the commit.
