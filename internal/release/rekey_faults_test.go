@@ -13,9 +13,7 @@ import (
 
 	"filippo.io/age"
 
-	"github.com/garrison-nix/garrison/internal/cache/cachetest"
 	"github.com/garrison-nix/garrison/internal/fleet"
-	"github.com/garrison-nix/garrison/internal/git"
 	"github.com/garrison-nix/garrison/internal/nix/nixtest"
 	"github.com/garrison-nix/garrison/internal/release"
 )
@@ -31,29 +29,6 @@ func (d deadly) Unwrap(stanzas []*age.Stanza) ([]byte, error) {
 		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 	}
 	return d.Identity.Unwrap(stanzas)
-}
-
-// rekeyVictimVar tells TestRekeyVictim what to do.
-const rekeyVictimVar = "GARRISON_TEST_REKEY_VICTIM"
-
-// TestRekeyVictim is not a test of its own, but the process that TestKilledInRekeying kills.
-func TestRekeyVictim(t *testing.T) {
-	var v victim
-	text := os.Getenv(rekeyVictimVar)
-	if text == "" {
-		return
-	}
-	if err := json.Unmarshal([]byte(text), &v); err != nil {
-		t.Fatal(err)
-	}
-	editor, err := age.ParseX25519Identity(v.Editor)
-	if err != nil {
-		t.Fatal(err)
-	}
-	w := &world{t: t, nix: nixtest.System(t)}
-	_, err = release.Run(t.Context(), release.Options{Repo: &git.Repo{Dir: v.Repo}, Remote: v.Origin, SigningKey: v.Key, Nix: w.nix,
-		Identities: identitiesOf(deadly{editor, &v.After}), Cache: w.pushTo(v.Cache, cachetest.PushToken, nil)})
-	t.Fatalf("it came to its end: %v", err)
 }
 
 // dieWriting is a folder with a git that stores so many of the blobs it is given at once, and kills who gave them.
@@ -82,10 +57,10 @@ func TestKilledInRekeying(t *testing.T) {
 		}
 		w.push(what)
 		before := w.refs()
-		v, err := json.Marshal(victim{w.repo.Dir, w.origin, w.key, w.editor.String(), w.cache.CacheURL(), use})
+		v, err := json.Marshal(victim{w.repo.Dir, w.origin, w.key, w.editor.String(), w.cache.CacheURL(), 0, use})
 		w.must(err)
-		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestRekeyVictim$")
-		cmd.Env = append(os.Environ(), rekeyVictimVar+"="+string(v), "PATH="+path+":"+os.Getenv("PATH"))
+		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestVictim$")
+		cmd.Env = append(os.Environ(), victimVar+"="+string(v), "PATH="+path+":"+os.Getenv("PATH"))
 		out, err := cmd.CombinedOutput()
 		var exit *exec.ExitError
 		if !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
@@ -105,7 +80,7 @@ func TestKilledInRekeying(t *testing.T) {
 		kill(fmt.Sprintf("secret %d is decrypted", n), n, "")
 	}
 	for n := range len(secrets) + 1 {
-		kill(fmt.Sprintf("%d blobs are written", n), -1, dieWriting(t, n))
+		kill(fmt.Sprintf("%d blobs are written", n), 0, dieWriting(t, n))
 	}
 }
 

@@ -25,6 +25,7 @@ import (
 type victim struct {
 	Repo, Origin, Key, Editor, Cache string
 	After                            int // the event of the timeline in which it dies
+	Use                              int // or the use of the editor's key
 }
 
 const victimVar = "GARRISON_TEST_VICTIM"
@@ -39,7 +40,7 @@ func atEvent(ctx context.Context, n int, f func()) context.Context {
 	}})
 }
 
-// TestVictim is not a test of its own, but the process that TestKilled kills.
+// TestVictim is not a test of its own, but the process that others kill.
 func TestVictim(t *testing.T) {
 	var v victim
 	text := os.Getenv(victimVar)
@@ -56,7 +57,7 @@ func TestVictim(t *testing.T) {
 	w := &world{t: t, nix: nixtest.System(t)}
 	ctx := atEvent(t.Context(), v.After, func() { _ = syscall.Kill(os.Getpid(), syscall.SIGKILL) })
 	_, err = release.Run(ctx, release.Options{Repo: &git.Repo{Dir: v.Repo}, Remote: v.Origin, SigningKey: v.Key, Nix: w.nix,
-		Identities: identitiesOf(editor), Cache: w.pushTo(v.Cache, cachetest.PushToken, nil)})
+		Identities: identitiesOf(deadly{editor, &v.Use}), Cache: w.pushTo(v.Cache, cachetest.PushToken, nil)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -72,7 +73,7 @@ func TestKilled(t *testing.T) {
 	w := newWorld(t, nixtest.System(t))
 	before := w.refs()
 	for n := 1; n <= events; n++ {
-		v, err := json.Marshal(victim{w.repo.Dir, w.origin, w.key, w.editor.String(), w.cache.CacheURL(), n})
+		v, err := json.Marshal(victim{w.repo.Dir, w.origin, w.key, w.editor.String(), w.cache.CacheURL(), n, 0})
 		w.must(err)
 		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestVictim$")
 		cmd.Env = append(os.Environ(), victimVar+"="+string(v))
