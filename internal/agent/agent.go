@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/garrison-nix/garrison/internal/activate"
@@ -39,12 +40,14 @@ type Agent struct {
 	Options
 	nix     *nix.Nix
 	looker  *looker
+	remotes []*remote
+	known   atomic.Pointer[known] // as the loop last left it
 	history *durable.Journal
 
 	// of the loop alone
 	record      deploy.Record
-	looking     bool
-	lookAgain   bool
+	newest      fleet.ReleaseRef  // remembered besides the record
+	refusedBy   *remote           // whose tip the record's refusal is of
 	lookStages  []fleet.StageTime // of the look that found the target
 	stages      []fleet.StageTime // of the target, so far
 	previous    string            // what ran when its activation began
@@ -92,7 +95,7 @@ func Run(ctx context.Context, o Options) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer a.tasks.Wait()
 	defer cancel()
-	stopAPI, err := a.serve()
+	stopAPI, err := a.serve(ctx)
 	if err != nil {
 		return err
 	}
@@ -123,11 +126,17 @@ func (a *Agent) open(ctx context.Context) (err error) {
 	if a.nix, err = nix.Find(ctx); err != nil {
 		return err
 	}
-	repo, err := git.Init(ctx, filepath.Join(c.StateDir, "repo.git"))
+	repo, err := openRepo(ctx, filepath.Join(c.StateDir, "repo.git"))
 	if err != nil {
 		return err
 	}
-	a.looker = &looker{repo: repo, host: c.Host, remote: c.Remote, branch: c.Branch, signers: c.AllowedSigners}
+	a.remotes = c.remotes()
+	a.looker = &looker{repo: repo, host: c.Host, branch: c.Branch, signers: c.AllowedSigners, several: len(a.remotes) > 1, log: a.Log,
+		runs: func() string { return a.systems().Current }}
+	for _, m := range a.remotes {
+		a.status.Remotes = append(a.status.Remotes, fleet.Remote{Name: m.name, URL: git.Redact(m.URL)})
+	}
+	a.recall()
 	if err := durable.Sweep(c.StateDir); err != nil {
 		return stateError(err)
 	}
@@ -182,19 +191,15 @@ func (a *Agent) loop(ctx context.Context) {
 	defer a.retry.Stop()
 	a.setRetry()
 	a.apply(ctx, deploy.Restarted{Systems: a.systems()})
-	poll := time.NewTimer(0)
-	defer poll.Stop()
+	for _, m := range a.remotes {
+		a.tasks.Go(func() { a.watch(ctx, m) })
+	}
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-a.wake:
-			a.look(ctx)
-		case <-poll.C:
-			a.look(ctx)
-			next := jittered(time.Duration(a.Config.Poll))
-			poll.Reset(next)
-			a.note(func(s *fleet.Status) { s.NextPoll = time.Now().Add(next).UTC() })
+			a.look()
 		case <-a.retry.C:
 			a.apply(ctx, deploy.Due{})
 		case r := <-a.results:

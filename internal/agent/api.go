@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"encoding/json"
 	"net"
 	"net/http"
@@ -15,8 +16,8 @@ import (
 )
 
 // serve answers on the local socket, mode 0660, group garrison where there is one:
-// GET /v1/status, GET /v1/history?n=N (newest last), POST /v1/look.
-func (a *Agent) serve() (stop func(), err error) {
+// GET /v1/status, GET /v1/history?n=N (newest last), POST /v1/look, POST /v1/accept.
+func (a *Agent) serve(ctx context.Context) (stop func(), err error) {
 	path := a.Config.Socket
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, socketError(path, err)
@@ -46,6 +47,7 @@ func (a *Agent) serve() (stop func(), err error) {
 		a.Wake()
 		w.WriteHeader(http.StatusAccepted)
 	})
+	mux.HandleFunc("POST /v1/accept", func(w http.ResponseWriter, r *http.Request) { a.serveAccept(ctx, w, r) })
 	srv := &http.Server{Handler: mux, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10}
 	a.tasks.Go(func() { _ = srv.Serve(l) })
 	return func() {

@@ -16,13 +16,15 @@ type Config struct {
 	Host           string            `toml:"host"`     // as in nixosConfigurations; default: the machine's host name
 	StateDir       string            `toml:"stateDir"` // default /var/lib/garrison
 	Socket         string            `toml:"socket"`   // default /run/garrison/agent.sock
-	Remote         string            `toml:"remote"`   // URL of the fleet's repository
+	Remote         string            `toml:"remote"`   // URL of the fleet's repository; more of it in Remotes
 	Branch         string            `toml:"branch"`   // default "release"
 	AllowedSigners string            `toml:"allowedSigners"`
 	Poll           tomlfile.Duration `toml:"poll"` // default 60s
 	Profile        string            `toml:"profile"`
 	CheckTime      tomlfile.Duration `toml:"checkTime"` // for a new system to become healthy; default 120s
 	FetchTime      tomlfile.Duration `toml:"fetchTime"` // for a closure to arrive; default 1h
+
+	Remotes []RemoteConfig `toml:"remotes"` // looked at side by side
 
 	Caches []struct {
 		URL       string `toml:"url"`
@@ -33,6 +35,15 @@ type Config struct {
 		URL       string `toml:"url"` // no hub when empty
 		TokenFile string `toml:"tokenFile"`
 	} `toml:"hub"`
+}
+
+// RemoteConfig is one of several remotes of the fleet's repository.
+type RemoteConfig struct {
+	Name            string `toml:"name"` // default: the host's in the URL
+	URL             string `toml:"url"`
+	CredentialsFile string `toml:"credentialsFile"` // for http(s): user:token, or a token alone
+	SSHKeyFile      string `toml:"sshKeyFile"`
+	KnownHostsFile  string `toml:"knownHostsFile"`
 }
 
 // ReadConfig reads and checks the agent's file. Errors have CodeConfig.
@@ -73,8 +84,8 @@ func (c Config) check(path string) error {
 	switch {
 	case !fleet.ValidHostName(c.Host):
 		return bad("host %q cannot be a host's name", c.Host)
-	case c.Remote == "":
-		return bad("remote is missing").WithHint("set it to the URL of the fleet's repository")
+	case c.Remote == "" && len(c.Remotes) == 0:
+		return bad("remote is missing").WithHint("set it to the URL of the fleet's repository, or name several as [[remotes]]")
 	case c.AllowedSigners == "":
 		return bad("allowedSigners is missing").WithHint("set it to a file with the public keys that may sign releases (ssh-keygen(1), ALLOWED SIGNERS)")
 	case !filepath.IsAbs(c.StateDir), !filepath.IsAbs(c.Socket), !filepath.IsAbs(c.Profile), !filepath.IsAbs(c.AllowedSigners):
@@ -83,6 +94,9 @@ func (c Config) check(path string) error {
 		return bad("branch %q cannot be a branch's name", c.Branch)
 	case time.Duration(c.Poll) < time.Second, time.Duration(c.CheckTime) < time.Second, time.Duration(c.FetchTime) < time.Second:
 		return bad("poll, checkTime and fetchTime must be at least 1s")
+	}
+	if err := checkRemotes(c.remotes()); err != nil {
+		return bad("%s", err)
 	}
 	for _, cache := range c.Caches {
 		if name, key, ok := strings.Cut(cache.PublicKey, ":"); !ok || name == "" || key == "" || strings.ContainsAny(cache.PublicKey, " \t\n") {

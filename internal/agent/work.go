@@ -30,53 +30,6 @@ func (a *Agent) send(ctx context.Context, r result) {
 	}
 }
 
-type looked struct {
-	event  deploy.Event
-	err    error
-	stage  fleet.Stage // in which err was
-	stages []fleet.StageTime
-}
-
-// look looks at the remote, once at a time; asked meanwhile, once more afterwards.
-func (a *Agent) look(ctx context.Context) {
-	if a.looking {
-		a.lookAgain = true
-		return
-	}
-	a.looking = true
-	known := a.record.Newest
-	a.tasks.Go(func() {
-		t := &proc.Timeline{}
-		event, err := a.looker.look(proc.WithTimeline(ctx, t), known)
-		stages, stage := t.Stages(), fleet.Fetch
-		if len(stages) > 1 {
-			stage = fleet.Verify
-		}
-		a.send(ctx, looked{event, err, stage, stages})
-	})
-}
-
-func (l looked) take(ctx context.Context, a *Agent) {
-	a.looking = false
-	a.contacted(&a.status.Remote, l.err, l.stage, "git remote")
-	if a.lookAgain {
-		a.lookAgain = false
-		defer a.look(ctx)
-	}
-	switch e := l.event.(type) {
-	case nil:
-		a.publish()
-		return
-	case deploy.Found:
-		e.Systems = a.systems()
-		l.event = e
-		if newest := a.record.Newest; newest == nil || e.Release.Number > newest.Number {
-			a.lookStages = l.stages
-		}
-	}
-	a.apply(ctx, l.event)
-}
-
 // contacted brings what the status says of something on the network up to date, and logs when that changes.
 func (a *Agent) contacted(c *fleet.Contact, err error, stage fleet.Stage, what string) {
 	a.mu.Lock()
@@ -255,6 +208,7 @@ func (a *Agent) note(change func(*fleet.Status)) {
 // publish brings the status in line with the record, and has it reported.
 func (a *Agent) publish() {
 	r := a.record
+	a.setKnown()
 	a.note(func(s *fleet.Status) {
 		s.Schema, s.Host, s.Version = fleet.StatusSchema, a.Config.Host, a.Version
 		s.Phase, s.Since, s.Newest, s.Active, s.Target = r.Phase, r.Since, r.Newest, r.Active, r.Target
@@ -273,6 +227,7 @@ func (a *Agent) Status() fleet.Status {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	s := a.status
+	s.Remotes = slices.Clone(s.Remotes)
 	s.At, s.Systems = time.Now().UTC(), sys
 	s.Drift = drifted(s, a.reboot)
 	return s

@@ -31,6 +31,20 @@ type Record struct {
 	Attempt int               `json:"attempt,omitempty"` // failures of Target in a row
 	RetryAt *time.Time        `json:"retryAt,omitempty"`
 	Refused *fleet.Refusal    `json:"refused,omitempty"`
+	Accept  *Acceptance       `json:"accept,omitempty"` // not yet made use of
+}
+
+// Acceptance is an operator's word that the history behind a refused tip is in order: its signature must be, too.
+type Acceptance struct {
+	Commit string    `json:"commit"`
+	By     string    `json:"by"`
+	At     time.Time `json:"at"`
+}
+
+// Acceptable says whether an operator can lift a refusal of this kind: only those of where a release stands in the
+// history, never those of what it is.
+func Acceptable(c fleet.Code) bool {
+	return c == fleet.CodeForcePushed || c == fleet.CodeReplayed || c == fleet.CodeTagMoved
 }
 
 // Valid says whether r holds all that its phase needs. A record that does not was not written by Next.
@@ -78,6 +92,8 @@ type (
 		Tip     string
 		Failure fleet.Failure
 	}
+	// Accepted is an operator's word that a refused tip may follow what was verified before, whatever the history says.
+	Accepted struct{ Commit, By string }
 	// Staged says that the target's closure is in the store, whole.
 	Staged struct{}
 	// StageFailed says that it could not be brought there.
@@ -97,6 +113,7 @@ type (
 func (Found) event()       {}
 func (Nothing) event()     {}
 func (Refused) event()     {}
+func (Accepted) event()    {}
 func (Staged) event()      {}
 func (StageFailed) event() {}
 func (Activated) event()   {}
@@ -128,6 +145,10 @@ func Next(r Record, e Event, at time.Time, jitter float64) (Record, []Effect) {
 	case Refused:
 		if r.Refused == nil || r.Refused.Tip != e.Tip || r.Refused.Failure.Code != e.Failure.Code {
 			r.Refused = &fleet.Refusal{Tip: e.Tip, Since: at, Failure: e.Failure}
+		}
+	case Accepted:
+		if r.Refused != nil && r.Refused.Tip == e.Commit && Acceptable(r.Refused.Failure.Code) {
+			r.Accept = &Acceptance{Commit: e.Commit, By: e.By, At: at}
 		}
 	case Staged:
 		if r.Phase == fleet.PhaseStaging {
@@ -166,10 +187,12 @@ func Next(r Record, e Event, at time.Time, jitter float64) (Record, []Effect) {
 func found(r Record, e Found, at time.Time) (Record, []Effect) {
 	r.Refused = nil
 	r = arrived(r, e.Systems)
-	if r.Newest != nil && e.Release.Number <= r.Newest.Number {
+	accepted := r.Accept != nil && r.Accept.Commit == e.Release.Commit
+	if r.Newest != nil && e.Release.Number <= r.Newest.Number && !accepted {
 		return r, nil
 	}
 	newest := e.Release
+	r.Accept = nil // made use of, or overtaken
 	r.Newest, r.Entry, r.Manual = &newest, e.Entry, e.Manual
 	if r.Phase == fleet.PhaseActivating {
 		return r, nil // activated turns to it
@@ -250,7 +273,7 @@ func activated(r Record, e Activated, at time.Time, jitter float64) (Record, []E
 		}
 		r = failed(r, f, at, jitter)
 	}
-	if r.Newest != nil && r.Newest.Number > done.Release.Number {
+	if r.Newest != nil && (r.Newest.Number != done.Release.Number || r.Newest.Commit != done.Release.Commit) {
 		return turn(r, e.Systems, at)
 	}
 	return r, nil

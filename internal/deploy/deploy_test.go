@@ -125,6 +125,44 @@ func TestRefusalKeepsItsBeginning(t *testing.T) {
 	}
 }
 
+// TestAccepted: an operator's word lifts the history once, for one commit, and for nothing else.
+func TestAccepted(t *testing.T) {
+	at := func(n int, commit string) Found {
+		f := release(n, "b")
+		f.Release.Commit = commit
+		return f
+	}
+	back := Refused{"back", fleet.Failure{Code: fleet.CodeForcePushed}}
+	for _, c := range []struct {
+		name   string
+		events []Event
+		number int
+		waits  bool
+	}{
+		{"the refused tip", []Event{back, Accepted{"back", "me"}, at(2, "back")}, 2, false},
+		{"not another", []Event{back, Accepted{"other", "me"}, at(2, "other")}, 5, false},
+		{"what was not refused", []Event{Accepted{"back", "me"}, at(2, "back")}, 5, false},
+		{"not its signature", []Event{Refused{"back", fleet.Failure{Code: fleet.CodeUnknownKey}}, Accepted{"back", "me"}, at(2, "back")}, 5, false},
+		{"until it is seen", []Event{back, Accepted{"back", "me"}, Restarted{}, at(5, "old")}, 5, true},
+		{"once", []Event{back, Accepted{"back", "me"}, at(2, "back"), at(1, "back")}, 2, false},
+		{"overtaken by a newer one", []Event{back, Accepted{"back", "me"}, at(6, "six"), at(2, "back")}, 6, false},
+		{"during an activation", []Event{release(6, "c"), Staged{}, back, Accepted{"back", "me"}, at(2, "back"), ok}, 2, false},
+	} {
+		r, _ := Next(New("h", t0), release(5, "a"), t0, 0)
+		r, _ = Next(r, Staged{}, t0, 0)
+		r, _ = Next(r, ok, t0, 0)
+		for _, e := range c.events {
+			r, _ = Next(r, e, t0, 0)
+		}
+		if r.Newest.Number != c.number || (r.Accept != nil) != c.waits || !r.Valid() {
+			t.Errorf("%s: newest %d, %+v", c.name, r.Newest.Number, r.Accept)
+		}
+		if c.number == 2 && r.Phase != fleet.PhaseStaging {
+			t.Errorf("%s: phase %s", c.name, r.Phase)
+		}
+	}
+}
+
 func TestBackoff(t *testing.T) {
 	if d := Backoff(fleet.Transient, 1, 0); d != 5*time.Second {
 		t.Error(d)

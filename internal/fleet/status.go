@@ -93,7 +93,8 @@ type Status struct {
 	Attempt  int         `json:"attempt,omitempty"`
 	RetryAt  *time.Time  `json:"retryAt,omitempty"`
 	Refused  *Refusal    `json:"refused,omitempty"`
-	Remote   Contact     `json:"remote"` // the git remote
+	Remote   Contact     `json:"remote"` // the git remotes, as long as one answers
+	Remotes  []Remote    `json:"remotes"`
 	Hub      Contact     `json:"hub"`
 	Last     *Deployment `json:"last,omitempty"`
 	NextPoll time.Time   `json:"nextPoll"`
@@ -104,6 +105,17 @@ type Contact struct {
 	LastOK  time.Time `json:"lastOK"`
 	Failure *Failure  `json:"failure,omitempty"`
 	Since   time.Time `json:"since"` // when Failure began
+}
+
+// Remote is what an agent knows of one of its git remotes.
+type Remote struct {
+	Name string `json:"name"`
+	URL  string `json:"url"` // without credentials
+	Contact
+	Tip      string    `json:"tip,omitempty"`     // where its release branch was, when it last answered
+	Behind   bool      `json:"behind,omitempty"`  // that is an older release than the newest: not an error of its own
+	Refused  *Refusal  `json:"refused,omitempty"` // why Tip is not accepted
+	NextLook time.Time `json:"nextLook"`
 }
 
 // Run is one run of CI for one source commit.
