@@ -116,7 +116,7 @@ func hostOf(address string) string {
 func (a *Agent) watch(ctx context.Context, m *remote) {
 	failures := 0
 	for ctx.Err() == nil {
-		k := *a.known.Load()
+		k, let := *a.known.Load(), m.stamp()
 		t := &proc.Timeline{}
 		s := a.looker.look(proc.WithTimeline(ctx, t), m, k)
 		if failures++; s.err == nil {
@@ -127,7 +127,7 @@ func (a *Agent) watch(ctx context.Context, m *remote) {
 		if ctx.Err() == nil {
 			a.looker.settle(ctx, m, s)
 		}
-		m.wait(ctx, wait, s.err)
+		m.wait(ctx, wait, s.err, let)
 	}
 }
 
@@ -143,8 +143,9 @@ func lookAfter(poll time.Duration, failures int) time.Duration {
 // credentialsEvery is how often files that did not let us in are looked at: for a change, not for what is in them.
 const credentialsEvery = 2 * time.Second
 
-// wait ends when it is time for the next look, somebody asks for one, or the files that did not let us in changed.
-func (m *remote) wait(ctx context.Context, d time.Duration, err error) {
+// wait ends when it is time for the next look, somebody asks for one, or the files that did not let us in are not what
+// they were before that.
+func (m *remote) wait(ctx context.Context, d time.Duration, err error, before string) {
 	due := time.NewTimer(d)
 	defer due.Stop()
 	var look <-chan time.Time
@@ -154,7 +155,6 @@ func (m *remote) wait(ctx context.Context, d time.Duration, err error) {
 		defer ticker.Stop()
 		look = ticker.C
 	}
-	before := m.stamp()
 	for {
 		select {
 		case <-ctx.Done():

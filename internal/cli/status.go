@@ -50,8 +50,10 @@ func (a *app) status() *cobra.Command {
 
 // statusCode is what a script learns from the exit code.
 func statusCode(s fleet.Status) error {
-	// A tip that cannot be verified is a release that is not followed; a remote that is away may have none.
-	unverified := s.Remote.Failure != nil && s.Remote.Failure.Stage == fleet.Verify
+	// A tip that cannot be verified, or that we are not let in to see, is a release that is not followed; a remote that is away
+	// may come back.
+	f := s.Remote.Failure
+	unverified := f != nil && (f.Stage == fleet.Verify || f.Code == fleet.CodeKey || f.Code == fleet.CodeUnauthorized)
 	switch {
 	case s.Refused != nil, s.Failure != nil, unverified, s.Phase != fleet.PhaseIdle && s.Phase != fleet.PhaseManual:
 		return exitCode(ExitCode(&fleet.Error{Code: fleet.CodeNotConverged}))
@@ -141,12 +143,41 @@ func (a *app) tellStatus(s fleet.Status) {
 	if s.Refused != nil {
 		tellFailure("REFUSED", &s.Refused.Failure, s.Refused.Since)
 	}
-	tellFailure("GIT", s.Remote.Failure, s.Remote.Since)
+	if len(s.Remotes) < 2 {
+		tellFailure("GIT", s.Remote.Failure, s.Remote.Since)
+	} else {
+		for _, r := range s.Remotes {
+			line("remote "+r.Name, "%s", remoteState(r))
+			tellFailure("", r.Failure, r.Since)
+			if r.Refused != nil && s.Refused == nil {
+				tellFailure("", &r.Refused.Failure, r.Refused.Since)
+			}
+		}
+	}
 	tellFailure("HUB", s.Hub.Failure, s.Hub.Since)
 	if !s.Remote.LastOK.IsZero() {
 		line("looked at git", "%s", ago(s.Remote.LastOK))
 	}
 	_ = w.Flush()
+}
+
+// remoteState says in words how a git remote is.
+func remoteState(r fleet.Remote) string {
+	switch {
+	case r.Failure != nil && r.Failure.Stage == fleet.Verify:
+		return "CANNOT BE VERIFIED, answered " + ago(r.LastOK)
+	case r.Failure != nil:
+		return "UNREACHABLE, answered " + ago(r.LastOK)
+	case r.LastOK.IsZero():
+		return "not asked yet"
+	case r.Refused != nil:
+		return "REFUSED, at " + short(r.Tip)
+	case r.Behind:
+		return "behind, at " + short(r.Tip)
+	case r.Tip == "":
+		return "has no release, answered " + ago(r.LastOK)
+	}
+	return "in order, at " + short(r.Tip) + ", answered " + ago(r.LastOK)
 }
 
 func (a *app) history() *cobra.Command {
