@@ -136,14 +136,17 @@ func (a *Agent) open(ctx context.Context) (err error) {
 	for _, m := range a.remotes {
 		a.status.Remotes = append(a.status.Remotes, fleet.Remote{Name: m.name, URL: git.Redact(m.URL)})
 	}
-	a.recall()
 	if err := durable.Sweep(c.StateDir); err != nil {
 		return stateError(err)
 	}
 	if a.history, err = durable.OpenJournal(a.historyFile(), 0o644); err != nil {
 		return stateError(err)
 	}
-	return a.readRecord()
+	if err := a.readRecord(); err != nil {
+		return err
+	}
+	a.recall(ctx)
+	return nil
 }
 
 func (a *Agent) recordFile() string  { return filepath.Join(a.Config.StateDir, "state.json") }

@@ -54,15 +54,15 @@ const (
 // is damaged is tried again when that is mended.
 func (l *looker) look(ctx context.Context, m *remote, k known) seen {
 	s := l.lookOnce(ctx, m, k)
+	if s.err != nil {
+		healed, err := l.heal(ctx, m, s.err)
+		if s.err = err; healed {
+			s = l.lookOnce(ctx, m, k)
+		}
+	}
 	if s.err == nil {
 		l.heals.over()
-		return s
 	}
-	healed, err := l.heal(ctx, m, s.err)
-	if healed {
-		return l.lookOnce(ctx, m, k)
-	}
-	s.err = err
 	return s
 }
 

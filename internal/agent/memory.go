@@ -12,8 +12,13 @@ import (
 
 func (a *Agent) memoryFile() string { return filepath.Join(a.Config.StateDir, "newest.json") }
 
-// recall reads what an earlier agent accepted last. A file that cannot be used says nothing; the record does.
-func (a *Agent) recall() {
+// recall reads what an earlier agent accepted last. A file that cannot be used says nothing; the record, which was read before, does.
+func (a *Agent) recall(ctx context.Context) {
+	defer func() {
+		if n := a.record.Newest; n != nil && n.Number > a.newest.Number {
+			a.rememberNewest(ctx, *n)
+		}
+	}()
 	var r fleet.ReleaseRef
 	there, err := durable.ReadJSON(a.memoryFile(), maxRecord, &r)
 	if err != nil || there && (r.Number < 1 || !fleet.ValidCommit(r.Commit) || !fleet.ValidCommit(r.Tag)) {

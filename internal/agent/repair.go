@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"os"
 	"sync"
 	"time"
@@ -13,7 +14,7 @@ import (
 
 // openRepo opens the agent's repository, or makes it. All of it can be fetched again, so one that cannot even be opened goes.
 func openRepo(ctx context.Context, dir string) (*git.Repo, error) {
-	if err := git.Restore(dir); err != nil {
+	if err := errors.Join(git.Restore(dir), os.RemoveAll(dir+".new")); err != nil {
 		return nil, stateError(err)
 	}
 	repo, err := git.Init(ctx, dir)

@@ -14,8 +14,8 @@ import (
 
 // Ages from which what git keeps while it works belongs to nobody any more: git was killed, or the power was cut.
 const (
-	staleLock = time.Minute // they are held for moments only
-	staleTemp = time.Hour   // of a fetch, which may take long
+	staleLock = time.Minute      // they are held for moments only
+	staleTemp = 10 * time.Minute // a fetch that writes nothing for so long was given up before
 )
 
 // Sweep removes locks and temporary files that nobody works with any more, and says whether other locks are left.
