@@ -30,6 +30,9 @@ func (w accepting) take(ctx context.Context, a *Agent) {
 	case !deploy.Acceptable(refused.Failure.Code):
 		err = fleet.Errorf(fleet.Bad, refused.Failure.Code, "%.12s cannot be accepted by anybody's word: %s", refused.Tip, firstLine(refused.Failure.Message)).
 			WithHint("%s", refused.Failure.Hint)
+	case a.record.Accept != nil && a.record.Accept.Commit == refused.Tip:
+		err = fleet.Errorf(fleet.Bad, refused.Failure.Code, "%.12s is accepted already; what is refused is not where it stands in the history: %s", refused.Tip, firstLine(refused.Failure.Message)).
+			WithHint("%s", refused.Failure.Hint)
 	default:
 		a.Log.Warn("a refused release is accepted, whatever its history", "tip", refused.Tip, "by", w.By, "refusedFor", refused.Failure.Code)
 		a.apply(ctx, deploy.Accepted{Commit: refused.Tip, By: w.By})

@@ -171,7 +171,7 @@ func (l *looker) refused(tip string, k known, err error) deploy.Event {
 			f.Hint += ", or put the branch back: git push --force-with-lease origin " + k.commit + ":refs/heads/" + l.branch
 		}
 	}
-	if deploy.Acceptable(f.Code) && tip != "" {
+	if deploy.Acceptable(f.Code) && tip != "" && tip != k.accept {
 		f.Hint += "; or, if it is meant: garrison agent accept " + tip
 	}
 	return deploy.Refused{Tip: tip, Failure: *f}

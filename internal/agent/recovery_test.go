@@ -119,7 +119,9 @@ func TestMemory(t *testing.T) {
 		}
 		b.runs("good2")
 		b.point(second)
-		b.await("over", func(s fleet.Status) bool { return s.Refused == nil && s.Phase == fleet.PhaseIdle && s.Newest.Number == 2 })
+		b.await("over", func(s fleet.Status) bool {
+			return s.Refused == nil && s.Phase == fleet.PhaseIdle && s.Newest.Number == 2
+		})
 		b.runs("good2")
 	}
 

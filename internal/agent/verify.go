@@ -86,7 +86,7 @@ func (l *looker) verify(ctx context.Context, m *remote, tip string, k known, ref
 		found.Entry = &e
 		if other := otherHost(l.host, e.OutPath, manifest, l.runs()); other != "" {
 			return found, fleet.Errorf(fleet.Bad, fleet.CodeWrongHost, "%s gives this host, %s, the system of %s: %s", tag.Name, l.host, other, e.OutPath).
-				WithHint("find out what mixed them up, and publish a new release")
+				WithHint("find out what mixed them up, and publish a new release; if it is meant, switch to it by hand once")
 		}
 	}
 	found.Manual = slices.Contains(manifest.Manual, l.host)
@@ -207,24 +207,24 @@ func (l *looker) readTag(ctx context.Context, n int, tip string, ref git.Ref) (g
 	return tag, m, nil
 }
 
-// otherHost is the host of the release whose system outPath says it is, when that is not this host, and "" when all is well.
-// NixOS names a system after the host. A fleet may call its hosts otherwise (one networking.hostName for two of them): what runs here
-// shows that this is its custom; where nothing runs yet, only the very system that the release gives to the other host is refused.
+// otherHost is the host of the release that a system for this host is named after, where that looks like a mix-up; "" when all is well.
+// NixOS names a system after its networking.hostName, which a fleet may well give to several hosts. So it is one when what runs here is
+// named after this host, or else, where nothing is known of that, when the release has the very same system for the other host.
 func otherHost(host, outPath string, m *fleet.Manifest, runs string) string {
 	other := namedHost(outPath, m)
 	if other == "" || other == host {
 		return ""
 	}
-	if runs == "" {
-		if m.Hosts[other].OutPath == outPath {
-			return other
-		}
+	switch namedHost(runs, m) {
+	case host:
+		return other
+	case other:
 		return ""
 	}
-	if namedHost(runs, m) == other {
-		return ""
+	if m.Hosts[other].OutPath == outPath {
+		return other
 	}
-	return other
+	return ""
 }
 
 // namedHost is the host of m, the one with the longest name, that a system's store path is named after; "" when there is none.
