@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -120,7 +121,7 @@ func (o *origin) copy(name string) string {
 	return to
 }
 
-// hub serves the repositories below a directory by HTTP, and counts.
+// forge serves the repositories below a directory by HTTP, and counts.
 type forge struct {
 	*httptest.Server
 	mu       sync.Mutex
@@ -188,12 +189,14 @@ type follower struct {
 	dir string
 	cmd *exec.Cmd
 	log *bytes.Buffer
+
+	within string
 }
 
-// follow starts an agent; config names its remotes.
-func follow(t testing.TB, o *origin, config string) *follower {
+// follow starts an agent; config names its remotes. With a script it is in a network namespace of its own, which that prepares.
+func follow(t testing.TB, o *origin, config string, within ...string) *follower {
 	t.Helper()
-	f := &follower{t: t, dir: t.TempDir()}
+	f := &follower{t: t, dir: t.TempDir(), within: strings.Join(within, "")}
 	text := fmt.Sprintf("host = \"joker\"\nallowedSigners = %q\nstateDir = %q\nsocket = %q\nprofile = %q\n%s\n", filepath.Join(o.dir, "signers"), filepath.Join(f.dir, "state"), f.socket(), filepath.Join(f.dir, "profile"), config)
 	if err := os.WriteFile(filepath.Join(f.dir, "agent.toml"), []byte(text), 0o600); err != nil {
 		t.Fatal(err)
@@ -216,7 +219,12 @@ func (f *follower) state() string  { return filepath.Join(f.dir, "state") }
 
 func (f *follower) start() {
 	f.t.Helper()
-	f.cmd = exec.Command(self, "agent", "--config", filepath.Join(f.dir, "agent.toml"))
+	args := []string{self, "agent", "--config", filepath.Join(f.dir, "agent.toml")}
+	if f.within != "" {
+		args = append([]string{"unshare", "--net", "sh", "-c", f.within + `exec "$@"`, "sh"}, args...)
+	}
+	f.cmd = exec.Command(args[0], args[1:]...)
+	f.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if f.log == nil {
 		f.log = &bytes.Buffer{}
 	}
@@ -231,8 +239,8 @@ func (f *follower) stop() {
 	if f.cmd == nil {
 		return
 	}
-	_ = f.cmd.Process.Signal(os.Interrupt)
-	_ = f.cmd.Wait() // it was interrupted
+	_ = syscall.Kill(-f.cmd.Process.Pid, syscall.SIGTERM)
+	_ = f.cmd.Wait() // it was stopped
 	f.cmd = nil
 }
 

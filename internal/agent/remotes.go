@@ -128,8 +128,14 @@ func (a *Agent) watch(ctx context.Context, m *remote) {
 			a.looker.settle(ctx, m, s)
 		}
 		m.wait(ctx, wait, s.err, let)
+		if failures > 0 && len(a.remotes) > 1 {
+			pause(ctx, afterOthers)
+		}
 	}
 }
+
+// afterOthers is how much later than the others a remote is asked that did not answer: those that do shall have the machine.
+const afterOthers = time.Second
 
 // lookAfter is the pause before the next look: longer from failure to failure, up to 10 minutes.
 func lookAfter(poll time.Duration, failures int) time.Duration {

@@ -98,13 +98,15 @@ func (l *looker) verify(ctx context.Context, m *remote, tip string, k known, ref
 
 // descends says whether tip follows what was accepted last: nil, errBehind, or why not.
 func (l *looker) descends(ctx context.Context, m *remote, tip string, k known, refs map[string]git.Ref) error {
-	// One that is not even there (the repository was made anew) was not fetched with the tip's ancestors.
-	_, there, err := l.repo.Resolve(ctx, k.commit+"^{commit}")
-	if err != nil {
-		return err
+	ok, err := l.repo.IsAncestor(ctx, k.commit, tip)
+	if ok {
+		return nil
 	}
-	if there {
-		if ok, err := l.repo.IsAncestor(ctx, k.commit, tip); ok || err != nil {
+	there := err == nil
+	if err != nil {
+		// One that is not even there (the repository was made anew) was not fetched with the tip's ancestors.
+		var resolveErr error
+		if _, there, resolveErr = l.repo.Resolve(ctx, k.commit+"^{commit}"); there || resolveErr != nil {
 			return err
 		}
 	}

@@ -110,9 +110,11 @@ func (r *Repo) talk(ctx context.Context, m Remote, before, command, rest []strin
 	if err != nil {
 		return "", err
 	}
-	ssh, err := r.sshCommand(ctx, m)
-	if err != nil {
-		return "", err
+	var ssh []string
+	if overSSH(address) {
+		if ssh, err = r.sshCommand(ctx, m); err != nil {
+			return "", err
+		}
 	}
 	args := slices.Concat(before, command, []string{"--end-of-options", address}, rest)
 	return r.git(ctx, call{args: args, env: append(env, ssh...)})
@@ -132,6 +134,12 @@ func (r *Repo) address(ctx context.Context, remote string, push bool) (string, e
 		return remote, nil // no such remote: git says so better than we could
 	}
 	return url, err
+}
+
+// overSSH says whether git may reach an address by ssh: by all that is not surely something else.
+func overSSH(address string) bool {
+	scheme, _, there := strings.Cut(address, "://")
+	return !strings.HasPrefix(address, "/") && !(there && slices.Contains([]string{"http", "https", "file", "git"}, scheme))
 }
 
 // sshCommand bounds how long ssh waits, unless the user has set up an ssh of their own, and m does not ask for anything.

@@ -71,6 +71,10 @@ func (r *Repo) ReadTag(ctx context.Context, id string) (Tag, error) {
 	if err != nil {
 		return Tag{}, err
 	}
+	return parseTag(id, out)
+}
+
+func parseTag(id, out string) (Tag, error) {
 	signed, _ := splitSignature(out)
 	head := tagHead.FindStringSubmatch(signed)
 	switch {
