@@ -45,7 +45,7 @@ func TestAccept(t *testing.T) {
 		t.Fatalf("%v: %s", err, out)
 	}
 	s = f.follows(1)
-	if s.Refused != nil || !strings.Contains(f.log.String(), "a refused release is accepted") {
+	if s.Refused != nil || !strings.Contains(f.said(), "a refused release is accepted") {
 		t.Errorf("%+v", s.Refused)
 	}
 	f.stop()

@@ -188,7 +188,7 @@ type follower struct {
 	t   testing.TB
 	dir string
 	cmd *exec.Cmd
-	log *bytes.Buffer
+	log *os.File
 
 	within string
 }
@@ -201,14 +201,19 @@ func follow(t testing.TB, o *origin, config string, within ...string) *follower 
 	if err := os.WriteFile(filepath.Join(f.dir, "agent.toml"), []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	var err error
+	if f.log, err = os.Create(filepath.Join(f.dir, "log")); err != nil {
+		t.Fatal(err)
+	}
 	f.start()
 	t.Cleanup(func() {
+		defer f.log.Close()
 		f.stop()
 		if t.Failed() {
-			t.Logf("agent: %s", f.log)
+			t.Logf("agent: %s", f.said())
 		}
-		if strings.Contains(f.log.String(), "DATA RACE") {
-			t.Errorf("%s", f.log)
+		if strings.Contains(f.said(), "DATA RACE") {
+			t.Errorf("%s", f.said())
 		}
 	})
 	return f
@@ -225,14 +230,20 @@ func (f *follower) start() {
 	}
 	f.cmd = exec.Command(args[0], args[1:]...)
 	f.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if f.log == nil {
-		f.log = &bytes.Buffer{}
-	}
 	f.cmd.Stdout, f.cmd.Stderr = f.log, f.log
 	f.cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0", "GIT_CONFIG_GLOBAL=/dev/null")
 	if err := f.cmd.Start(); err != nil {
 		f.t.Fatal(err)
 	}
+}
+
+// said is what the agent has logged.
+func (f *follower) said() string {
+	text, err := os.ReadFile(f.log.Name())
+	if err != nil {
+		f.t.Error(err)
+	}
+	return string(text)
 }
 
 func (f *follower) stop() {

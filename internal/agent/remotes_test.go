@@ -182,7 +182,7 @@ url = "http://127.0.0.1:1/fleet.git"
 	if out, err := exec.Command(self, "status", "--socket", f.socket()).Output(); err != nil || !strings.Contains(string(out), "REFUSED, at "+back[:12]) || !strings.Contains(string(out), "behind, at ") || !strings.Contains(string(out), "UNREACHABLE") {
 		t.Errorf("%v: %s", err, out)
 	}
-	if !strings.Contains(f.log.String(), "remote=bad") {
+	if !strings.Contains(f.said(), "remote=bad") {
 		t.Error("it is not in the log")
 	}
 	o.publish(3)
@@ -246,15 +246,15 @@ func TestCredentials(t *testing.T) {
 	s = f.follows(2)
 	f.stop()
 	for _, word := range []string{"t0ken", "dDBrZW4"} {
-		if strings.Contains(f.log.String(), word) {
+		if strings.Contains(f.said(), word) {
 			t.Errorf("the log shows %s", word)
 		}
-		if out, err := exec.Command("grep", "-rlF", word, f.dir).CombinedOutput(); err == nil {
+		if out, err := exec.Command("grep", "-rlF", word, f.state()).CombinedOutput(); err == nil {
 			t.Errorf("%s stands in %s", word, out)
 		}
 	}
-	if n := strings.Count(f.log.String(), "git remote forge cannot be used"); n != 4 {
-		t.Errorf("the log tells it %d times for 4 changes:\n%s", n, f.log)
+	if n := strings.Count(f.said(), "git remote forge cannot be used"); n != 4 {
+		t.Errorf("the log tells it %d times for 4 changes:\n%s", n, f.said())
 	}
 }
 
