@@ -249,7 +249,7 @@ func (l looked) take(ctx context.Context, a *Agent) {
 	case deploy.Found:
 		e.Systems = a.systems()
 		l.event = e
-		if newest := a.record.Newest; newest == nil || e.Release.Commit != newest.Commit {
+		if newest := a.record.Newest; newest == nil || e.Release.Tag != newest.Tag {
 			a.lookStages = l.stages
 			if !a.rememberNewest(ctx, e.Release) {
 				return

@@ -1,6 +1,7 @@
 package agent_test
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -275,7 +276,7 @@ func TestSilentRemote(t *testing.T) {
 				return
 			}
 			kept = append(kept, c)
-			open.Add(1)
+			open.Store(int64(len(kept)))
 		}
 	}()
 	o := newOrigin(t)
@@ -294,5 +295,40 @@ func TestSilentRemote(t *testing.T) {
 	}
 	if n := open.Load(); n > 10 {
 		t.Errorf("%d connections to ten remotes that are silent", n)
+	}
+}
+
+// TestDamagedRemote: what a remote cannot give whole is said of it, changes nothing here, and is had when it can.
+func TestDamagedRemote(t *testing.T) {
+	t.Parallel()
+	o := newOrigin(t)
+	o.publish(1)
+	f := follow(t, o, "poll = \"1s\"\nremote = \""+o.repo.Dir+"\"\n")
+	f.follows(1)
+	commit := o.make(2, o.tip, "release")
+	object := filepath.Join(o.repo.Dir, "objects", commit[:2], commit[2:])
+	whole, err := os.ReadFile(object)
+	if err == nil {
+		err = errors.Join(os.Remove(object), os.WriteFile(object, whole[:len(whole)/2], 0o600))
+	}
+	if err == nil {
+		err = os.WriteFile(filepath.Join(o.repo.Dir, "refs/heads/release"), []byte(commit+"\n"), 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := f.await("it says so", func(s fleet.Status) bool { return s.Remote.Failure != nil })
+	if s.Remote.Failure.Code != fleet.CodeDamaged || s.Newest.Number != 1 || s.Refused != nil {
+		t.Errorf("%+v", s.Remote.Failure)
+	}
+	if strings.Contains(f.said(), "made anew") {
+		t.Error("our repository was blamed")
+	}
+	if err := os.WriteFile(object, whole, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s = f.follows(2)
+	if s.Remote.Failure != nil {
+		t.Errorf("%+v", s.Remote.Failure)
 	}
 }

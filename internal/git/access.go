@@ -45,6 +45,11 @@ func ListTags(ctx context.Context, m Remote, prefix string) (map[string]Ref, err
 	if err != nil {
 		return nil, talkError(ctx, "list the tags of", m, err)
 	}
+	return parseTags(out), nil
+}
+
+// parseTags reads lines of object and ref, in which that of a tag's commit follows that of the tag.
+func parseTags(out string) map[string]Ref {
 	tags := map[string]Ref{}
 	for line := range strings.Lines(out) {
 		id, name, _ := strings.Cut(strings.TrimSpace(line), "\t")
@@ -55,7 +60,7 @@ func ListTags(ctx context.Context, m Remote, prefix string) (map[string]Ref, err
 		}
 		tags[name] = ref
 	}
-	return tags, nil
+	return tags
 }
 
 func talkError(ctx context.Context, doing string, m Remote, err error) error {
