@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/garrison-nix/garrison/internal/fleet"
+	"github.com/garrison-nix/garrison/internal/sandbox"
 )
 
 // stopped does something to a host whose agent does not run.
@@ -212,4 +213,38 @@ func TestFullDiskDuringFetch(t *testing.T) {
 	if left := b.must(left); left != "" {
 		t.Errorf("left: %s", left)
 	}
+}
+
+// TestPowerCutDamage, on a host with a real systemd: what a power cut leaves of the agent's files is found back from, and a refusal
+// is lifted there as anywhere.
+func TestPowerCutDamage(t *testing.T) {
+	t.Parallel()
+	base, err := sandbox.HostBase(testContext(t), "../../scripts/host-base")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := newBox(t, boxOptions{base: base})
+	b.deploy("good1")
+	first := b.tip
+	b.must("systemctl stop agent; cd " + stateDir + ` && find repo.git/objects -type f -path '*/??/*' -exec chmod u+w {} + -exec truncate -s 0 {} + &&
+		touch -d '2 hours ago' repo.git/packed-refs.lock repo.git/HEAD.lock && truncate -s 30 newest.json && echo '{"schema": 1, "ho' > state.json.tmp && sync`)
+	if err := b.host.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.host.Start(testContext(t)); err != nil {
+		t.Fatal(err)
+	}
+	b.deploy("good2")
+	b.says(0)
+	second := b.tip
+	b.point(first)
+	b.await("refused", func(s fleet.Status) bool { return s.Refused != nil })
+	b.says(3, "REFUSED", "was force-pushed", "garrison agent accept "+first)
+	b.runs("good2")
+	b.must("garrison agent accept " + first)
+	b.await("gone back", func(s fleet.Status) bool { return s.Phase == fleet.PhaseIdle && s.Newest.Number == 1 && s.Refused == nil })
+	b.runs("good1")
+	b.point(second)
+	b.await("and forth: a release that follows", func(s fleet.Status) bool { return s.Phase == fleet.PhaseIdle && s.Newest.Number == 2 })
+	b.runs("good2")
 }
