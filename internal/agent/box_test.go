@@ -375,7 +375,7 @@ func (b *box) history(number int) []fleet.Deployment {
 		b.t.Fatal(err)
 	}
 	for _, d := range all {
-		if d.Release.Number == number {
+		if d.Release.Number == number && d.Result != "" { // else it is an operator's act
 			of = append(of, d)
 		}
 	}

@@ -104,7 +104,7 @@ type Status struct {
 	Wait      *Wait         `json:"wait,omitempty"`
 	Confirmed *Confirmation `json:"confirmed,omitempty"` // of Target
 	Suspended *Suspension   `json:"suspended,omitempty"`
-	Reboot    *Reboot       `json:"reboot,omitempty"` // a reboot is needed
+	Reboot    *Reboot       `json:"reboot,omitempty"`
 	Failure   *Failure      `json:"failure,omitempty"`
 	Attempt   int           `json:"attempt,omitempty"`
 	RetryAt   *time.Time    `json:"retryAt,omitempty"`
@@ -115,10 +115,12 @@ type Status struct {
 	NextPoll  time.Time     `json:"nextPoll"`
 }
 
-// Reboot says that a host must be rebooted, and what becomes of that by itself.
+// Reboot says that a host must be rebooted, or what became of that.
 type Reboot struct {
-	At    *time.Time `json:"at,omitempty"`    // when the agent will do it; nil: it does not
-	Tried bool       `json:"tried,omitempty"` // it did once, and another time is needed
+	Needed  bool       `json:"needed"`
+	At      *time.Time `json:"at,omitempty"`      // when the agent will do it; nil: it does not
+	Tried   bool       `json:"tried,omitempty"`   // it did, for the system that is confirmed
+	Failure *Failure   `json:"failure,omitempty"` // it could not, or the host is not well since
 }
 
 // Contact says when something on the network was last reached, and why not since.
