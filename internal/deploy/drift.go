@@ -39,8 +39,11 @@ func (s *step) observe(now fleet.Systems) {
 	case r.Reboot && now.Current == was.Current && now.Profile == r.Active.OutPath:
 		s.undrift() // only what is booted next had been changed, and was put back
 	case was.Current == now.Current && was.Profile == now.Profile:
+	case !first && r.Entry != nil && now.Current == r.Entry.OutPath && now.Profile == r.Entry.OutPath:
+		r.Choice = nil
+		s.adopt(s.released()) // somebody deployed the release by hand
 	case t != nil && now.Current == t.OutPath && t.OutPath != r.Active.OutPath:
-		if now.Profile == t.OutPath && !first { // somebody deployed it by hand
+		if now.Profile == t.OutPath && !first {
 			s.adopt(t)
 		}
 	default:
