@@ -64,6 +64,9 @@ func explain(s fleet.Status) explanation {
 		}
 		e.Why = append(e.Why, reasonWhy{about, said, commands})
 	}
+	addFailure := func(about, begin string, f *fleet.Failure) {
+		add(about, begin+failed(f)+".", hints(f)...)
+	}
 	said, commands := explainPhase(s)
 	add(string(s.Phase), said, commands...)
 	if p := s.Suspended; p != nil && s.Phase != fleet.PhaseWaiting {
@@ -76,30 +79,21 @@ func explain(s fleet.Status) explanation {
 		add("reboot", "Its kernel, initrd or kernel modules are not those that were booted: "+rebootMeaning(*b)+".", "systemctl reboot")
 	}
 	if b := s.Reboot; b != nil && b.Failure != nil {
-		add("rebooted", withHint("The agent rebooted it, or tried to: ", b.Failure))
+		addFailure("rebooted", "The agent rebooted it, or tried to: ", b.Failure)
 	}
 	if f := s.Failure; f != nil && s.Phase != fleet.PhaseHeld && s.Phase != fleet.PhaseRetrying {
-		add("failure", withHint("The last failure: ", f))
+		addFailure("failure", "The last failure: ", f)
 	}
 	if r := s.Refused; r != nil {
-		add("refused", withHint(fmt.Sprintf("Since %s, the release branch points at something that is not an acceptable release, and nothing of it is used: ", moment(r.Since)), &r.Failure))
+		addFailure("refused", fmt.Sprintf("Since %s, the release branch points at something that is not an acceptable release, and nothing of it is used: ", moment(r.Since)), &r.Failure)
 	}
 	if f := s.Remote.Failure; f != nil {
-		add("remote", withHint(fmt.Sprintf("Since %s, it cannot see new releases: ", moment(s.Remote.Since)), f))
+		addFailure("remote", fmt.Sprintf("Since %s, it cannot see new releases: ", moment(s.Remote.Since)), f)
 	}
 	if f := s.Hub.Failure; f != nil {
-		add("hub", withHint(fmt.Sprintf("Since %s, the hub is not reached, so that releases are polled for and the hub's picture of this host is old: ", moment(s.Hub.Since)), f))
+		addFailure("hub", fmt.Sprintf("Since %s, the hub is not reached: releases are polled for, and the hub's picture of this host is old: ", moment(s.Hub.Since)), f)
 	}
 	return e
-}
-
-// withHint is a failure as a sentence.
-func withHint(begin string, f *fleet.Failure) string {
-	said := begin + strings.TrimRight(firstLine(f.Message), ".") + "."
-	if f.Hint != "" {
-		said += " What helps: " + f.Hint + "."
-	}
-	return said
 }
 
 func sinceDrift(d *fleet.Drift) string {
@@ -143,20 +137,28 @@ func explainPhase(s fleet.Status) (string, []string) {
 		}
 		return said, []string{"systemctl reboot"}
 	case fleet.PhaseHeld:
-		return since + "holds " + release + ", which failed here for a reason of its own, and runs on with " + running + ": " + failed(s.Failure) +
-			". It is not tried again by itself. A newer release with another system for this host ends that.", []string{"garrison retry"}
+		return since + "holds " + release + ", which failed here for a reason of its own: " + failed(s.Failure) + ". What was confirmed before is " + running +
+			". It is not tried again by itself; a newer release with another system for this host ends that.", append(hints(s.Failure), "garrison retry")
 	case fleet.PhaseRetrying:
 		said := since + "tries " + release + " again and again, for the network, the cache or the host itself is at fault: " + failed(s.Failure) + "."
 		if s.RetryAt != nil {
 			said += " The next try is at " + moment(*s.RetryAt) + "."
 		}
-		return said, []string{"garrison retry"}
+		return said, append(hints(s.Failure), "garrison retry")
 	case fleet.PhaseOverruled:
 		return explainOverruled(s, since, newest)
 	case fleet.PhaseWaiting:
 		return explainWaiting(s, since, release)
 	}
 	return since + "is in a phase that this garrison does not know: " + string(s.Phase) + ".", nil
+}
+
+// hints are what a failure says helps against it.
+func hints(f *fleet.Failure) []string {
+	if f == nil || f.Hint == "" {
+		return nil
+	}
+	return []string{f.Hint}
 }
 
 func failed(f *fleet.Failure) string {
@@ -195,6 +197,9 @@ func explainWaiting(s fleet.Status, since, release string) (string, []string) {
 	case fleet.ForConfirm:
 		return said, []string{"garrison confirm " + release, "garrison confirm " + release + " --now (whatever the window)"}
 	case fleet.ForWindow:
+		if s.Target != nil && s.Target.Release.Number == 0 {
+			return said, []string{"garrison deploy " + s.Target.OutPath + " --now"}
+		}
 		return said, []string{"garrison confirm " + release + " --now"}
 	}
 	return said + " Then it is brought back to " + release + ", as onDrift says.", []string{"garrison suspend --reason WHY --for 1h (to keep it from that)"}
