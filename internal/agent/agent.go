@@ -56,6 +56,7 @@ type Agent struct {
 	stageDone   chan struct{} // closed when the newest stage has ended
 	// rebootFailure is why the host could not be rebooted, or is not well since
 	rebootFailure *fleet.Failure
+	checkingBoot  bool
 	due           *time.Timer // fires when the record waits for a time that has come
 
 	results  chan result

@@ -1,6 +1,7 @@
 package agent_test
 
 import (
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -45,12 +46,7 @@ func TestDriftOnSystemd(t *testing.T) {
 		t.Errorf("gitops-demo.service: %s", got)
 	}
 	// A reboot changes nothing of that.
-	if err := b.host.Stop(testContext(t)); err != nil {
-		t.Fatal(err)
-	}
-	if err := b.host.Start(testContext(t)); err != nil {
-		t.Fatal(err)
-	}
+	b.reboot()
 	b.phase(fleet.PhaseOverruled, "good1")
 	b.runs("good1")
 	b.says(4, "(too new)")
@@ -58,15 +54,35 @@ func TestDriftOnSystemd(t *testing.T) {
 	b.deploy("good3")
 	b.must(b.lab.out("good1") + "/bin/switch-to-configuration test")
 	b.phase(fleet.PhaseOverruled, "good3")
-	if err := b.host.Stop(testContext(t)); err != nil {
-		t.Fatal(err)
-	}
-	if err := b.host.Start(testContext(t)); err != nil {
-		t.Fatal(err)
-	}
+	b.reboot()
 	b.phase(fleet.PhaseIdle, "good3")
 	b.runs("good3")
 	b.says(0)
+}
+
+func (b *box) reboot() {
+	b.t.Helper()
+	if err := errors.Join(b.host.Stop(testContext(b.t)), b.host.Start(testContext(b.t))); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+// A kernel is not switched: that the booted one is another is said, and left to a person where nothing else is configured.
+func TestRebootIsNeeded(t *testing.T) {
+	t.Parallel()
+	b := systemdBox(t, "")
+	b.deploy("kernel1")
+	b.reboot()
+	b.phase(fleet.PhaseIdle, "kernel1")
+	b.says(0)
+	b.deploy("kernel2")
+	b.says(0, "REBOOT", "needed; reboot when it suits")
+	b.orders(0, "explain", "Its kernel, initrd or kernel modules are not those that were booted", "→ systemctl reboot")
+	b.reboot()
+	s := b.await("it is no longer needed", func(s fleet.Status) bool { return s.Phase == fleet.PhaseIdle && s.Reboot == nil })
+	if s.Systems.Booted != b.lab.out("kernel2") {
+		t.Errorf("%+v", s.Systems)
+	}
 }
 
 // TestRebootInWindow has a release that can only be booted into, and a window that is open: the agent reboots the host, once.
@@ -94,9 +110,24 @@ func TestRebootInWindow(t *testing.T) {
 	if acts := strings.Join(b.acts(), " "); acts != "reboot" {
 		t.Errorf("acts: %s", acts)
 	}
+	b.says(0)
 	b.eventually("it says how the host is after that", func() bool {
 		log, _ := b.host.ReadFile("/var/log/agent.log")
 		return strings.Contains(string(log), "this host is well after its reboot")
 	})
+
+	// A new kernel is reason enough; and a unit that does not come up after the boot is told until it does.
+	b.publish("kernel1") // which has the other init again
+	b.awaitFor(60*time.Second, "it was rebooted into the next release, too", func(s fleet.Status) bool {
+		return s.Phase == fleet.PhaseIdle && s.Systems.Booted == b.lab.out("kernel1")
+	})
+	b.must("printf '[Service]\\nType=oneshot\\nRemainAfterExit=yes\\nExecStart=/bin/sh -c \"test ! -e /etc/sick\"\\n[Install]\\nWantedBy=multi-user.target\\n' > /etc/systemd/system/sickly.service; systemctl daemon-reload; systemctl enable sickly; touch /etc/sick")
+	b.publish("kernel2")
+	b.awaitFor(60*time.Second, "it was rebooted into the kernel, and is not well", func(s fleet.Status) bool {
+		return s.Systems.Booted == b.lab.out("kernel2") && s.Reboot != nil && s.Reboot.Failure != nil
+	})
+	b.says(3, "sickly.service failed")
+	b.must("rm /etc/sick; systemctl start sickly")
+	b.await("it is well again", func(s fleet.Status) bool { return s.Reboot == nil })
 	b.says(0)
 }

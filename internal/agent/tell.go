@@ -83,28 +83,24 @@ func (a *Agent) rebootHost(ctx context.Context) {
 	}
 	a.tasks.Go(func() {
 		if err := activate.Reboot(ctx); err != nil {
-			a.Log.Error("cannot reboot", "err", err)
 			a.send(ctx, rebooted{err})
 		}
 	})
 }
 
-// afterReboot looks how a host is that this agent rebooted.
+// afterReboot looks how a host is that this agent rebooted: when it starts, and from then on as long as something is wrong.
 func (a *Agent) afterReboot(ctx context.Context) {
-	r := a.record
+	r, f := a.record, a.rebootFailure
 	if r.Active == nil || r.Rebooted != r.Active.OutPath {
+		a.rebootFailure = nil
 		return
 	}
+	if a.checkingBoot || f != nil && f.Code != fleet.CodeCheck {
+		return
+	}
+	a.checkingBoot = true
 	a.tasks.Go(func() {
 		err := activate.AfterBoot(ctx, time.Duration(a.Config.CheckTime))
-		if ctx.Err() != nil {
-			return
-		}
-		if err != nil {
-			a.Log.Error("this host is not well after its reboot", "err", err)
-		} else {
-			a.Log.Info("this host is well after its reboot")
-		}
 		a.send(ctx, rebooted{err})
 	})
 }
@@ -113,6 +109,13 @@ type rebooted struct{ err error }
 
 // take has the status say what became of a reboot.
 func (r rebooted) take(_ context.Context, a *Agent) {
-	a.rebootFailure = fleet.FailureOf(fleet.Check, r.err)
+	was := a.rebootFailure
+	a.checkingBoot, a.rebootFailure = false, fleet.FailureOf(fleet.Check, r.err)
+	switch {
+	case r.err == nil:
+		a.Log.Info("this host is well after its reboot")
+	case was == nil || was.Message != a.rebootFailure.Message:
+		a.Log.Error("this host is not well after its reboot", "err", r.err)
+	}
 	a.publish()
 }

@@ -64,6 +64,9 @@ func (l looked) take(ctx context.Context, a *Agent) {
 		defer a.look(ctx)
 	}
 	a.watcher.aim()
+	if a.rebootFailure != nil {
+		a.afterReboot(ctx)
+	}
 	e, found := l.event.(deploy.Found)
 	if !found { // what the host runs is looked at as often, whatever becomes of git
 		a.apply(ctx, deploy.Observed{Systems: a.systems()})
