@@ -46,7 +46,7 @@ type Record struct {
 
 // Valid says whether r holds all that its phase needs. A record that does not was not written by Next.
 func (r Record) Valid() bool {
-	if r.Reboot && r.Active == nil || r.Newest == nil && r.Choice == nil && r.Phase != fleet.PhaseNew {
+	if r.Reboot && r.Active == nil || r.Newest == nil && r.Choice == nil && r.Drift == nil && r.Phase != fleet.PhaseNew {
 		return false
 	}
 	switch r.Phase {

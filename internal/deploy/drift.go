@@ -89,6 +89,9 @@ func (s *step) drifted() {
 	}
 	held := r.Phase == fleet.PhaseHeld
 	r.Drift = d
+	if c := r.Choice; c != nil && c.OutPath != r.Active.OutPath && !held {
+		r.Choice = nil // which had not come to run
+	}
 	switch {
 	case held:
 		return

@@ -105,6 +105,10 @@ func (s *step) settle() {
 		r.Phase = fleet.PhaseReboot
 	case r.Choice != nil, r.Drift != nil:
 		r.Phase = fleet.PhaseOverruled
+	case r.Newest == nil:
+		r.Phase = fleet.PhaseNew
+	case r.Entry == nil:
+		s.leftOut()
 	default:
 		r.Phase = fleet.PhaseIdle
 	}

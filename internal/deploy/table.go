@@ -56,10 +56,10 @@ func rules() []rule {
 		on((*step).refused, all, nil, nil, "the tip is kept with its reason until another is accepted"),
 		on((*step).staged, phases(staging), phases(waiting, activating), []Effect{Activate}, "the gate: suspended, unconfirmed, or outside its windows it waits"),
 		on((*step).stageFailed, phases(staging), phases(held, retrying), nil, "held if the release is to blame, else tried again"),
-		on((*step).activated, phases(activating), but(fleet.PhaseNew, activating), []Effect{Stage}, "committed: idle, or for the next boot, or overruled by an operator's choice; failed: held if the release is to blame, else tried again; then a newer release is turned to"),
+		on((*step).activated, phases(activating), but(activating), []Effect{Stage}, "committed: idle, or for the next boot, or overruled by an operator's choice; failed: held if the release is to blame, else tried again; then a newer release is turned to"),
 		on((*step).due, but(activating), phases(staging, waiting, activating), []Effect{Stage, Activate, Reboot}, "a retry, a window, the end of a suspension or of the grace has come; or the window for a reboot"),
-		on((*step).observed, but(activating), phases(idle, staging, waiting, reboot, held, overruled), []Effect{Stage}, "somebody switched the host: overruled, or corrected after the grace, or held after three corrections; switched back: as before"),
-		on((*step).restarted, but(staging, activating), phases(idle, staging, waiting, activating, reboot, held, overruled), []Effect{Stage, Activate}, "reality is looked at, and the gate asked again"),
+		on((*step).observed, but(activating), phases(fleet.PhaseNew, idle, staging, waiting, reboot, held, manual, overruled), []Effect{Stage}, "somebody switched the host: overruled, or corrected after the grace, or held after three corrections; switched back: as before"),
+		on((*step).restarted, but(staging, activating), but(retrying), []Effect{Stage, Activate}, "reality is looked at, and the gate asked again"),
 		on((*step).restage, phases(staging), phases(staging), []Effect{Stage}, "begun again"),
 		on((*step).resumeHelper, phases(activating), nil, []Effect{Resume}, "the helper is followed"),
 

@@ -109,7 +109,7 @@ func TestRandomHistories(t *testing.T) {
 	}
 	met := map[cell]bool{}
 	reached := map[cell]bool{}
-	for range 6000 {
+	for range 5000 {
 		p := somePolicy(rng)
 		r, at := New("h", t0), t0
 		for range 60 {
@@ -196,6 +196,8 @@ func wrong(p Policy, was Record, e Event, is Record, effects []Effect, at time.T
 		return "phase and time of the retry disagree"
 	case (is.Phase == fleet.PhaseWaiting) != (is.Wait != nil):
 		return "phase and wait disagree"
+	case is.Phase == fleet.PhaseOverruled && is.Drift == nil && is.Choice.OutPath != is.Active.OutPath:
+		return "overruled by a choice that does not run"
 	case is.Phase == fleet.PhaseIdle && (is.Choice != nil || is.Drift != nil || is.Entry == nil || is.Entry.OutPath != is.Active.OutPath):
 		return "idle, and not what the newest release says"
 	}
