@@ -22,7 +22,7 @@ func (s *step) observe(now fleet.Systems) {
 	was := r.Seen
 	first := was == nil
 	r.Seen = &now
-	if r.Active == nil || r.Phase == fleet.PhaseManual || was != nil && was.Current == now.Current && was.Profile == now.Profile {
+	if r.Active == nil || r.Phase == fleet.PhaseManual {
 		return
 	}
 	// A record of before Seen was kept says what was expected: Active, or anything while a reboot is waited for.
@@ -36,9 +36,9 @@ func (s *step) observe(now fleet.Systems) {
 	switch {
 	case now.Current == r.Active.OutPath && (now.Profile == r.Active.OutPath || now.Profile == ""):
 		s.back()
+	case was.Current == now.Current && was.Profile == now.Profile:
 	case r.Reboot && now.Current == was.Current && now.Profile == r.Active.OutPath:
 		s.undrift() // only what is booted next had been changed, and was put back
-	case was.Current == now.Current && was.Profile == now.Profile:
 	case !first && r.Entry != nil && now.Current == r.Entry.OutPath && now.Profile == r.Entry.OutPath:
 		r.Choice = nil
 		s.adopt(s.released()) // somebody deployed the release by hand

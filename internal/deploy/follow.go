@@ -59,7 +59,11 @@ func (s *step) turn() {
 	}
 	s.drop()
 	r.Choice, r.Corrections = nil, 0
-	s.takeOver()
+	if r.Drift != nil { // which is overruled in its turn, though a fact until something is activated
+		drift := *r.Drift
+		drift.System, drift.Overruled = "", nil
+		r.Drift = &drift
+	}
 	now, target := s.seen(), s.released()
 	switch {
 	case r.Active != nil && r.Active.OutPath == target.OutPath && r.Drift == nil && (r.Reboot || now.Current == "" || now.Current == target.OutPath):
@@ -68,15 +72,6 @@ func (s *step) turn() {
 		s.adopt(target)
 	default:
 		s.work(target)
-	}
-}
-
-// takeOver ends the rule of what somebody switched to by hand. That it runs is a fact until something is activated.
-func (s *step) takeOver() {
-	if s.r.Drift != nil {
-		drift := *s.r.Drift
-		drift.System, drift.Overruled = "", nil
-		s.r.Drift = &drift
 	}
 }
 
@@ -160,7 +155,6 @@ func (s *step) activated(e Activated) {
 		if e.Result == fleet.RollbackFailed {
 			f.Class = fleet.Bad // trying again by itself could only make it worse
 		}
-		r.Reboot = r.Reboot && s.seen().Current != r.Active.OutPath
 		s.failed(f)
 	}
 	if r.Newest != nil && r.Newest.Number > target.Release.Number {

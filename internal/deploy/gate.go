@@ -48,7 +48,7 @@ func (s *step) obstacle() *fleet.Wait {
 // isConfirmed says whether an operator gave their word for the very target.
 func (s *step) isConfirmed() bool {
 	c, t := s.r.Confirmed, s.r.Target
-	return c != nil && c.Release.Number == t.Release.Number && c.Release.Tag == t.Release.Tag && c.OutPath == t.OutPath
+	return c != nil && c.Release == t.Release && c.OutPath == t.OutPath
 }
 
 // suspended says whether activations are suspended now.

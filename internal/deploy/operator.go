@@ -109,7 +109,6 @@ func (s *step) choose(e Choose) {
 	case r.Entry == nil:
 	case r.Entry.OutPath == target.OutPath: // what the newest release says is nothing of the operator's own
 		r.Choice, target.Release = nil, *r.Newest
-		s.takeOver()
 	default:
 		r.Choice.System = r.Entry.OutPath
 	}

@@ -89,6 +89,10 @@ func TestGatesAndOrders(t *testing.T) {
 		{"by hand over a roll-back, and back: the roll-back still holds", free, second, []Event{chosen(fleet.ActRollback, 1, "a", true), Staged{}, committed("a"), observed("x", "x"), observed("a", "a")}, fleet.PhaseOverruled, nil, "", "a", ""},
 		{"while it is fetched", free, second, []Event{release(3, "c"), observed("x", "x"), Staged{}}, fleet.PhaseOverruled, nil, "", "b", ""},
 		{"while it is held", free, first, []Event{release(2, "b"), Staged{}, bad, observed("x", "x"), observed("a", "a")}, fleet.PhaseHeld, nil, "", "a", "b"},
+		{"what is booted next is put back", free, reboot, []Event{observed("a", "x"), observed("a", "b")}, fleet.PhaseReboot, nil, "", "b", ""},
+		{"a boot in the middle of an activation", free, reboot, []Event{release(3, "c"), Staged{}, Activated{Result: fleet.RolledBack, Failure: &interrupted, Systems: running("b")}, observed("b", "b"), release(4, "b")}, fleet.PhaseIdle, nil, "", "b", ""},
+		{"what is booted next is put right by a newer release", free, second, []Event{observed("b", "x"), release(3, "c"), Staged{}, Activated{Result: fleet.RolledBack, Failure: &badRelease, Systems: fleet.Systems{Current: out("b"), Profile: out("x")}}, release(4, "b")}, fleet.PhaseStaging, []Effect{Stage}, "", "b", "b"},
+		{"to the release itself, profile first", manual, first, []Event{release(2, "b"), Staged{}, observed("a", "b"), observed("b", "b")}, fleet.PhaseIdle, nil, "", "b", ""},
 		{"to the release itself", free, first, []Event{release(2, "b"), Staged{}, bad, observed("b", "b")}, fleet.PhaseIdle, nil, "", "b", ""},
 		{"what a roll-back failed to undo is no drift", free, first, []Event{release(2, "b"), Staged{}, Activated{Result: fleet.RollbackFailed, Failure: &badRelease, Systems: running("b")}, observed("b", "b")}, fleet.PhaseHeld, nil, "", "a", "b"},
 
