@@ -39,13 +39,13 @@ func TestAccept(t *testing.T) {
 		t.Errorf("%+v", s.Refused)
 	}
 	no(third, "is not the commit that is refused")
-	no("main", "must be a commit's name")
-	no(first[:5], "must be a commit's name")
+	no("main", "is named by at least 7 of its digits")
+	no(first[:5], "is named by at least 7 of its digits")
 	if out, err := f.accept(first[:12]); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
 	s = f.follows(1)
-	if s.Refused != nil || !strings.Contains(f.said(), "a refused release is accepted") {
+	if s.Refused != nil || !strings.Contains(f.said(), "act=accept") {
 		t.Errorf("%+v", s.Refused)
 	}
 	f.stop()

@@ -82,7 +82,7 @@ func newBox(t *testing.T, o boxOptions) *box {
 		o.cacheKey = l.cacheKey
 	}
 	config := fmt.Sprintf("host = %q\nremote = \"file:///srv/fleet.git\"\nallowedSigners = \"/etc/garrison/allowed-signers\"\npoll = \"1s\"\ncheckTime = \"20s\"\n%s\n[[caches]]\nurl = %q\npublicKey = %q\n", o.host, o.config, o.cacheURL, o.cacheKey)
-	if i := strings.Index(o.config, "[hub]"); i >= 0 { // a table comes last
+	if i := strings.Index("\n"+o.config, "\n["); i >= 0 { // a table comes last
 		config = strings.Replace(config, o.config, o.config[:i], 1) + o.config[i:]
 	}
 	addr := l.address()
@@ -376,7 +376,7 @@ func (b *box) history(number int) []fleet.Deployment {
 		b.t.Fatal(err)
 	}
 	for _, d := range all {
-		if d.Release.Number == number {
+		if d.Release.Number == number && d.Result != "" { // else it is an operator's act
 			of = append(of, d)
 		}
 	}

@@ -242,7 +242,9 @@ func TestPowerCutDamage(t *testing.T) {
 	b.says(3, "REFUSED", "was force-pushed", "garrison agent accept "+first)
 	b.runs("good2")
 	b.must("garrison agent accept " + first)
-	b.await("gone back", func(s fleet.Status) bool { return s.Phase == fleet.PhaseIdle && s.Newest.Number == 1 && s.Refused == nil })
+	b.await("gone back", func(s fleet.Status) bool {
+		return s.Phase == fleet.PhaseIdle && s.Newest.Number == 1 && s.Refused == nil
+	})
 	b.runs("good1")
 	b.point(second)
 	b.await("and forth: a release that follows", func(s fleet.Status) bool { return s.Phase == fleet.PhaseIdle && s.Newest.Number == 2 })

@@ -214,32 +214,33 @@ type looked struct {
 
 func (l looked) take(ctx context.Context, a *Agent) {
 	is := a.tellRemote(l)
+	a.watcher.aim()
+	if a.rebootFailure != nil {
+		a.afterReboot(ctx)
+	}
+	if _, found := l.event.(deploy.Found); !found { // what the host runs is looked at as often, whatever becomes of git
+		a.apply(ctx, deploy.Observed{Systems: a.systems()})
+	}
 	if l.err != nil {
-		a.publish()
 		return
 	}
 	if l.known != *a.known.Load() {
 		l.remote.look() // another remote was first: what this one has is held against that
-		a.publish()
 		return
 	}
 	switch e := l.event.(type) {
 	case nil: // behind
-		a.publish()
 		return
 	case deploy.Nothing:
 		if a.vouchedBy(l.remote) != nil {
-			a.publish()
 			return
 		}
 	case deploy.Refused:
-		if by := a.vouchedBy(l.remote); by != nil {
-			a.publish() // the good one is followed; this one is seen in the status
-			return
+		if a.vouchedBy(l.remote) != nil {
+			return // the good one is followed; this one is seen in the status
 		}
 		if a.refusedBy != l.remote && a.refusedBy != nil && a.record.Refused != nil && a.status.Remotes[a.refusedBy.at].Refused != nil {
-			a.publish() // one reason at a time
-			return
+			return // one reason at a time
 		}
 		a.refusedBy = l.remote
 		if len(a.remotes) > 1 {

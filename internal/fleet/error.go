@@ -65,6 +65,7 @@ const (
 	CodeBusy          Code = "busy"               // another run holds the lock
 	CodeInterrupted   Code = "interrupted"        // power cut, reboot or kill in the middle
 	CodeRollback      Code = "rollback-failed"    // the previous system could not be restored
+	CodeNotNow        Code = "not-now"            // the state of the host does not allow that order
 	CodeState         Code = "state-unreadable"   // a state file is damaged or cannot be written
 )
 
