@@ -95,9 +95,12 @@ func isTOML(data []byte) bool {
 	return toml.Unmarshal(data, &any) == nil
 }
 
-// kindOf names what a value of type t is in TOML; "" when the type reads itself from text and says what it wants.
+// kindOf names what a value of type t is in TOML; "" when the type, or that of a list's elements, reads itself from text and says what it wants.
 func kindOf(t reflect.Type) string {
-	if t == nil || reflect.PointerTo(t).Implements(reflect.TypeFor[encoding.TextUnmarshaler]()) {
+	reads := func(t reflect.Type) bool {
+		return reflect.PointerTo(t).Implements(reflect.TypeFor[encoding.TextUnmarshaler]())
+	}
+	if t == nil || reads(t) || t.Kind() == reflect.Slice && reads(t.Elem()) {
 		return ""
 	}
 	switch t.Kind() {
