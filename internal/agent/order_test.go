@@ -323,6 +323,9 @@ func TestBadOrders(t *testing.T) {
 	if acts := b.acts(); len(acts) != 0 {
 		t.Errorf("acts: %s", acts)
 	}
+	if out, err := b.run("setpriv --reuid=12345 --regid=0 --clear-groups garrison deploy " + b.lab.out("good2") + " 2>&1"); err == nil || !strings.Contains(out, "only root may deploy a store path") {
+		t.Errorf("an unsigned system is taken from anybody: %v, %s", err, out)
+	}
 	b.must("setpriv --reuid=12345 --regid=0 --clear-groups garrison suspend --reason test --for 1h")
 	s := b.await("suspended", func(s fleet.Status) bool { return s.Suspended != nil })
 	if s.Suspended.By.UID != 12345 {
