@@ -132,6 +132,10 @@ func (a *Agent) eventOf(ctx context.Context, o fleet.Order, by fleet.Actor) (dep
 	case fleet.ActResume:
 		return deploy.Resumed{}, act, "activations may start again", nil
 	case fleet.ActDeploy, fleet.ActRollback:
+		if o.StorePath != "" && by.UID != 0 {
+			// Whoever can build something here could become root by it: nobody signed it.
+			return nil, act, "", fleet.Errorf(fleet.Bad, fleet.CodeUnauthorized, "only root may deploy a store path, which no signed release names").WithHint("sudo garrison deploy …")
+		}
 		target, err := a.choose(ctx, o, s)
 		if err != nil {
 			return nil, act, "", err
@@ -160,6 +164,8 @@ func refuseOrder(w http.ResponseWriter, err error) {
 	switch fleet.CodeOf(err) {
 	case fleet.CodeInvalid:
 		code = http.StatusBadRequest
+	case fleet.CodeUnauthorized:
+		code = http.StatusForbidden
 	case fleet.CodeNotFound:
 		code = http.StatusNotFound
 	case fleet.CodeNotNow:

@@ -279,3 +279,60 @@ func TestRevert(t *testing.T) {
 	b.deploy("good1")
 	b.says(0)
 }
+
+// What is no order is refused with a reason, and changes nothing; who gives one is whom the kernel says.
+func TestBadOrders(t *testing.T) {
+	t.Parallel()
+	b := newBox(t, boxOptions{})
+	b.deploy("good1")
+	before, err := b.host.ReadFile(stateDir + "/state.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for body, want := range map[string]int{
+		"":                                    400,
+		"[]":                                  400,
+		`{"act":"explode"}`:                   400,
+		`{"act":"retry","by":{"uid":0}}`:      400, // nobody says who they are
+		`{"act":"rollback"}`:                  400,
+		`{"act":"rollback","back":-1}`:        400,
+		`{"act":"rollback","back":1}`:         404,
+		`{"act":"deploy"}`:                    404,
+		`{"act":"deploy","storePath":"/etc"}`: 400,
+		`{"act":"suspend","seconds":1e300,"reason":"x"}`:                400,
+		`{"act":"suspend","seconds":5}`:                                 400,
+		`{"act":"retry"}`:                                               409,
+		`{"act":"retry","reason":"` + strings.Repeat("x", 2000) + `"}`:  400,
+		`{"act":"retry","reason":"` + strings.Repeat("x", 1<<20) + `"}`: 400,
+	} {
+		resp, err := b.client().Post("http://agent/v1/acts", "application/json", strings.NewReader(body))
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		var f fleet.Failure
+		err = json.NewDecoder(resp.Body).Decode(&f)
+		resp.Body.Close()
+		if resp.StatusCode != want || err != nil || f.Message == "" {
+			t.Errorf("%.80s: %s, %+v, %v", body, resp.Status, f, err)
+		}
+	}
+	if after, err := b.host.ReadFile(stateDir + "/state.json"); err != nil || string(after) != string(before) {
+		t.Errorf("the record changed: %v\n%s", err, after)
+	}
+	if acts := b.acts(); len(acts) != 0 {
+		t.Errorf("acts: %s", acts)
+	}
+	if out, err := b.run("setpriv --reuid=12345 --regid=0 --clear-groups garrison deploy " + b.lab.out("good2") + " 2>&1"); err == nil || !strings.Contains(out, "only root may deploy a store path") {
+		t.Errorf("an unsigned system is taken from anybody: %v, %s", err, out)
+	}
+	b.must("setpriv --reuid=12345 --regid=0 --clear-groups garrison suspend --reason test --for 1h")
+	s := b.await("suspended", func(s fleet.Status) bool { return s.Suspended != nil })
+	if s.Suspended.By.UID != 12345 {
+		t.Errorf("by %+v", s.Suspended.By)
+	}
+	b.says(0, "SUSPENDED  ", "by uid 12345")
+	if out, err := b.run("setpriv --reuid=12345 --regid=12345 --clear-groups garrison resume 2>&1"); err == nil || !strings.Contains(out, "no agent answers") {
+		t.Errorf("a stranger is answered: %v, %s", err, out)
+	}
+}
