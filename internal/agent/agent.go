@@ -49,8 +49,9 @@ type Agent struct {
 
 	// of the loop alone
 	record      deploy.Record
-	newest      fleet.ReleaseRef  // remembered besides the record
-	refusedBy   *remote           // whose tip the record's refusal is of
+	newest      fleet.ReleaseRef // remembered besides the record
+	refusedBy   *remote          // whose tip the record's refusal is of
+	began       time.Time
 	lookStages  []fleet.StageTime // of the look that found the target
 	stages      []fleet.StageTime // of the target, so far
 	previous    string            // what ran when its activation began
@@ -212,6 +213,7 @@ func (a *Agent) loop(ctx context.Context) {
 	defer a.due.Stop()
 	a.apply(ctx, deploy.Restarted{Systems: a.systems()})
 	a.afterReboot(ctx)
+	a.began = time.Now()
 	for _, m := range a.remotes {
 		a.tasks.Go(func() { a.watch(ctx, m) })
 	}

@@ -135,6 +135,29 @@ func TestMemory(t *testing.T) {
 	b.says(0)
 }
 
+// TestMemoryAndMirror: where all is forgotten, a mirror that lags does not take the host back, whichever remote answers first.
+func TestMemoryAndMirror(t *testing.T) {
+	t.Parallel()
+	b := newBox(t, boxOptions{config: "[[remotes]]\nname = \"mirror\"\nurl = \"file:///srv/mirror.git\"\n"})
+	b.deploy("good1")
+	b.must("git clone --quiet --mirror file:///srv/fleet.git /srv/mirror.git")
+	b.deploy("good2")
+	for range 4 {
+		b.stopped(func() { b.must("rm -rf " + stateDir + "/*") })
+		s := b.await("both were asked", func(s fleet.Status) bool {
+			return s.Phase == fleet.PhaseIdle && s.Remotes[1].Behind && s.Remotes[0].Tip == b.tip
+		})
+		if s.Newest.Number != 2 || s.Last != nil {
+			t.Errorf("%+v; %+v", s.Newest, s.Last)
+		}
+		b.runs("good2")
+	}
+	// Without the other one it is all there is.
+	b.stopped(func() { b.must("rm -rf " + stateDir + "/*; busybox sed -i '/^remote = /d' /etc/garrison/agent.toml") })
+	b.await("gone back", func(s fleet.Status) bool { return s.Phase == fleet.PhaseIdle && s.Newest.Number == 1 })
+	b.runs("good1")
+}
+
 // TestOtherHostsSystem: a release that mixed up hosts is refused by those that it would hurt.
 func TestOtherHostsSystem(t *testing.T) {
 	t.Parallel()

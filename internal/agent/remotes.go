@@ -25,6 +25,8 @@ type remote struct {
 	name string
 	at   int // in the status
 	wake chan struct{}
+
+	offers int // of the loop: the number of the release that it showed last
 }
 
 const remotesRef = "refs/garrison/remotes/"
@@ -248,6 +250,12 @@ func (l looked) take(ctx context.Context, a *Agent) {
 		}
 		l.event = e
 	case deploy.Found:
+		l.remote.offers = e.Release.Number
+		if a.hearsOthers(l.remote, e) {
+			time.AfterFunc(othersEvery, l.remote.look)
+			a.publish()
+			return
+		}
 		e.Systems = a.systems()
 		l.event = e
 		if newest := a.record.Newest; newest == nil || e.Release.Tag != newest.Tag {
@@ -258,6 +266,28 @@ func (l looked) take(ctx context.Context, a *Agent) {
 		}
 	}
 	a.apply(ctx, l.event)
+}
+
+// An agent that remembers no release asks all remotes before it turns a host that runs something to another system: one of them may
+// lag, and what it has be older than what runs. It does not wait long for those that do not answer.
+const (
+	othersMost  = 10 * time.Second
+	othersEvery = 500 * time.Millisecond
+)
+
+func (a *Agent) hearsOthers(m *remote, e deploy.Found) bool {
+	runs := a.looker.runs()
+	if a.known.Load().number > 0 || runs == "" || e.Entry == nil || e.Entry.OutPath == runs {
+		return false
+	}
+	for _, other := range a.remotes {
+		s := a.status.Remotes[other.at] // written by the loop alone
+		silent := s.LastOK.IsZero() && time.Since(a.began) < othersMost
+		if other != m && (silent || other.offers > m.offers && s.Failure == nil) {
+			return true
+		}
+	}
+	return false
 }
 
 // vouchedBy is another remote that answers, and whose release branch is in order.
