@@ -230,10 +230,7 @@ func TestFullDiskDuringFetch(t *testing.T) {
 	b.must("git --git-dir " + stateDir + "/repo.git fsck --full --no-dangling; mount -o remount,size=40m " + stateDir)
 	b.ended(n)
 	b.runs("good2")
-	left := "cd " + stateDir + "/repo.git && find . -name 'tmp_*' -o -name '*.lock'"
-	b.stopped(func() { b.must(left + " | while read f; do touch -d '1 hour ago' $f; done") })
-	b.await("it runs", func(fleet.Status) bool { return true })
-	if left := b.must(left); left != "" {
+	if left := b.must("find " + stateDir + "/repo.git -name '*.lock'; git --git-dir " + stateDir + "/repo.git fsck --full --no-dangling"); left != "" {
 		t.Errorf("left: %s", left)
 	}
 }
