@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/garrison-nix/garrison/internal/activate"
@@ -39,24 +40,34 @@ type Agent struct {
 	Options
 	nix     *nix.Nix
 	looker  *looker
+	remotes []*remote
+	known   atomic.Pointer[known] // as the loop last left it
 	history *durable.Journal
+	acts    *durable.Journal
+	policy  deploy.Policy
+	watcher *watcher
 
 	// of the loop alone
 	record      deploy.Record
-	looking     bool
-	lookAgain   bool
+	newest      fleet.ReleaseRef // remembered besides the record
+	refusedBy   *remote          // whose tip the record's refusal is of
+	began       time.Time
 	lookStages  []fleet.StageTime // of the look that found the target
 	stages      []fleet.StageTime // of the target, so far
 	previous    string            // what ran when its activation began
 	stageRun    int               // tells the answer of a stage that was superseded
 	cancelStage context.CancelFunc
 	stageDone   chan struct{} // closed when the newest stage has ended
-	retry       *time.Timer   // fires when a retry is due
+	// rebootFailure is why the host could not be rebooted, or is not well since
+	rebootFailure *fleet.Failure
+	checkingBoot  bool
+	due           *time.Timer // fires when the record waits for a time that has come
 
-	results chan result
-	wake    chan struct{}
-	report  chan struct{}
-	tasks   sync.WaitGroup
+	results  chan result
+	wake     chan struct{}
+	switched chan struct{} // somebody replaced the running system, or the profile
+	report   chan struct{}
+	tasks    sync.WaitGroup
 
 	mu     sync.Mutex
 	status fleet.Status // but for Systems and Drift, which are looked at when asked for
@@ -72,7 +83,8 @@ const (
 // It fails only before it is ready: with CodeBusy when another agent works in the same state directory,
 // CodeMissingTool and CodeNixTooOld, CodeState. Everything that can come right by itself is waited for.
 func Run(ctx context.Context, o Options) error {
-	a := &Agent{Options: o, results: make(chan result), wake: make(chan struct{}, 1), report: make(chan struct{}, 1)}
+	a := &Agent{Options: o, policy: o.Config.policy(), results: make(chan result),
+		wake: make(chan struct{}, 1), switched: make(chan struct{}, 1), report: make(chan struct{}, 1)}
 	if err := os.MkdirAll(o.Config.StateDir, 0o755); err != nil {
 		return stateError(err)
 	}
@@ -88,6 +100,7 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	defer a.history.Close()
+	defer a.acts.Close()
 
 	ctx, cancel := context.WithCancel(ctx)
 	defer a.tasks.Wait()
@@ -97,6 +110,11 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	defer stopAPI()
+	if a.watcher, err = newWatcher(activate.CurrentSystem, o.Config.Profile); err != nil {
+		a.Log.Warn("switches by hand are seen by polling only", "err", err)
+	}
+	defer a.watcher.close()
+	a.tasks.Go(func() { a.watcher.watch(a.switched) })
 	if o.Config.Hub.URL != "" {
 		a.tasks.Go(func() { a.listen(ctx) })
 		a.tasks.Go(func() { a.reportAll(ctx) })
@@ -123,22 +141,35 @@ func (a *Agent) open(ctx context.Context) (err error) {
 	if a.nix, err = nix.Find(ctx); err != nil {
 		return err
 	}
-	repo, err := git.Init(ctx, filepath.Join(c.StateDir, "repo.git"))
+	repo, err := openRepo(ctx, filepath.Join(c.StateDir, "repo.git"))
 	if err != nil {
 		return err
 	}
-	a.looker = &looker{repo: repo, host: c.Host, remote: c.Remote, branch: c.Branch, signers: c.AllowedSigners}
+	a.remotes = c.remotes()
+	a.looker = &looker{repo: repo, host: c.Host, branch: c.Branch, signers: c.AllowedSigners, several: len(a.remotes) > 1, log: a.Log,
+		runs: func() string { return a.systems().Current }}
+	for _, m := range a.remotes {
+		a.status.Remotes = append(a.status.Remotes, fleet.Remote{Name: m.name, URL: git.Redact(m.URL)})
+	}
 	if err := durable.Sweep(c.StateDir); err != nil {
 		return stateError(err)
 	}
 	if a.history, err = durable.OpenJournal(a.historyFile(), 0o644); err != nil {
 		return stateError(err)
 	}
-	return a.readRecord()
+	if a.acts, err = durable.OpenJournal(a.actsFile(), 0o644); err != nil {
+		return stateError(err)
+	}
+	if err := a.readRecord(); err != nil {
+		return err
+	}
+	a.recall(ctx)
+	return nil
 }
 
 func (a *Agent) recordFile() string  { return filepath.Join(a.Config.StateDir, "state.json") }
 func (a *Agent) historyFile() string { return filepath.Join(a.Config.StateDir, "history.jsonl") }
+func (a *Agent) actsFile() string    { return filepath.Join(a.Config.StateDir, "acts.jsonl") }
 func (a *Agent) activationDir() string {
 	return filepath.Join(a.Config.StateDir, "activation")
 }
@@ -178,52 +209,50 @@ func (a *Agent) readRecord() error {
 
 // loop is the owner of the record.
 func (a *Agent) loop(ctx context.Context) {
-	a.retry = time.NewTimer(time.Hour)
-	defer a.retry.Stop()
-	a.setRetry()
+	a.due = time.NewTimer(time.Hour)
+	defer a.due.Stop()
 	a.apply(ctx, deploy.Restarted{Systems: a.systems()})
-	poll := time.NewTimer(0)
-	defer poll.Stop()
+	a.afterReboot(ctx)
+	a.began = time.Now()
+	for _, m := range a.remotes {
+		a.tasks.Go(func() { a.watch(ctx, m) })
+	}
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-a.wake:
-			a.look(ctx)
-		case <-poll.C:
-			a.look(ctx)
-			next := jittered(time.Duration(a.Config.Poll))
-			poll.Reset(next)
-			a.note(func(s *fleet.Status) { s.NextPoll = time.Now().Add(next).UTC() })
-		case <-a.retry.C:
+			a.look()
+		case <-a.due.C:
 			a.apply(ctx, deploy.Due{})
+		case <-a.switched:
+			a.apply(ctx, deploy.Observed{Systems: a.systems()})
 		case r := <-a.results:
 			r.take(ctx, a)
 		}
 	}
 }
 
-// setRetry has the timer fire when the record says so, and never much later than any backoff: the clock
+// setDue has the timer fire when the record says so, and never much later than any backoff: the clock
 // may have been wrong then, or be so now.
-func (a *Agent) setRetry() {
-	a.retry.Stop()
-	if at := a.record.RetryAt; at != nil {
-		a.retry.Reset(min(time.Until(*at), deploy.MaxBackoff))
+func (a *Agent) setDue() {
+	a.due.Stop()
+	if at := a.policy.Wake(a.record, time.Now().UTC()); at != nil {
+		a.due.Reset(min(time.Until(*at), deploy.MaxBackoff))
 	}
 }
 
-// apply is the only place where the record changes: by deploy.Next, and on disk before its effects begin.
-func (a *Agent) apply(ctx context.Context, e deploy.Event) {
+// apply is the only place where the record changes: by Policy.Next, and on disk before its effects begin. It is false
+// when ctx ended before that.
+func (a *Agent) apply(ctx context.Context, e deploy.Event) bool {
 	before := a.record
-	next, effects := deploy.Next(before, e, time.Now().UTC(), random())
+	next, effects := a.policy.Next(before, e, time.Now().UTC(), random())
 	if changed(before, next) && !a.save(ctx, next) {
-		return
+		return false
 	}
 	a.record = next
 	a.tell(before, next)
-	if next.RetryAt != before.RetryAt {
-		a.setRetry()
-	}
+	a.setDue()
 	for _, effect := range effects {
 		switch effect {
 		case deploy.Stage:
@@ -232,9 +261,12 @@ func (a *Agent) apply(ctx context.Context, e deploy.Event) {
 			a.activate(ctx)
 		case deploy.Resume:
 			a.resume(ctx)
+		case deploy.Reboot:
+			a.rebootHost(ctx)
 		}
 	}
 	a.publish()
+	return true
 }
 
 // save writes the record, however long that takes: nothing may be done that is not on record. It is false when ctx ended first.
@@ -249,39 +281,6 @@ func (a *Agent) save(ctx context.Context, r deploy.Record) bool {
 		}
 		a.Log.Error("the record cannot be written; nothing is done before", "err", err, "retryIn", wait)
 		a.note(func(s *fleet.Status) { s.Failure = fleet.FailureOf("", err) })
-	}
-}
-
-// tell logs what changed in the record.
-func (a *Agent) tell(was, now deploy.Record) {
-	switch {
-	case now.Refused != nil && now.Refused != was.Refused:
-		f := now.Refused.Failure
-		a.Log.Error("release refused", "stage", f.Stage, "tip", now.Refused.Tip, "code", f.Code, "err", firstLine(f.Message), "hint", f.Hint)
-	case now.Refused == nil && was.Refused != nil:
-		a.Log.Info("the release branch is in order again", "stage", fleet.Verify)
-	}
-	if now.Phase == was.Phase {
-		return
-	}
-	log := a.Log.With("release", releaseNumber(now))
-	switch now.Phase {
-	case fleet.PhaseStaging:
-		log.Info("fetching", "storePath", now.Target.OutPath, "attempt", now.Attempt+1)
-	case fleet.PhaseActivating:
-		log.Info("activating", "storePath", now.Target.OutPath)
-	case fleet.PhaseRetrying:
-		log.Warn("trying again later", "attempt", now.Attempt, "at", now.RetryAt.Format(time.RFC3339), "stage", now.Failure.Stage)
-	case fleet.PhaseHeld:
-		log.Error("holding: this release is bad for this host", "stage", now.Failure.Stage, "code", now.Failure.Code)
-	case fleet.PhaseReboot:
-		log.Warn("waiting for a reboot into the new system", "storePath", now.Active.OutPath)
-	case fleet.PhaseManual:
-		log.Info("this host is not deployed by this release")
-	case fleet.PhaseIdle:
-		if was.Phase != fleet.PhaseActivating { // else its end was told
-			log.Info("this host runs what the release says")
-		}
 	}
 }
 
@@ -309,5 +308,7 @@ func (a *Agent) systems() fleet.Systems {
 		}
 		return p
 	}
-	return fleet.Systems{Current: at(activate.CurrentSystem), Profile: at(a.Config.Profile), Booted: at("/run/booted-system")}
+	s := fleet.Systems{Current: at(activate.CurrentSystem), Profile: at(a.Config.Profile), Booted: at("/run/booted-system")}
+	s.Reboot = newKernel(s.Booted, s.Current)
+	return s
 }

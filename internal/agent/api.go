@@ -10,12 +10,11 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/garrison-nix/garrison/internal/durable"
 	"github.com/garrison-nix/garrison/internal/fleet"
 )
 
 // serve answers on the local socket, mode 0660, group garrison where there is one:
-// GET /v1/status, GET /v1/history?n=N (newest last), POST /v1/look.
+// GET /v1/status, GET /v1/history?n=N and GET /v1/acts?n=N (newest last), POST /v1/look, POST /v1/acts (an order).
 func (a *Agent) serve() (stop func(), err error) {
 	path := a.Config.Socket
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
@@ -42,11 +41,13 @@ func (a *Agent) serve() (stop func(), err error) {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, r *http.Request) { writeJSON(w, a.Status()) })
 	mux.HandleFunc("GET /v1/history", a.serveHistory)
+	mux.HandleFunc("GET /v1/acts", a.serveActs)
+	mux.HandleFunc("POST /v1/acts", a.serveOrder)
 	mux.HandleFunc("POST /v1/look", func(w http.ResponseWriter, r *http.Request) {
 		a.Wake()
 		w.WriteHeader(http.StatusAccepted)
 	})
-	srv := &http.Server{Handler: mux, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10}
+	srv := &http.Server{Handler: mux, ConnContext: withPeer, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10}
 	a.tasks.Go(func() { _ = srv.Serve(l) })
 	return func() {
 		srv.Close()
@@ -70,23 +71,7 @@ func restrict(socket string) error {
 }
 
 func (a *Agent) serveHistory(w http.ResponseWriter, r *http.Request) {
-	n := 20
-	if s := r.URL.Query().Get("n"); s != "" {
-		v, err := strconv.Atoi(s)
-		if err != nil || v < 1 || v > historyKept {
-			http.Error(w, "n must be a number from 1 to "+strconv.Itoa(historyKept), http.StatusBadRequest)
-			return
-		}
-		n = v
-	}
-	past, err := durable.ReadJournal[fleet.Deployment](a.historyFile(), n)
-	if err != nil {
-		a.Log.Error("history is damaged in part", "err", err)
-	}
-	if past == nil {
-		past = []fleet.Deployment{}
-	}
-	writeJSON(w, past)
+	serveJournal[fleet.Deployment](a, w, r, a.historyFile())
 }
 
 func writeJSON(w http.ResponseWriter, v any) {

@@ -28,6 +28,7 @@ type box struct {
 	origin *git.Repo
 	tip    string // of the release branch, as publish left it
 	number int
+	tree   string // of its releases
 
 	pollOnly bool
 }
@@ -58,7 +59,7 @@ func newBox(t *testing.T, o boxOptions) *box {
 	t.Helper()
 	l := needLab(t)
 	ctx := testContext(t)
-	b := &box{t: t, lab: l, pollOnly: o.pollOnly}
+	b := &box{t: t, lab: l, pollOnly: o.pollOnly, tree: l.tree}
 	dir, err := os.MkdirTemp(l.dir, strings.ReplaceAll(t.Name(), "/", "-")+"-")
 	if err != nil {
 		t.Fatal(err)
@@ -81,7 +82,7 @@ func newBox(t *testing.T, o boxOptions) *box {
 		o.cacheKey = l.cacheKey
 	}
 	config := fmt.Sprintf("host = %q\nremote = \"file:///srv/fleet.git\"\nallowedSigners = \"/etc/garrison/allowed-signers\"\npoll = \"1s\"\ncheckTime = \"20s\"\n%s\n[[caches]]\nurl = %q\npublicKey = %q\n", o.host, o.config, o.cacheURL, o.cacheKey)
-	if i := strings.Index(o.config, "[hub]"); i >= 0 { // a table comes last
+	if i := strings.Index("\n"+o.config, "\n["); i >= 0 { // a table comes last
 		config = strings.Replace(config, o.config, o.config[:i], 1) + o.config[i:]
 	}
 	addr := l.address()
@@ -137,7 +138,7 @@ func (b *box) make(number int, variant string, s signed) string {
 	b.t.Helper()
 	ctx := testContext(b.t)
 	when := time.Unix(1_780_000_000+int64(number), 0)
-	commit, err := b.origin.WriteCommit(ctx, git.Commit{Tree: b.lab.tree, Parents: s.parents, Message: fmt.Sprintf("release %d of %s", number, variant), When: when})
+	commit, err := b.origin.WriteCommit(ctx, git.Commit{Tree: b.tree, Parents: s.parents, Message: fmt.Sprintf("release %d of %s", number, variant), When: when})
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -375,7 +376,7 @@ func (b *box) history(number int) []fleet.Deployment {
 		b.t.Fatal(err)
 	}
 	for _, d := range all {
-		if d.Release.Number == number {
+		if d.Release.Number == number && d.Result != "" { // else it is an operator's act
 			of = append(of, d)
 		}
 	}

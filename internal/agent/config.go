@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/garrison-nix/garrison/internal/deploy"
 	"github.com/garrison-nix/garrison/internal/fleet"
 	"github.com/garrison-nix/garrison/internal/tomlfile"
 )
@@ -16,13 +17,24 @@ type Config struct {
 	Host           string            `toml:"host"`     // as in nixosConfigurations; default: the machine's host name
 	StateDir       string            `toml:"stateDir"` // default /var/lib/garrison
 	Socket         string            `toml:"socket"`   // default /run/garrison/agent.sock
-	Remote         string            `toml:"remote"`   // URL of the fleet's repository
+	Remote         string            `toml:"remote"`   // URL of the fleet's repository; more of it in Remotes
 	Branch         string            `toml:"branch"`   // default "release"
 	AllowedSigners string            `toml:"allowedSigners"`
 	Poll           tomlfile.Duration `toml:"poll"` // default 60s
 	Profile        string            `toml:"profile"`
 	CheckTime      tomlfile.Duration `toml:"checkTime"` // for a new system to become healthy; default 120s
 	FetchTime      tomlfile.Duration `toml:"fetchTime"` // for a closure to arrive; default 1h
+
+	Remotes      []RemoteConfig    `toml:"remotes"`      // looked at side by side
+	Confirm      string            `toml:"confirm"`      // "manual": each release waits for garrison confirm; default "auto"
+	Windows      deploy.Windows    `toml:"windows"`      // in which activations start; default: always
+	OnDrift      string            `toml:"onDrift"`      // "correct" what somebody switched to by hand; default "leave"
+	CorrectAfter tomlfile.Duration `toml:"correctAfter"` // default 30s
+
+	Reboot struct {
+		When    string         `toml:"when"` // "window": the agent reboots a host that needs it; default "never"
+		Windows deploy.Windows `toml:"windows"`
+	} `toml:"reboot"`
 
 	Caches []struct {
 		URL       string `toml:"url"`
@@ -33,6 +45,15 @@ type Config struct {
 		URL       string `toml:"url"` // no hub when empty
 		TokenFile string `toml:"tokenFile"`
 	} `toml:"hub"`
+}
+
+// RemoteConfig is one of several remotes of the fleet's repository.
+type RemoteConfig struct {
+	Name            string `toml:"name"` // default: the host's in the URL
+	URL             string `toml:"url"`
+	CredentialsFile string `toml:"credentialsFile"` // for http(s): user:token, or a token alone
+	SSHKeyFile      string `toml:"sshKeyFile"`
+	KnownHostsFile  string `toml:"knownHostsFile"`
 }
 
 // ReadConfig reads and checks the agent's file. Errors have CodeConfig.
@@ -47,6 +68,10 @@ func ReadConfig(path string) (Config, error) {
 	setDefault(&c.Profile, "/nix/var/nix/profiles/system")
 	c.Poll = tomlfile.Duration(c.Poll.Or(time.Minute))
 	c.CheckTime = tomlfile.Duration(c.CheckTime.Or(2 * time.Minute))
+	setDefault(&c.Confirm, "auto")
+	setDefault(&c.OnDrift, "leave")
+	setDefault(&c.Reboot.When, "never")
+	c.CorrectAfter = tomlfile.Duration(c.CorrectAfter.Or(30 * time.Second))
 	c.FetchTime = tomlfile.Duration(c.FetchTime.Or(time.Hour))
 	if c.Host == "" {
 		name, err := os.Hostname()
@@ -73,8 +98,8 @@ func (c Config) check(path string) error {
 	switch {
 	case !fleet.ValidHostName(c.Host):
 		return bad("host %q cannot be a host's name", c.Host)
-	case c.Remote == "":
-		return bad("remote is missing").WithHint("set it to the URL of the fleet's repository")
+	case c.Remote == "" && len(c.Remotes) == 0:
+		return bad("remote is missing").WithHint("set it to the URL of the fleet's repository, or name several as [[remotes]]")
 	case c.AllowedSigners == "":
 		return bad("allowedSigners is missing").WithHint("set it to a file with the public keys that may sign releases (ssh-keygen(1), ALLOWED SIGNERS)")
 	case !filepath.IsAbs(c.StateDir), !filepath.IsAbs(c.Socket), !filepath.IsAbs(c.Profile), !filepath.IsAbs(c.AllowedSigners):
@@ -83,6 +108,17 @@ func (c Config) check(path string) error {
 		return bad("branch %q cannot be a branch's name", c.Branch)
 	case time.Duration(c.Poll) < time.Second, time.Duration(c.CheckTime) < time.Second, time.Duration(c.FetchTime) < time.Second:
 		return bad("poll, checkTime and fetchTime must be at least 1s")
+	case c.Confirm != "auto" && c.Confirm != "manual":
+		return bad("confirm is %q, and can be \"auto\" or \"manual\"", c.Confirm)
+	case c.OnDrift != "leave" && c.OnDrift != "correct":
+		return bad("onDrift is %q, and can be \"leave\" or \"correct\"", c.OnDrift)
+	case c.Reboot.When != "never" && c.Reboot.When != "window":
+		return bad("reboot.when is %q, and can be \"never\" or \"window\"", c.Reboot.When)
+	case (c.Reboot.When == "window") != (len(c.Reboot.Windows) > 0):
+		return bad("reboot.windows belongs to reboot.when = \"window\"").WithHint("set both or none, windows = [\"Sun 03:00-05:00\"]")
+	}
+	if err := checkRemotes(c.remotes()); err != nil {
+		return bad("%s", err)
 	}
 	for _, cache := range c.Caches {
 		if name, key, ok := strings.Cut(cache.PublicKey, ":"); !ok || name == "" || key == "" || strings.ContainsAny(cache.PublicKey, " \t\n") {
@@ -101,4 +137,10 @@ func (c Config) check(path string) error {
 		}
 	}
 	return nil
+}
+
+// policy is what the configuration says of how releases are followed.
+func (c Config) policy() deploy.Policy {
+	return deploy.Policy{Confirm: c.Confirm == "manual", Windows: c.Windows, Correct: c.OnDrift == "correct",
+		Grace: time.Duration(c.CorrectAfter), Reboots: c.Reboot.Windows, Zone: time.Local}
 }

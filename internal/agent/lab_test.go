@@ -46,6 +46,8 @@ var variants = map[string]map[string]string{
 	"good1": {}, "good2": {}, "good3": {},
 	"fails":     {"activate.sh": "echo 'joker: the valve is stuck' >&2; false\n"},
 	"reboot":    {"init-interface": "systemd 2\n"},
+	"kernel1":   {"build.sh": "mkdir -p $out; ln -s $base/banner $out/kernel\n"},
+	"kernel2":   {"build.sh": "mkdir -p $out; ln -s $base/lib/activate.sh $out/kernel\n"},
 	"unhealthy": {}, // see switchPatch
 	"broken":    {"service.sh": "exit 1\n"},
 	"looping":   {"service.sh": "exit 1\n"}, // and is started again: see pushFleet

@@ -3,7 +3,9 @@ package agent
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"slices"
+	"strings"
 
 	"github.com/garrison-nix/garrison/internal/deploy"
 	"github.com/garrison-nix/garrison/internal/fleet"
@@ -11,161 +13,166 @@ import (
 	"github.com/garrison-nix/garrison/internal/proc"
 )
 
-// Where the agent's repository keeps what it fetched.
-const (
-	headsRef = "refs/garrison/heads/"
-	tagsRef  = "refs/garrison/tags/"
-)
-
-// looker looks at the remote: stages fetch and verify.
+// looker looks at remotes: stages fetch and verify. Several looks may run at once, but one for each remote.
 type looker struct {
 	repo    *git.Repo
 	host    string
-	remote  string
 	branch  string
 	signers string
+	several bool          // there are other remotes
+	runs    func() string // the system that runs
+	log     *slog.Logger
+	rest    rest
+	heals   heals
 }
 
-// look fetches the release branch and verifies what it points at. known is the newest release verified so far. It returns
-// Nothing, Found, also of what is known, or Refused; an error when the remote could not be asked or the tip not be verified yet.
-func (l *looker) look(ctx context.Context, known *fleet.ReleaseRef) (deploy.Event, error) {
-	err := proc.Stage(ctx, fleet.Fetch, func() error {
-		return l.repo.Fetch(ctx, l.remote, "+refs/heads/"+l.branch+"*:"+headsRef+l.branch+"*", "+refs/tags/"+fleet.TagPrefix+"*:"+tagsRef+fleet.TagPrefix+"*")
-	})
-	if err != nil {
-		return nil, err
+// known is what a look is held against. Values are compared: what was found by an older one is looked at again.
+type known struct {
+	number      int // 0: no release was ever accepted
+	commit, tag string
+	whole       bool   // the record also has what the release says of this host
+	accept      string // the commit that an operator accepted, whatever the history says
+}
+
+// seen is what a look at one remote came to.
+type seen struct {
+	event  deploy.Event // Nothing, Found, also of what is known, or Refused; nil when there is an error, or it is behind
+	behind bool         // an older release than what is known, on a remote that never showed that
+	tip    string
+	err    error       // the remote could not be asked, or the tip not be verified yet
+	stage  fleet.Stage // in which err was
+}
+
+// Where the agent's repository keeps what a remote showed, below the remote's own prefix.
+const (
+	headsRef = "heads/"
+	tagsRef  = "tags/"
+	goodRef  = "good" // the newest tip of it that was accepted
+)
+
+// look fetches the release branch of a remote and verifies what it points at. What only fails because our repository
+// is damaged is tried again when that is mended.
+func (l *looker) look(ctx context.Context, m *remote, k known) seen {
+	s := l.lookOnce(ctx, m, k)
+	if s.err != nil {
+		healed, err := l.heal(ctx, m, s.err)
+		if s.err = err; healed {
+			s = l.lookOnce(ctx, m, k)
+		}
 	}
-	heads, err := l.repo.Refs(ctx, headsRef)
-	if err != nil {
-		return nil, err
+	if s.err == nil {
+		l.heals.over()
 	}
-	tip, there := heads[l.branch]
-	switch {
-	case !there && known == nil:
-		return deploy.Nothing{}, nil // yet
-	case !there:
-		return l.refused("", known, fleet.Errorf(fleet.Bad, fleet.CodeForcePushed, "the branch %s is gone from the remote", l.branch).
-			WithHint("put it back: git push origin %s:refs/heads/%s", known.Commit, l.branch)), nil
-	}
-	var found deploy.Found
-	err = proc.Stage(ctx, fleet.Verify, func() (err error) {
-		found, err = l.verify(ctx, tip.ID, known)
+	return s
+}
+
+func (l *looker) lookOnce(ctx context.Context, m *remote, k known) seen {
+	s := seen{stage: fleet.Fetch}
+	var refs map[string]git.Ref
+	s.err = proc.Stage(ctx, fleet.Fetch, func() (err error) {
+		refs, err = l.fetch(ctx, m, k)
 		return err
 	})
-	if err == nil {
-		return found, nil
+	if s.err != nil {
+		return s
 	}
+	tip, there := refs[headsRef+l.branch]
+	s.tip = tip.ID
+	switch {
+	case !there && k.number == 0:
+		s.event = deploy.Nothing{} // yet
+		return s
+	case !there:
+		s.event = l.refused("", k, fleet.Errorf(fleet.Bad, fleet.CodeBranchGone, "the branch %s is gone from the remote", l.branch).
+			WithHint("put it back: git push origin %s:refs/heads/%s", k.commit, l.branch))
+		return s
+	}
+	defer l.rest.disturb()()
+	s.stage = fleet.Verify
+	var found deploy.Found
+	err := proc.Stage(ctx, fleet.Verify, func() (err error) {
+		found, err = l.verify(ctx, m, tip.ID, k, refs)
+		return err
+	})
 	var e *fleet.Error
-	if ctx.Err() == nil && errors.As(err, &e) && e.Class == fleet.Bad {
-		return l.refused(tip.ID, known, err), nil
+	switch {
+	case err == nil:
+		s.event = found
+	case errors.Is(err, errBehind):
+		s.behind = true
+	case ctx.Err() == nil && errors.As(err, &e) && e.Class == fleet.Bad:
+		s.event = l.refused(tip.ID, k, err)
+	default:
+		s.err = err
 	}
-	return nil, err
+	return s
+}
+
+// fetch brings the release branches of a remote, and of the tags only those that are needed: in a fleet's thousands of releases
+// nearly all that a remote would list or send are manifests of the past. A look that finds nothing new is one talk with the
+// remote; one that finds the next release is that, too.
+func (l *looker) fetch(ctx context.Context, m *remote, k known) (map[string]git.Ref, error) {
+	specs := []string{m.spec("heads", l.branch)}
+	var asked []string // for tags whose names begin so
+	if k.number > 0 {
+		asked = []string{tagsRef + fleet.TagName(k.number), tagsRef + fleet.TagName(k.number+1)}
+		specs = append(specs, m.spec("tags", fleet.TagName(k.number)), m.spec("tags", fleet.TagName(k.number+1)))
+	}
+	if err := l.repo.FetchFrom(ctx, m.Remote, specs...); err != nil {
+		return nil, err
+	}
+	refs, err := l.repo.Refs(ctx, m.prefix())
+	if err != nil {
+		return nil, err
+	}
+	tip, tagged, had := refs[headsRef+l.branch].ID, false, map[string]string{}
+	for name, ref := range refs {
+		if _, ok := tagNumber(name); !ok {
+			continue
+		}
+		if slices.ContainsFunc(asked, func(begin string) bool { return strings.HasPrefix(name, begin) }) {
+			tagged = tagged || ref.Commit == tip
+			continue
+		}
+		had[name] = ref.ID
+		delete(refs, name) // what an earlier look was shown may be gone
+	}
+	if tip == "" || tip == k.commit || tagged {
+		return refs, nil
+	}
+	return refs, l.fetchTags(ctx, m, k, refs, had)
+}
+
+// fetchTags fetches what is needed to verify a tip that is not the next release's, of all tags that the remote lists, and adds it to refs.
+func (l *looker) fetchTags(ctx context.Context, m *remote, k known, refs map[string]git.Ref, had map[string]string) error {
+	tags, err := git.ListTags(ctx, m.Remote, fleet.TagPrefix)
+	if err != nil {
+		return err
+	}
+	var specs []string
+	for _, name := range wantedTags(tags, refs[headsRef+l.branch].ID, k) {
+		refs[tagsRef+name] = tags[name]
+		if had[tagsRef+name] != tags[name].ID {
+			specs = append(specs, m.exact(name))
+		}
+	}
+	if len(specs) == 0 {
+		return nil
+	}
+	return l.repo.FetchFrom(ctx, m.Remote, specs...)
 }
 
 // refused says why tip is not accepted, and what to do about it.
-func (l *looker) refused(tip string, known *fleet.ReleaseRef, err error) deploy.Event {
+func (l *looker) refused(tip string, k known, err error) deploy.Event {
 	f := fleet.FailureOf(fleet.Verify, err)
 	if f.Hint == "" {
 		f.Hint = "find out who made it, and publish a release that is in order"
-		if known != nil {
-			f.Hint += ", or put the branch back: git push --force-with-lease origin " + known.Commit + ":refs/heads/" + l.branch
+		if k.number > 0 {
+			f.Hint += ", or put the branch back: git push --force-with-lease origin " + k.commit + ":refs/heads/" + l.branch
 		}
+	}
+	if deploy.Acceptable(f.Code) && tip != "" && tip != k.accept {
+		f.Hint += "; or, if it is meant: garrison agent accept " + tip
 	}
 	return deploy.Refused{Tip: tip, Failure: *f}
-}
-
-// verify accepts tip as a release, or says why not (class Bad). Nothing of what was fetched is used before its signature was checked.
-func (l *looker) verify(ctx context.Context, tip string, known *fleet.ReleaseRef) (deploy.Found, error) {
-	var found deploy.Found
-	tags, err := l.repo.Refs(ctx, tagsRef)
-	if err != nil {
-		return found, err
-	}
-	if known != nil {
-		if moved := tags[fleet.TagName(known.Number)].ID; moved != "" && moved != known.Tag {
-			return found, fleet.Errorf(fleet.Bad, fleet.CodeReplayed, "the tag %s was moved: it is %.12s now and was %.12s", fleet.TagName(known.Number), moved, known.Tag).
-				WithHint("find out who moved it, and put it back")
-		}
-		if tip == known.Commit {
-			found.Release = *known
-			return found, nil // verified before, and deploy knows what it says
-		}
-		// One that is not even there (the repository was made anew) was not fetched with the tip's ancestors.
-		_, ok, err := l.repo.Resolve(ctx, known.Commit+"^{commit}")
-		if ok && err == nil {
-			ok, err = l.repo.IsAncestor(ctx, known.Commit, tip)
-		}
-		if err != nil {
-			return found, err
-		}
-		if !ok {
-			return found, fleet.Errorf(fleet.Bad, fleet.CodeForcePushed, "the branch %s was force-pushed: %.12s does not descend from %s (%.12s)", l.branch, tip, fleet.TagName(known.Number), known.Commit).
-				WithHint("find out who did it, then put the branch back: git push --force-with-lease origin %s:refs/heads/%s", known.Commit, l.branch)
-		}
-	}
-	tag, manifest, err := l.verifiedTag(ctx, tip, tags)
-	if err != nil {
-		return found, err
-	}
-	if known != nil && manifest.Number <= known.Number {
-		return found, fleet.Errorf(fleet.Bad, fleet.CodeReplayed, "%s comes after %s: the number must go up", tag.Name, fleet.TagName(known.Number)).
-			WithHint("publish a new release")
-	}
-	found.Release = fleet.ReleaseRef{Number: manifest.Number, Commit: tip, Tag: tag.ID, Source: manifest.Source}
-	if e, ok := manifest.Hosts[l.host]; ok {
-		found.Entry = &e
-	}
-	for _, m := range manifest.Manual {
-		found.Manual = found.Manual || m == l.host
-	}
-	return found, nil
-}
-
-// verifiedTag finds the newest release tag of tip that one of ours signed. Others are passed over: whoever may push can make
-// them, and they must not stop a host. If all are such, the error is that of the newest.
-func (l *looker) verifiedTag(ctx context.Context, tip string, tags map[string]git.Ref) (git.Tag, *fleet.Manifest, error) {
-	var numbers []int
-	for name, ref := range tags {
-		if n, ok := fleet.TagNumber(name); ok && ref.Commit == tip {
-			numbers = append(numbers, n)
-		}
-	}
-	slices.Sort(numbers)
-	newest := error(fleet.Errorf(fleet.Bad, fleet.CodeSignature, "no release tag points at the branch's tip %.12s", tip).
-		WithHint("only garrison release may move the branch %s; find out who pushed to it, and put it back", l.branch))
-	for i, n := range slices.Backward(numbers) {
-		tag, m, err := l.readTag(ctx, n, tip, tags[fleet.TagName(n)])
-		if err == nil || fleet.ClassOf(err) != fleet.Bad {
-			return tag, m, err
-		}
-		if i == len(numbers)-1 {
-			newest = err
-		}
-	}
-	return git.Tag{}, nil, newest
-}
-
-// readTag checks the signature of tag n and only then reads it.
-func (l *looker) readTag(ctx context.Context, n int, tip string, ref git.Ref) (git.Tag, *fleet.Manifest, error) {
-	name := fleet.TagName(n)
-	if ref.ID == tip {
-		return git.Tag{}, nil, fleet.Errorf(fleet.Bad, fleet.CodeSignature, "the tag %s is not a signed one", name).
-			WithHint("find out who made it, and delete it")
-	}
-	if err := l.repo.VerifyTag(ctx, ref.ID, l.signers); err != nil {
-		return git.Tag{}, nil, err
-	}
-	tag, err := l.repo.ReadTag(ctx, ref.ID)
-	if err != nil {
-		return tag, nil, fleet.Errorf(fleet.Bad, fleet.CodeManifest, "the tag %s cannot be read", name).WithCause(err)
-	}
-	m, err := fleet.ParseTagMessage(tag.Message)
-	if err != nil {
-		return tag, nil, fleet.Errorf(fleet.Bad, fleet.CodeManifest, "the tag %s says nothing that can be used", name).WithCause(err)
-	}
-	if tag.Name != name || m.Number != n || tag.Commit != tip {
-		return tag, nil, fleet.Errorf(fleet.Bad, fleet.CodeReplayed, "the tag %s was signed as %s with number %d: somebody renamed it", name, tag.Name, m.Number).
-			WithHint("find out who did it, and delete the false tag")
-	}
-	return tag, m, nil
 }

@@ -28,18 +28,18 @@ func TestRefusals(t *testing.T) {
 			tip := b.make(3, "good3", signed{parents: onTop})
 			b.git("update-ref", "-d", "refs/tags/release-3")
 			b.point(tip)
-		}, fleet.CodeSignature, "no release tag points at the branch's tip"},
+		}, fleet.CodeUnsigned, "no release tag points at the branch's tip"},
 		{"a lightweight tag", func() {
 			tip := b.make(3, "good3", signed{parents: onTop})
 			b.git("update-ref", "refs/tags/release-3", tip)
 			b.point(tip)
-		}, fleet.CodeSignature, "release-3 is not a signed one"},
+		}, fleet.CodeUnsigned, "release-3 is not a signed one"},
 		{"an annotated tag without a signature", func() {
 			tip := b.make(3, "good3", signed{parents: onTop})
 			b.git("-c", "user.name=t", "-c", "user.email=t@example.org", "tag", "--force", "--annotate", "--message", "release-3: x", "release-3", tip)
 			b.point(tip)
-		}, fleet.CodeSignature, "is not signed"},
-		{"a tag signed by an unknown key", func() { b.point(b.make(3, "good3", signed{parents: onTop, key: "stranger"})) }, fleet.CodeSignature, "not signed by a key in"},
+		}, fleet.CodeUnsigned, "is not signed"},
+		{"a tag signed by an unknown key", func() { b.point(b.make(3, "good3", signed{parents: onTop, key: "stranger"})) }, fleet.CodeUnknownKey, "not signed by a key in"},
 		{"an older signed tag under a new name", func() {
 			b.point(b.make(3, "good1", signed{parents: onTop, name: "release-1"}))
 		}, fleet.CodeReplayed, "was signed as release-1"},
@@ -48,8 +48,8 @@ func TestRefusals(t *testing.T) {
 		}, fleet.CodeReplayed, "the number must go up"},
 		{"a force-push to an older release", func() { b.point(b.parent(good)) }, fleet.CodeForcePushed, "was force-pushed"},
 		{"a force-push to another history", func() { b.point(b.make(3, "good3", signed{})) }, fleet.CodeForcePushed, "was force-pushed"},
-		{"the tag of what runs moved", func() { b.make(2, "good3", signed{parents: onTop}) }, fleet.CodeReplayed, "the tag release-2 was moved"},
-		{"the branch deleted", func() { b.point("") }, fleet.CodeForcePushed, "is gone from the remote"},
+		{"the tag of what runs moved", func() { b.make(2, "good3", signed{parents: onTop}) }, fleet.CodeTagMoved, "the tag release-2 was moved"},
+		{"the branch deleted", func() { b.point("") }, fleet.CodeBranchGone, "is gone from the remote"},
 		{"a manifest that is none", func() {
 			b.point(b.make(3, "good3", signed{parents: onTop, message: text("release-3: x\n\n{\"schema\": 1, \n")}))
 		}, fleet.CodeManifest, "not JSON"},

@@ -30,53 +30,6 @@ func (a *Agent) send(ctx context.Context, r result) {
 	}
 }
 
-type looked struct {
-	event  deploy.Event
-	err    error
-	stage  fleet.Stage // in which err was
-	stages []fleet.StageTime
-}
-
-// look looks at the remote, once at a time; asked meanwhile, once more afterwards.
-func (a *Agent) look(ctx context.Context) {
-	if a.looking {
-		a.lookAgain = true
-		return
-	}
-	a.looking = true
-	known := a.record.Newest
-	a.tasks.Go(func() {
-		t := &proc.Timeline{}
-		event, err := a.looker.look(proc.WithTimeline(ctx, t), known)
-		stages, stage := t.Stages(), fleet.Fetch
-		if len(stages) > 1 {
-			stage = fleet.Verify
-		}
-		a.send(ctx, looked{event, err, stage, stages})
-	})
-}
-
-func (l looked) take(ctx context.Context, a *Agent) {
-	a.looking = false
-	a.contacted(&a.status.Remote, l.err, l.stage, "git remote")
-	if a.lookAgain {
-		a.lookAgain = false
-		defer a.look(ctx)
-	}
-	switch e := l.event.(type) {
-	case nil:
-		a.publish()
-		return
-	case deploy.Found:
-		e.Systems = a.systems()
-		l.event = e
-		if newest := a.record.Newest; newest == nil || e.Release.Number > newest.Number {
-			a.lookStages = l.stages
-		}
-	}
-	a.apply(ctx, l.event)
-}
-
 // contacted brings what the status says of something on the network up to date, and logs when that changes.
 func (a *Agent) contacted(c *fleet.Contact, err error, stage fleet.Stage, what string) {
 	a.mu.Lock()
@@ -213,7 +166,7 @@ func (r activated) take(ctx context.Context, a *Agent) {
 	a.logStages(out.Stages)
 	d := fleet.Deployment{
 		Schema: fleet.StatusSchema, Host: a.Config.Host, Release: a.record.Target.Release, OutPath: a.record.Target.OutPath,
-		Previous: a.previous, Result: out.Result, Failure: out.Failure, Stages: slices.Concat(a.stages, out.Stages), EndedAt: out.EndedAt,
+		Previous: a.previous, Result: out.Result, Failure: out.Failure, Choice: a.choice(), Stages: slices.Concat(a.stages, out.Stages), EndedAt: out.EndedAt,
 	}
 	if d.Failure != nil {
 		a.Log.Error("deployment failed", "release", d.Release.Number, "result", d.Result, "stage", d.Failure.Stage, "err", firstLine(d.Failure.Message), "hint", d.Failure.Hint)
@@ -255,16 +208,45 @@ func (a *Agent) note(change func(*fleet.Status)) {
 // publish brings the status in line with the record, and has it reported.
 func (a *Agent) publish() {
 	r := a.record
+	a.setKnown()
 	a.note(func(s *fleet.Status) {
 		s.Schema, s.Host, s.Version = fleet.StatusSchema, a.Config.Host, a.Version
 		s.Phase, s.Since, s.Newest, s.Active, s.Target = r.Phase, r.Since, r.Newest, r.Active, r.Target
 		s.Failure, s.Attempt, s.RetryAt, s.Refused = r.Failure, r.Attempt, r.RetryAt, r.Refused
+		s.Drifted, s.Choice, s.Wait, s.Suspended = r.Drift, r.Choice, r.Wait, r.Suspended
+		s.Confirmed, s.Reboot = nil, a.rebootOf(r)
+		if c := r.Confirmed; c != nil && r.Target != nil && c.Release == r.Target.Release {
+			s.Confirmed = c
+		}
 		a.reboot = r.Reboot
 	})
+	a.haveReported()
+}
+
+// haveReported has the newest status sent to the hub.
+func (a *Agent) haveReported() {
 	select {
 	case a.report <- struct{}{}:
 	default:
 	}
+}
+
+// rebootOf is what the status says of a reboot, nil when none is needed and the last one went well.
+func (a *Agent) rebootOf(r deploy.Record) *fleet.Reboot {
+	b := fleet.Reboot{Needed: r.Reboot || r.Seen != nil && r.Seen.Reboot, At: a.policy.RebootAt(r, time.Now().UTC()),
+		Tried: r.Active != nil && r.Rebooted == r.Active.OutPath, Failure: a.rebootFailure}
+	if !b.Needed && b.Failure == nil {
+		return nil
+	}
+	return &b
+}
+
+// choice is the operator's choice that the target is, nil if it is none.
+func (a *Agent) choice() *fleet.Choice {
+	if c := a.record.Choice; c != nil && c.OutPath == a.record.Target.OutPath {
+		return c
+	}
+	return nil
 }
 
 // Status is what the agent says of its host, and what the host runs, now.
@@ -273,6 +255,7 @@ func (a *Agent) Status() fleet.Status {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	s := a.status
+	s.Remotes = slices.Clone(s.Remotes)
 	s.At, s.Systems = time.Now().UTC(), sys
 	s.Drift = drifted(s, a.reboot)
 	return s
@@ -281,8 +264,10 @@ func (a *Agent) Status() fleet.Status {
 // drifted says whether somebody switched the host by hand: it runs neither what was confirmed nor what is worked on.
 func drifted(s fleet.Status, reboot bool) bool {
 	switch {
-	case s.Active == nil, reboot, s.Phase == fleet.PhaseManual, s.Phase == fleet.PhaseActivating:
+	case s.Active == nil, s.Phase == fleet.PhaseManual, s.Phase == fleet.PhaseActivating:
 		return false
+	case s.Drifted != nil, reboot:
+		return s.Drifted != nil
 	}
 	return s.Systems.Current != s.Active.OutPath && (s.Target == nil || s.Systems.Current != s.Target.OutPath)
 }

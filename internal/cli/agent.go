@@ -37,6 +37,7 @@ closure into the store, activates it in a process of its own, and commits it or 
 		},
 	}
 	cmd.Flags().StringVar(&config, "config", "/etc/garrison/agent.toml", "configuration file")
+	cmd.AddCommand(a.accept())
 	return cmd
 }
 

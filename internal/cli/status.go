@@ -1,13 +1,8 @@
 package cli
 
 import (
-	"context"
-	"encoding/json"
 	"fmt"
-	"io"
 	"maps"
-	"net"
-	"net/http"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -50,12 +45,14 @@ func (a *app) status() *cobra.Command {
 
 // statusCode is what a script learns from the exit code.
 func statusCode(s fleet.Status) error {
-	// A tip that cannot be verified is a release that is not followed; a remote that is away may have none.
-	unverified := s.Remote.Failure != nil && s.Remote.Failure.Stage == fleet.Verify
+	// A tip that cannot be verified, or that we are not let in to see, is a release that is not followed; a remote that is away
+	// may come back.
+	f := s.Remote.Failure
+	unverified := f != nil && (f.Stage == fleet.Verify || f.Code == fleet.CodeKey || f.Code == fleet.CodeUnauthorized)
 	switch {
-	case s.Refused != nil, s.Failure != nil, unverified, s.Phase != fleet.PhaseIdle && s.Phase != fleet.PhaseManual:
+	case s.Refused != nil, s.Failure != nil, unverified, !slices.Contains([]fleet.Phase{fleet.PhaseIdle, fleet.PhaseManual, fleet.PhaseOverruled}, s.Phase), s.Reboot != nil && s.Reboot.Failure != nil:
 		return exitCode(ExitCode(&fleet.Error{Code: fleet.CodeNotConverged}))
-	case s.Drift:
+	case s.Drift, s.Phase == fleet.PhaseOverruled:
 		return exitCode(ExitCode(&fleet.Error{Code: fleet.CodeDiffers}))
 	}
 	return nil
@@ -65,7 +62,7 @@ func statusCode(s fleet.Status) error {
 func meaning(s fleet.Status) string {
 	release := "a release"
 	if s.Target != nil {
-		release = fleet.TagName(s.Target.Release.Number)
+		release = s.Target.Release.Name()
 	}
 	switch s.Phase {
 	case fleet.PhaseNew:
@@ -81,6 +78,13 @@ func meaning(s fleet.Status) string {
 		return "must be rebooted to run the newest release"
 	case fleet.PhaseHeld:
 		return release + " is bad for this host; one with another system ends this"
+	case fleet.PhaseWaiting:
+		return release + " is fetched, and waits " + waitsFor(s)
+	case fleet.PhaseOverruled:
+		if s.Choice != nil {
+			return fmt.Sprintf("runs what %s chose (%s)", s.Choice.By, s.Choice.Act)
+		}
+		return "runs what somebody switched to by hand"
 	case fleet.PhaseStaging:
 		return "fetches " + release
 	case fleet.PhaseActivating:
@@ -99,6 +103,31 @@ func meaning(s fleet.Status) string {
 	return "is in a phase that this garrison does not know"
 }
 
+// waitsFor says what a staged system waits for.
+func waitsFor(s fleet.Status) string {
+	if s.Wait == nil {
+		return "for nothing"
+	}
+	until := "later"
+	if s.Wait.Until != nil {
+		until = moment(*s.Wait.Until)
+	}
+	switch s.Wait.For {
+	case fleet.ForConfirm:
+		return "for somebody to say: garrison confirm " + s.Target.Release.Name()
+	case fleet.ForWindow:
+		return "for its window, which opens " + until
+	case fleet.ForResume:
+		return "for the end of the suspension, " + until
+	case fleet.ForGrace:
+		return "until " + until + ", so that whoever switched this host by hand can end"
+	}
+	return "for " + string(s.Wait.For)
+}
+
+// moment is a time as people near the host say it.
+func moment(t time.Time) string { return t.Local().Format("Mon 2006-01-02 15:04") }
+
 func (a *app) tellStatus(s fleet.Status) {
 	w := tabwriter.NewWriter(a.Out, 0, 0, 2, ' ', 0)
 	line := func(name, format string, args ...any) { fmt.Fprintf(w, "%s\t%s\n", name, fmt.Sprintf(format, args...)) }
@@ -108,17 +137,27 @@ func (a *app) tellStatus(s fleet.Status) {
 		line("newest release", "%s  %s  %s", fleet.TagName(s.Newest.Number), short(s.Newest.Source.Commit), s.Newest.Source.Subject)
 	}
 	if s.Active != nil {
-		line("active release", "%s, confirmed %s", fleet.TagName(s.Active.Release.Number), ago(s.Active.At))
+		line("active release", "%s, confirmed %s", s.Active.Release.Name(), ago(s.Active.At))
 	}
 	if s.Target != nil {
-		line("wanted", "%s  %s", fleet.TagName(s.Target.Release.Number), s.Target.OutPath)
+		line("wanted", "%s  %s", s.Target.Release.Name(), s.Target.OutPath)
+	}
+	if c := s.Choice; c != nil {
+		line("CHOSEN", "%s by %s%s: %s", c.Release.Name(), c.By, reason(c.Reason), c.OutPath)
+	}
+	if p := s.Suspended; p != nil {
+		line("SUSPENDED", "by %s until %s%s", p.By, moment(p.Until), reason(p.Reason))
 	}
 	line("current system", "%s", orNone(s.Systems.Current))
 	if s.Systems.Profile != s.Systems.Current {
 		line("profile", "%s", orNone(s.Systems.Profile))
 	}
 	if s.Drift {
-		line("DRIFT", "somebody switched this host by hand; the next release that changes it ends that")
+		since := ""
+		if s.Drifted != nil {
+			since = " (since " + ago(s.Drifted.Since) + ")"
+		}
+		line("DRIFT", "somebody switched this host by hand%s; the next release that changes it ends that", since)
 	}
 	tellFailure := func(name string, f *fleet.Failure, since time.Time) {
 		if f == nil {
@@ -138,10 +177,26 @@ func (a *app) tellStatus(s fleet.Status) {
 		}
 	}
 	tellFailure("FAILED", s.Failure, time.Time{})
+	if b := s.Reboot; b != nil {
+		if b.Needed {
+			line("REBOOT", "%s", rebootMeaning(*b))
+		}
+		tellFailure("REBOOT", b.Failure, time.Time{})
+	}
 	if s.Refused != nil {
 		tellFailure("REFUSED", &s.Refused.Failure, s.Refused.Since)
 	}
-	tellFailure("GIT", s.Remote.Failure, s.Remote.Since)
+	if len(s.Remotes) < 2 {
+		tellFailure("GIT", s.Remote.Failure, s.Remote.Since)
+	} else {
+		for _, r := range s.Remotes {
+			line("remote "+r.Name, "%s", remoteState(r))
+			tellFailure("", r.Failure, r.Since)
+			if r.Refused != nil && s.Refused == nil {
+				tellFailure("", &r.Refused.Failure, r.Refused.Since)
+			}
+		}
+	}
 	tellFailure("HUB", s.Hub.Failure, s.Hub.Since)
 	if !s.Remote.LastOK.IsZero() {
 		line("looked at git", "%s", ago(s.Remote.LastOK))
@@ -149,85 +204,34 @@ func (a *app) tellStatus(s fleet.Status) {
 	_ = w.Flush()
 }
 
-func (a *app) history() *cobra.Command {
-	var socket string
-	var n int
-	cmd := &cobra.Command{
-		Use:   "history",
-		Short: "List the deployments of this host, newest first",
-		Args:  exactly(),
+// remoteState says in words how a git remote is.
+func remoteState(r fleet.Remote) string {
+	switch {
+	case r.Failure != nil && r.Failure.Stage == fleet.Verify:
+		return "CANNOT BE VERIFIED, answered " + ago(r.LastOK)
+	case r.Failure != nil:
+		return "UNREACHABLE, answered " + ago(r.LastOK)
+	case r.LastOK.IsZero():
+		return "not asked yet"
+	case r.Refused != nil:
+		return "REFUSED, at " + short(r.Tip)
+	case r.Behind:
+		return "behind, at " + short(r.Tip)
+	case r.Tip == "":
+		return "has no release, answered " + ago(r.LastOK)
 	}
-	format := output(cmd)
-	cmd.Flags().StringVar(&socket, "socket", defaultSocket, "the agent's socket")
-	cmd.Flags().IntVarP(&n, "number", "n", 20, "how many (1 to 1000)")
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		if n < 1 || n > 1000 {
-			return usage(cmd, fmt.Errorf("-n takes a number from 1 to 1000, not %d", n))
-		}
-		past := []fleet.Deployment{}
-		if err := askAgent(cmd.Context(), socket, fmt.Sprintf("/v1/history?n=%d", n), &past); err != nil {
-			return err
-		}
-		slices.Reverse(past)
-		if *format == "json" {
-			return a.json(past)
-		}
-		a.tellHistory(past)
-		return nil
-	}
-	return cmd
-}
-
-func (a *app) tellHistory(past []fleet.Deployment) {
-	if len(past) == 0 {
-		fmt.Fprintln(a.Out, "nothing was deployed yet")
-		return
-	}
-	w := tabwriter.NewWriter(a.Out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "WHEN\tRELEASE\tRESULT\tSECONDS\tCHANGE")
-	for _, d := range past {
-		seconds := 0.0
-		for _, s := range d.Stages {
-			seconds += s.Seconds
-		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%.2f\t%s %s\n", d.EndedAt.Local().Format(time.DateTime), fleet.TagName(d.Release.Number), d.Result, seconds, short(d.Release.Source.Commit), d.Release.Source.Subject)
-		if d.Failure != nil {
-			fmt.Fprintf(w, "\t\t\t\t  %s\n", firstLine(d.Failure.Message))
-		}
-	}
-	_ = w.Flush()
-}
-
-const maxAgentAnswer = 64 << 20 // bytes
-
-// askAgent asks the agent on its socket.
-func askAgent(ctx context.Context, socket, path string, into any) error {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	c := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return (&net.Dialer{}).DialContext(ctx, "unix", socket)
-	}}}
-	defer c.CloseIdleConnections()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://agent"+path, nil)
-	if err != nil {
-		return err
-	}
-	resp, err := c.Do(req)
-	if err != nil {
-		return fleet.Errorf(fleet.Local, fleet.CodeRemote, "no agent answers on %s", socket).
-			WithHint("is it running, and may you (root, or the group garrison) ask it? systemctl status garrison-agent").WithCause(err)
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return fleet.Errorf(fleet.Local, fleet.CodeRemote, "the agent answers %s", resp.Status)
-	}
-	if err := json.NewDecoder(io.LimitReader(resp.Body, maxAgentAnswer)).Decode(into); err != nil {
-		return fleet.Errorf(fleet.Local, fleet.CodeInvalid, "the agent's answer cannot be read").WithCause(err)
-	}
-	return nil
+	return "in order, at " + short(r.Tip) + ", answered " + ago(r.LastOK)
 }
 
 func short(commit string) string { return commit[:min(len(commit), 12)] }
+
+// reason is a reason as the end of a line.
+func reason(s string) string {
+	if s == "" {
+		return ""
+	}
+	return " (" + s + ")"
+}
 
 func orNone(s string) string {
 	if s == "" {

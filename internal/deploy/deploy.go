@@ -1,12 +1,14 @@
-// Package deploy is the state machine of a host, and nothing else: Next takes what is on
+// Package deploy is the state machine of a host, and nothing else: Policy.Next takes what is on
 // record and what happened, and gives the new record and what to do about
 // it. It does no I/O, reads no clock and keeps nothing, so every transition can
 // be tested, and an agent that was killed resumes from the record on disk.
 //
-// Start at Next; the table of transitions is in docs/ARCHITECTURE.md.
+// Which event does what in which phase stands in one table (table.go), and in docs/ARCHITECTURE.md, which a test holds
+// against it. The handlers are in follow.go (releases and their way), gate.go, drift.go and operator.go. Start at Next.
 package deploy
 
 import (
+	"slices"
 	"time"
 
 	"github.com/garrison-nix/garrison/internal/fleet"
@@ -31,11 +33,34 @@ type Record struct {
 	Attempt int               `json:"attempt,omitempty"` // failures of Target in a row
 	RetryAt *time.Time        `json:"retryAt,omitempty"`
 	Refused *fleet.Refusal    `json:"refused,omitempty"`
+	Accept  *Acceptance       `json:"accept,omitempty"` // not yet made use of
+
+	Wait        *fleet.Wait         `json:"wait,omitempty"`        // what Target waits for
+	Confirmed   *fleet.Confirmation `json:"confirmed,omitempty"`   // the last one; it is of one release only
+	Choice      *fleet.Choice       `json:"choice,omitempty"`      // in force
+	Suspended   *fleet.Suspension   `json:"suspended,omitempty"`   // until it is over or lifted
+	Seen        *fleet.Systems      `json:"seen,omitempty"`        // what ran and was to be booted when last looked at
+	Drift       *fleet.Drift        `json:"drift,omitempty"`       // Seen is not Active, and nobody told us
+	Corrections int                 `json:"corrections,omitempty"` // since the last newer system
+	Rebooted    string              `json:"rebooted,omitempty"`    // the system for whose sake the agent rebooted
+}
+
+// Acceptance is an operator's word that the history behind a refused tip is in order: its signature must be, too.
+type Acceptance struct {
+	Commit string      `json:"commit"`
+	By     fleet.Actor `json:"by"`
+	At     time.Time   `json:"at"`
+}
+
+// Acceptable says whether an operator can lift a refusal of this kind: only those of where a release stands in the
+// history, never those of what it is.
+func Acceptable(c fleet.Code) bool {
+	return c == fleet.CodeForcePushed || c == fleet.CodeReplayed || c == fleet.CodeTagMoved
 }
 
 // Valid says whether r holds all that its phase needs. A record that does not was not written by Next.
 func (r Record) Valid() bool {
-	if r.Reboot && r.Active == nil {
+	if r.Reboot && r.Active == nil || r.Newest == nil && r.Choice == nil && r.Drift == nil && r.Phase != fleet.PhaseNew {
 		return false
 	}
 	switch r.Phase {
@@ -44,13 +69,17 @@ func (r Record) Valid() bool {
 	case fleet.PhaseManual:
 		return r.Newest != nil
 	case fleet.PhaseIdle, fleet.PhaseReboot:
-		return r.Newest != nil && r.Active != nil
+		return r.Active != nil
+	case fleet.PhaseOverruled:
+		return r.Active != nil && (r.Choice != nil || r.Drift != nil)
 	case fleet.PhaseStaging, fleet.PhaseActivating:
-		return r.Newest != nil && r.Target != nil
+		return r.Target != nil
+	case fleet.PhaseWaiting:
+		return r.Target != nil && r.Wait != nil
 	case fleet.PhaseHeld:
-		return r.Newest != nil && r.Target != nil && r.Failure != nil
+		return r.Target != nil && r.Failure != nil
 	case fleet.PhaseRetrying:
-		return r.Newest != nil && r.Target != nil && r.Failure != nil && r.RetryAt != nil
+		return r.Target != nil && r.Failure != nil && r.RetryAt != nil
 	}
 	return false
 }
@@ -59,6 +88,19 @@ func (r Record) Valid() bool {
 func New(host string, at time.Time) Record {
 	return Record{Schema: RecordSchema, Host: host, Phase: fleet.PhaseNew, Since: at}
 }
+
+// Policy is what the host's configuration says of how releases are followed.
+type Policy struct {
+	Confirm bool           // every release waits for an operator's word
+	Windows Windows        // in which activations start
+	Correct bool           // what somebody switched to beside the agent is switched back
+	Grace   time.Duration  // before that
+	Reboots Windows        // in which the agent reboots a host that needs it; none: never
+	Zone    *time.Location // of the windows; nil for UTC
+}
+
+// MaxCorrections is how often somebody is corrected before the agent leaves it to a person.
+const MaxCorrections = 3
 
 // Event is something that happened.
 type Event interface{ event() }
@@ -90,7 +132,9 @@ type (
 	}
 	// Restarted says that the agent starts and has read its record.
 	Restarted struct{ Systems fleet.Systems }
-	// Due says that RetryAt has come.
+	// Observed says what runs, and what is to be booted.
+	Observed struct{ Systems fleet.Systems }
+	// Due says that Policy.Wake has come, or might have.
 	Due struct{}
 )
 
@@ -101,12 +145,13 @@ func (Staged) event()      {}
 func (StageFailed) event() {}
 func (Activated) event()   {}
 func (Restarted) event()   {}
+func (Observed) event()    {}
 func (Due) event()         {}
 
 // Effect is something to do.
 type Effect int
 
-// The effects. Each is about Record.Target as Next returned it.
+// The effects. Each but Reboot is about Record.Target as Next returned it.
 const (
 	// Stage brings the target's closure into the store. A stage under way for another target is stopped first.
 	Stage Effect = iota + 1
@@ -114,174 +159,63 @@ const (
 	Activate
 	// Resume finds out what became of an activation helper, and starts it again if it died.
 	Resume
+	// Reboot reboots the host.
+	Reboot
 )
 
-// Next is the one transition function. jitter, from 0 up to 1, spreads retries of hosts that failed together.
-func Next(r Record, e Event, at time.Time, jitter float64) (Record, []Effect) {
-	before := r.Phase
-	var effects []Effect
-	switch e := e.(type) {
-	case Found:
-		r, effects = found(r, e, at)
-	case Nothing:
-		r.Refused = nil
-	case Refused:
-		if r.Refused == nil || r.Refused.Tip != e.Tip || r.Refused.Failure.Code != e.Failure.Code {
-			r.Refused = &fleet.Refusal{Tip: e.Tip, Since: at, Failure: e.Failure}
-		}
-	case Staged:
-		if r.Phase == fleet.PhaseStaging {
-			r.Phase = fleet.PhaseActivating
-			effects = []Effect{Activate}
-		}
-	case StageFailed:
-		if r.Phase == fleet.PhaseStaging {
-			r = failed(r, e.Failure, at, jitter)
-		}
-	case Activated:
-		if r.Phase == fleet.PhaseActivating {
-			r, effects = activated(r, e, at, jitter)
-		}
-	case Restarted:
-		r = arrived(r, e.Systems)
-		switch r.Phase {
-		case fleet.PhaseStaging:
-			effects = []Effect{Stage}
-		case fleet.PhaseActivating:
-			effects = []Effect{Resume}
-		}
-	case Due:
-		if r.Phase == fleet.PhaseRetrying {
-			r.Phase, r.RetryAt = fleet.PhaseStaging, nil
-			effects = []Effect{Stage}
-		}
-	}
-	if r.Phase != before {
-		r.Since = at
-	}
-	return r, effects
+// String is the effect's name in docs and logs.
+func (e Effect) String() string {
+	return [...]string{"", "stage", "activate", "resume", "reboot"}[e]
 }
 
-// found takes note of a verified release and, unless an activation is under way, turns to it.
-func found(r Record, e Found, at time.Time) (Record, []Effect) {
-	r.Refused = nil
-	r = arrived(r, e.Systems)
-	if r.Newest != nil && e.Release.Number <= r.Newest.Number {
+// step is one transition on its way: what is on record, what of it was decided so far.
+type step struct {
+	Policy
+	r       Record
+	at      time.Time
+	jitter  float64
+	effects []Effect
+}
+
+// Next is the one transition function. jitter, from 0 up to 1, spreads retries of hosts that failed together. An event that the
+// table does not have for a phase, and an operator's that May refuses, changes nothing.
+func (p Policy) Next(r Record, e Event, at time.Time, jitter float64) (Record, []Effect) {
+	if p.Zone == nil {
+		p.Zone = time.UTC
+	}
+	s := &step{Policy: p, r: r, at: at, jitter: jitter}
+	rule, there := ruleFor(KindOf(e), r.Phase)
+	if !there || p.May(r, e, at) != nil {
 		return r, nil
 	}
-	newest := e.Release
-	r.Newest, r.Entry, r.Manual = &newest, e.Entry, e.Manual
+	rule.do(s, e)
+	if s.r.Phase != r.Phase {
+		s.r.Since = at
+	}
+	return s.r, s.effects
+}
+
+// Wake is when Due has something to do, nil if nothing is waited for.
+func (p Policy) Wake(r Record, at time.Time) *time.Time {
 	if r.Phase == fleet.PhaseActivating {
-		return r, nil // activated turns to it
+		return nil
 	}
-	return turn(r, e.Systems, at)
-}
-
-// arrived notes that a reboot, or somebody, brought the host to the system that waited for it.
-func arrived(r Record, s fleet.Systems) Record {
-	if r.Reboot && s.Current == r.Active.OutPath {
-		r.Reboot = false
-		if r.Phase == fleet.PhaseReboot {
-			r.Phase = fleet.PhaseIdle
-		}
+	var times []time.Time
+	if r.RetryAt != nil {
+		times = append(times, *r.RetryAt)
 	}
-	return r
-}
-
-// turn decides what the newest release means for this host.
-func turn(r Record, s fleet.Systems, at time.Time) (Record, []Effect) {
-	if r.Entry == nil {
-		r.Target, r.Failure, r.Attempt, r.RetryAt = nil, nil, 0, nil
-		r.Phase = fleet.PhaseManual
-		if !r.Manual {
-			r.Failure = &fleet.Failure{Class: fleet.Bad, Code: fleet.CodeNoSuchHost, Stage: fleet.Verify,
-				Message: fleet.TagName(r.Newest.Number) + " has no host " + r.Host,
-				Hint:    "is the agent's host name one of the flake's nixosConfigurations?"}
-		}
-		return r, nil
+	if r.Phase == fleet.PhaseWaiting && r.Wait.Until != nil {
+		times = append(times, *r.Wait.Until)
 	}
-	wasHeld := r.Phase == fleet.PhaseHeld
-	if wasHeld && r.Target.OutPath == r.Entry.OutPath && r.Failure.Code != fleet.CodeInterrupted {
-		// The same system, which is known to be bad here: that others changed is no reason to try it again.
-		target := *r.Target
-		target.Release = *r.Newest
-		r.Target = &target
-		return r, nil
+	if r.Suspended != nil {
+		times = append(times, r.Suspended.Until)
 	}
-	r.Target, r.Failure, r.Attempt, r.RetryAt = nil, nil, 0, nil
-	target := &fleet.Target{Release: *r.Newest, OutPath: r.Entry.OutPath, At: at}
-	// Where nothing changed for this host, what somebody may have switched to by hand meanwhile stays.
-	// What a failed roll-back left does not.
-	left := wasHeld && !r.Reboot && r.Active != nil && s.Current != r.Active.OutPath
-	switch {
-	case r.Active != nil && r.Active.OutPath == target.OutPath && !left:
-		active := *r.Active
-		active.Release = *r.Newest
-		r.Active, r.Phase = &active, fleet.PhaseIdle
-		if r.Reboot {
-			r.Phase = fleet.PhaseReboot
-		}
-		return r, nil
-	case r.Active == nil && s.Current == target.OutPath && s.Profile == target.OutPath:
-		r.Active, r.Phase = target, fleet.PhaseIdle
-		return r, nil
+	if reboot := p.RebootAt(r, at); reboot != nil {
+		times = append(times, *reboot)
 	}
-	r.Target, r.Phase = target, fleet.PhaseStaging
-	return r, []Effect{Stage}
-}
-
-func activated(r Record, e Activated, at time.Time, jitter float64) (Record, []Effect) {
-	done := *r.Target
-	switch e.Result {
-	case fleet.Committed, fleet.RebootNeeded:
-		done.At = at
-		r.Active, r.Target, r.Failure, r.Attempt = &done, nil, nil, 0
-		r.Phase, r.Reboot = fleet.PhaseIdle, e.Result == fleet.RebootNeeded
-		if r.Reboot {
-			r.Phase = fleet.PhaseReboot
-		}
-	default:
-		f := fleet.Failure{Class: fleet.Bad, Code: fleet.CodeActivate, Stage: fleet.Activate, Message: string(e.Result)}
-		if e.Failure != nil {
-			f = *e.Failure
-		}
-		if e.Result == fleet.RollbackFailed {
-			f.Class = fleet.Bad // trying again by itself could only make it worse
-		}
-		r = failed(r, f, at, jitter)
+	if len(times) == 0 {
+		return nil
 	}
-	if r.Newest != nil && r.Newest.Number > done.Release.Number {
-		return turn(r, e.Systems, at)
-	}
-	return r, nil
-}
-
-// failed holds the target when the release is to blame, else notes when to try again.
-func failed(r Record, f fleet.Failure, at time.Time, jitter float64) Record {
-	r.Failure = &f
-	r.Attempt++
-	if f.Class == fleet.Bad {
-		r.Phase, r.RetryAt = fleet.PhaseHeld, nil
-		return r
-	}
-	retry := at.Add(Backoff(f.Class, r.Attempt, jitter))
-	r.Phase, r.RetryAt = fleet.PhaseRetrying, &retry
-	return r
-}
-
-// MaxBackoff is more than any Backoff.
-const MaxBackoff = 45 * time.Minute
-
-// Backoff is how long to wait after the given number of failures in a row: doubling from 5 s to 10 min,
-// from 1 min to 30 min where the host itself is at fault, plus up to half of that by jitter.
-func Backoff(c fleet.Class, failures int, jitter float64) time.Duration {
-	wait, most := 5*time.Second, 10*time.Minute
-	if c == fleet.Local {
-		wait, most = time.Minute, MaxBackoff*2/3
-	}
-	for ; failures > 1 && wait < most; failures-- {
-		wait *= 2
-	}
-	wait = min(wait, most)
-	return wait + time.Duration(jitter*float64(wait)/2)
+	first := slices.MinFunc(times, time.Time.Compare)
+	return &first
 }

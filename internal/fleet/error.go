@@ -48,16 +48,24 @@ const (
 	CodeUnauthorized  Code = "unauthorized"       // a token was refused
 	CodeNotFound      Code = "not-found"          // what was asked for is not there
 	CodeInvalid       Code = "invalid-input"      // bytes from outside do not parse
-	CodeSignature     Code = "bad-signature"      // a release tag is unsigned or wrongly signed
+	CodeSignature     Code = "bad-signature"      // a release tag's signature does not fit what it signs
+	CodeUnsigned      Code = "unsigned"           // no signed release tag is where one must be
+	CodeUnknownKey    Code = "unknown-key"        // a release tag is signed by a key that may not
+	CodeKeyExpired    Code = "key-expired"        // a release tag is signed by a key at a time when it may not
 	CodeForcePushed   Code = "force-pushed"       // the release branch does not fast-forward
-	CodeReplayed      Code = "replayed"           // the release number went down or its tag moved
+	CodeBranchGone    Code = "branch-gone"        // the release branch was deleted
+	CodeReplayed      Code = "replayed"           // an older signed release, or the release number went down
+	CodeTagMoved      Code = "tag-moved"          // an accepted release's tag is another object now
 	CodeManifest      Code = "bad-manifest"       // the tag's manifest cannot be used
+	CodeWrongHost     Code = "wrong-host"         // the manifest gives this host another host's system
+	CodeDamaged       Code = "damaged-objects"    // a git remote answers, but what it gives is not whole
 	CodeSubstitute    Code = "substitute-failed"  // the closure cannot be fetched
 	CodeActivate      Code = "activate-failed"    // switch-to-configuration failed
 	CodeCheck         Code = "check-failed"       // the new system is not healthy
 	CodeBusy          Code = "busy"               // another run holds the lock
 	CodeInterrupted   Code = "interrupted"        // power cut, reboot or kill in the middle
 	CodeRollback      Code = "rollback-failed"    // the previous system could not be restored
+	CodeNotNow        Code = "not-now"            // the state of the host does not allow that order
 	CodeState         Code = "state-unreadable"   // a state file is damaged or cannot be written
 )
 

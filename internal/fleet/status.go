@@ -18,7 +18,14 @@ const (
 	PhaseHeld       Phase = "held"       // the release is bad for this host: waits for a newer one
 	PhaseManual     Phase = "manual"     // the release leaves this host to a person
 	PhaseReboot     Phase = "reboot"     // the release is the next boot's; the host must be rebooted
+	PhaseWaiting    Phase = "waiting"    // staged; Wait says for what
+	PhaseOverruled  Phase = "overruled"  // somebody chose another system than the newest release says
 )
+
+// Phases are all of them.
+func Phases() []Phase {
+	return []Phase{PhaseNew, PhaseIdle, PhaseStaging, PhaseWaiting, PhaseActivating, PhaseRetrying, PhaseHeld, PhaseManual, PhaseReboot, PhaseOverruled}
+}
 
 // ReleaseRef names a release whose tag was verified.
 type ReleaseRef struct {
@@ -41,6 +48,8 @@ type Systems struct {
 	Current string `json:"current"` // /run/current-system
 	Profile string `json:"profile"` // /nix/var/nix/profiles/system
 	Booted  string `json:"booted"`  // /run/booted-system
+	// Reboot says that the kernel, initrd or kernel modules of Current are not those that were booted.
+	Reboot bool `json:"reboot,omitempty"`
 }
 
 // Refusal is a release ref that the agent did not accept, and why.
@@ -72,31 +81,47 @@ type Deployment struct {
 	Previous string      `json:"previous"`
 	Result   Result      `json:"result"`
 	Failure  *Failure    `json:"failure,omitempty"`
+	Choice   *Choice     `json:"choice,omitempty"` // set when an operator asked for it
 	Stages   []StageTime `json:"stages"`
 	EndedAt  time.Time   `json:"endedAt"`
 }
 
 // Status is what an agent says of its host: on its socket, and to the hub.
 type Status struct {
-	Schema   int         `json:"schema"`
-	Host     string      `json:"host"`
-	At       time.Time   `json:"at"`
-	Version  string      `json:"version"` // of the agent
-	Phase    Phase       `json:"phase"`
-	Since    time.Time   `json:"since"` // when Phase began
-	Newest   *ReleaseRef `json:"newest,omitempty"`
-	Active   *Target     `json:"active,omitempty"`
-	Target   *Target     `json:"target,omitempty"` // what is worked on, held or waited for
-	Systems  Systems     `json:"systems"`
-	Drift    bool        `json:"drift"` // Systems.Current is not what was last confirmed
-	Failure  *Failure    `json:"failure,omitempty"`
-	Attempt  int         `json:"attempt,omitempty"`
-	RetryAt  *time.Time  `json:"retryAt,omitempty"`
-	Refused  *Refusal    `json:"refused,omitempty"`
-	Remote   Contact     `json:"remote"` // the git remote
-	Hub      Contact     `json:"hub"`
-	Last     *Deployment `json:"last,omitempty"`
-	NextPoll time.Time   `json:"nextPoll"`
+	Schema    int           `json:"schema"`
+	Host      string        `json:"host"`
+	At        time.Time     `json:"at"`
+	Version   string        `json:"version"` // of the agent
+	Phase     Phase         `json:"phase"`
+	Since     time.Time     `json:"since"` // when Phase began
+	Newest    *ReleaseRef   `json:"newest,omitempty"`
+	Active    *Target       `json:"active,omitempty"`
+	Target    *Target       `json:"target,omitempty"` // what is worked on, held or waited for
+	Systems   Systems       `json:"systems"`
+	Drift     bool          `json:"drift"` // Systems.Current is not what was last confirmed
+	Drifted   *Drift        `json:"drifted,omitempty"`
+	Choice    *Choice       `json:"choice,omitempty"`
+	Wait      *Wait         `json:"wait,omitempty"`
+	Confirmed *Confirmation `json:"confirmed,omitempty"` // of Target
+	Suspended *Suspension   `json:"suspended,omitempty"`
+	Reboot    *Reboot       `json:"reboot,omitempty"`
+	Failure   *Failure      `json:"failure,omitempty"`
+	Attempt   int           `json:"attempt,omitempty"`
+	RetryAt   *time.Time    `json:"retryAt,omitempty"`
+	Refused   *Refusal      `json:"refused,omitempty"`
+	Remote    Contact       `json:"remote"` // the git remotes, as long as one answers
+	Remotes   []Remote      `json:"remotes"`
+	Hub       Contact       `json:"hub"`
+	Last      *Deployment   `json:"last,omitempty"`
+	NextPoll  time.Time     `json:"nextPoll"`
+}
+
+// Reboot says that a host must be rebooted, or what became of that.
+type Reboot struct {
+	Needed  bool       `json:"needed"`
+	At      *time.Time `json:"at,omitempty"`      // when the agent will do it; nil: it does not
+	Tried   bool       `json:"tried,omitempty"`   // it did, for the system that is confirmed
+	Failure *Failure   `json:"failure,omitempty"` // it could not, or the host is not well since
 }
 
 // Contact says when something on the network was last reached, and why not since.
@@ -104,6 +129,17 @@ type Contact struct {
 	LastOK  time.Time `json:"lastOK"`
 	Failure *Failure  `json:"failure,omitempty"`
 	Since   time.Time `json:"since"` // when Failure began
+}
+
+// Remote is what an agent knows of one of its git remotes.
+type Remote struct {
+	Name string `json:"name"`
+	URL  string `json:"url"` // without credentials
+	Contact
+	Tip      string    `json:"tip,omitempty"`     // where its release branch was, when it last answered
+	Behind   bool      `json:"behind,omitempty"`  // that is an older release than the newest: not an error of its own
+	Refused  *Refusal  `json:"refused,omitempty"` // why Tip is not accepted
+	NextLook time.Time `json:"nextLook"`
 }
 
 // Run is one run of CI for one source commit.

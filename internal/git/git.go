@@ -66,6 +66,7 @@ type call struct {
 	stdin io.Reader
 	env   []string
 	most  int
+	idle  bool // as whatever has the time
 }
 
 // Tidy removes what calls that were killed left behind. No other call may be under way.
@@ -87,12 +88,23 @@ const (
 
 // run runs git. A failure has CodeGit and class host, and git's exit status in its chain.
 func (r *Repo) run(ctx context.Context, c call) (string, error) {
-	out, err := proc.Run(ctx, proc.Cmd{
-		Program: "git", Args: append([]string{"--git-dir", r.Dir}, c.args...),
-		Env: append(env(), c.env...), Stdin: c.stdin, MaxStdout: c.most,
-	})
+	c.args = append([]string{"--git-dir", r.Dir}, c.args...)
+	return r.git(ctx, c)
+}
+
+// git is run with all its arguments given. Without a repository (r is nil) it runs where there surely is none.
+func (r *Repo) git(ctx context.Context, c call) (string, error) {
+	cmd := proc.Cmd{Program: "git", Args: c.args, Env: append(env(), c.env...), Stdin: c.stdin, MaxStdout: c.most, Idle: c.idle}
+	if r == nil {
+		cmd.Dir = "/dev"
+	}
+	out, err := proc.Run(ctx, cmd)
 	if _, ran := proc.ExitCode(err); ran {
-		return "", fleet.Errorf(fleet.Local, fleet.CodeGit, "git fails in %s", r.Dir).WithCause(err)
+		where := "git fails"
+		if r != nil {
+			where += " in " + r.Dir
+		}
+		return "", fleet.Errorf(fleet.Local, fleet.CodeGit, "%s", where).WithCause(err)
 	}
 	return string(out), err
 }
@@ -128,6 +140,20 @@ func (r *Repo) UpdateRef(ctx context.Context, ref, object string) error {
 		args = []string{"update-ref", "-d", ref}
 	}
 	_, err := r.run(ctx, call{args: args})
+	return err
+}
+
+// UpdateRefs points refs at objects, all or none; an empty object deletes.
+func (r *Repo) UpdateRefs(ctx context.Context, objects map[string]string) error {
+	var lines strings.Builder
+	for ref, object := range objects {
+		if object == "" {
+			fmt.Fprintf(&lines, "delete %s\n", ref)
+		} else {
+			fmt.Fprintf(&lines, "update %s %s\n", ref, object)
+		}
+	}
+	_, err := r.run(ctx, call{args: []string{"update-ref", "--stdin"}, stdin: strings.NewReader(lines.String())})
 	return err
 }
 

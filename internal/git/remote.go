@@ -8,7 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"strconv"
+	"slices"
 	"strings"
 	"time"
 
@@ -22,11 +22,13 @@ const networkTime = 15 * time.Minute
 // networkConfig bounds what waits for a remote: a transfer below 1 KB/s for 30 s is given up.
 var networkConfig = []string{"-c", "http.lowSpeedLimit=1000", "-c", "http.lowSpeedTime=30"}
 
+var fetchArgs = []string{"fetch", "--quiet", "--prune", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance", "--no-recurse-submodules"}
+
 // Fetch brings refspecs from a remote (its name or URL), dropping refs that are gone there. A clone that
 // has only the newest commits, as CI systems make them, gets the rest: what descends from what cannot be told otherwise.
 // Errors: CodeRemote, transient; CodeUnauthorized when the remote wants other credentials.
 func (r *Repo) Fetch(ctx context.Context, remote string, refspecs ...string) error {
-	args := []string{"fetch", "--quiet", "--prune", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance", "--no-recurse-submodules"}
+	args := slices.Clone(fetchArgs)
 	if _, err := os.Stat(filepath.Join(r.Dir, "shallow")); err == nil {
 		args = append(args, "--unshallow")
 	}
@@ -90,23 +92,32 @@ func (r *Repo) remoteRefs(ctx context.Context, remote string, moves []Move) (map
 	return refs, nil
 }
 
-// network runs a command that talks to remote, within networkTime.
+// network runs a command that talks to remote (its name or URL), within networkTime.
 func (r *Repo) network(ctx context.Context, remote string, command, rest []string) (string, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, networkTime,
-		fleet.Errorf(fleet.Transient, fleet.CodeTimeout, "%s did not come to an end in %s", Redact(remote), networkTime))
-	defer cancel()
 	address, err := r.address(ctx, remote, command[0] == "push")
 	if err != nil {
 		return "", err
 	}
-	address, env := withoutCredentials(address)
-	ssh, err := r.sshCommand(ctx)
+	return r.talk(ctx, Remote{URL: address}, append([]string{"--git-dir", r.Dir}, networkConfig...), command, rest)
+}
+
+// talk runs a command that talks to m, within networkTime. Without a repository (r is nil) it runs outside of any.
+func (r *Repo) talk(ctx context.Context, m Remote, before, command, rest []string) (string, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, networkTime,
+		fleet.Errorf(fleet.Transient, fleet.CodeTimeout, "%s did not come to an end in %s", Redact(m.URL), networkTime))
+	defer cancel()
+	address, env, err := m.access()
 	if err != nil {
 		return "", err
 	}
-	args := append(append([]string{}, networkConfig...), command...)
-	args = append(args, "--end-of-options", address)
-	return r.run(ctx, call{args: append(args, rest...), env: append(env, ssh...)})
+	var ssh []string
+	if overSSH(address) {
+		if ssh, err = r.sshCommand(ctx, m); err != nil {
+			return "", err
+		}
+	}
+	args := slices.Concat(before, command, []string{"--end-of-options", address}, rest)
+	return r.git(ctx, call{args: args, env: append(env, ssh...)})
 }
 
 // address is the URL of a remote that is given by its name. With the name, git would also move refs/remotes/.
@@ -125,16 +136,25 @@ func (r *Repo) address(ctx context.Context, remote string, push bool) (string, e
 	return url, err
 }
 
-// sshCommand bounds how long ssh waits, unless the user has set up an ssh of their own.
-func (r *Repo) sshCommand(ctx context.Context) ([]string, error) {
-	if os.Getenv("GIT_SSH_COMMAND") != "" || os.Getenv("GIT_SSH") != "" {
+// overSSH says whether git may reach an address by ssh: by all that is not surely something else.
+func overSSH(address string) bool {
+	scheme, _, there := strings.Cut(address, "://")
+	return !strings.HasPrefix(address, "/") && !(there && slices.Contains([]string{"http", "https", "file", "git"}, scheme))
+}
+
+// sshCommand bounds how long ssh waits, unless the user has set up an ssh of their own, and m does not ask for anything.
+func (r *Repo) sshCommand(ctx context.Context, m Remote) ([]string, error) {
+	options := m.sshOptions()
+	if options == "" && (os.Getenv("GIT_SSH_COMMAND") != "" || os.Getenv("GIT_SSH") != "") {
 		return nil, nil
 	}
-	own, err := r.line(ctx, "config", "--default", "", "--get", "core.sshCommand")
-	if err != nil || own != "" {
-		return nil, err
+	if options == "" && r != nil {
+		own, err := r.line(ctx, "config", "--default", "", "--get", "core.sshCommand")
+		if err != nil || own != "" {
+			return nil, err
+		}
 	}
-	return []string{"GIT_SSH_COMMAND=ssh -o BatchMode=yes -o ConnectTimeout=15 -o ServerAliveInterval=15"}, nil
+	return []string{"GIT_SSH_COMMAND=ssh -o BatchMode=yes -o ConnectTimeout=15 -o ServerAliveInterval=15" + options}, nil
 }
 
 // withoutCredentials takes user and password out of an HTTP URL, because everybody on the machine can read the
@@ -148,13 +168,8 @@ func withoutCredentials(remote string) (address string, env []string) {
 	user := u.User.Username()
 	u.User = nil
 	const helper = `!f() { test "$1" = get && printf 'username=%s\npassword=%s\n' "$GARRISON_GIT_USER" "$GARRISON_GIT_PASSWORD"; }; f`
-	n, _ := strconv.Atoi(os.Getenv("GIT_CONFIG_COUNT")) // these may be in use
-	return u.String(), []string{
-		"GARRISON_GIT_USER=" + user, "GARRISON_GIT_PASSWORD=" + password,
-		fmt.Sprintf("GIT_CONFIG_COUNT=%d", n+2),
-		fmt.Sprintf("GIT_CONFIG_KEY_%d=credential.helper", n), fmt.Sprintf("GIT_CONFIG_VALUE_%d=", n), // no other helper
-		fmt.Sprintf("GIT_CONFIG_KEY_%d=credential.helper", n+1), fmt.Sprintf("GIT_CONFIG_VALUE_%d=%s", n+1, helper),
-	}
+	// Besides ours, no other helper.
+	return u.String(), append([]string{"GARRISON_GIT_USER=" + user, "GARRISON_GIT_PASSWORD=" + password}, configEnv("credential.helper", "", "credential.helper", helper)...)
 }
 
 // refused is how git and ssh say that credentials are wrong. Neither has an exit status for it.

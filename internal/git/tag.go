@@ -71,6 +71,10 @@ func (r *Repo) ReadTag(ctx context.Context, id string) (Tag, error) {
 	if err != nil {
 		return Tag{}, err
 	}
+	return parseTag(id, out)
+}
+
+func parseTag(id, out string) (Tag, error) {
 	signed, _ := splitSignature(out)
 	head := tagHead.FindStringSubmatch(signed)
 	switch {
@@ -101,8 +105,8 @@ func splitSignature(tag string) (signed string, ssh bool) {
 }
 
 // VerifyTag checks the SSH signature of the tag with the object name id against an allowed-signers file
-// (ssh-keygen(1), ALLOWED SIGNERS). Errors: CodeSignature when it is unsigned or not signed
-// by one of them, CodeKey when the file cannot be read.
+// (ssh-keygen(1), ALLOWED SIGNERS), as of the tag's own date. Errors: CodeUnsigned, CodeUnknownKey, CodeKeyExpired (also: not valid yet),
+// CodeSignature when it does not fit, CodeKey when the file cannot be read.
 func (r *Repo) VerifyTag(ctx context.Context, id, allowedSigners string) error {
 	f, err := os.Open(allowedSigners)
 	if err != nil {
@@ -112,20 +116,36 @@ func (r *Repo) VerifyTag(ctx context.Context, id, allowedSigners string) error {
 	f.Close()
 	out, err := r.readTag(ctx, id)
 	if _, ran := proc.ExitCode(err); ran {
-		return fleet.Errorf(fleet.Bad, fleet.CodeSignature, "the release tag %.12s is not an annotated tag", id).WithCause(err)
+		if kind, typeErr := r.line(ctx, "cat-file", "-t", id); typeErr != nil || kind == "tag" {
+			return err // it is not there, or not whole: which says nothing of whoever made it
+		}
+		return fleet.Errorf(fleet.Bad, fleet.CodeUnsigned, "the release tag %.12s is not an annotated tag", id).WithCause(err)
 	}
 	if err != nil {
 		return err
 	}
 	if _, ssh := splitSignature(out); !ssh {
-		return fleet.Errorf(fleet.Bad, fleet.CodeSignature, "the release tag is not signed with an SSH key")
+		return fleet.Errorf(fleet.Bad, fleet.CodeUnsigned, "the release tag is not signed with an SSH key")
 	}
 	args := append(append([]string{}, onlySSH...), "-c", "gpg.ssh.allowedSignersFile="+allowedSigners, "verify-tag", id)
 	if _, err := r.run(ctx, call{args: args}); err != nil {
 		if _, ran := proc.ExitCode(err); !ran {
 			return err
 		}
-		return fleet.Errorf(fleet.Bad, fleet.CodeSignature, "the release tag is not signed by a key in %s", allowedSigners).WithCause(err)
+		return untrusted(allowedSigners, err)
 	}
 	return nil
+}
+
+// untrusted tells apart what ssh-keygen says in words alone. Whatever it says, the tag is not trusted.
+func untrusted(allowedSigners string, err error) error {
+	switch said := proc.Said(err); {
+	case strings.Contains(said, "key has expired"):
+		return fleet.Errorf(fleet.Bad, fleet.CodeKeyExpired, "the release tag is signed by a key that had expired, says %s", allowedSigners).WithCause(err)
+	case strings.Contains(said, "key is not yet valid"):
+		return fleet.Errorf(fleet.Bad, fleet.CodeKeyExpired, "the release tag is signed by a key that was not valid yet, says %s", allowedSigners).WithCause(err)
+	case strings.Contains(said, `Good "git" signature`), strings.Contains(said, "is not permitted for use"):
+		return fleet.Errorf(fleet.Bad, fleet.CodeUnknownKey, "the release tag is not signed by a key in %s", allowedSigners).WithCause(err)
+	}
+	return fleet.Errorf(fleet.Bad, fleet.CodeSignature, "the release tag is not signed by a key in %s", allowedSigners).WithCause(err)
 }

@@ -61,11 +61,14 @@ func TestSignedTag(t *testing.T) {
 	// git itself agrees
 	do(t, dir, "git", "-c", "gpg.ssh.allowedSignersFile="+allow(t, "", key), "verify-tag", id)
 
-	wantCode(t, r.VerifyTag(t.Context(), id, allow(t, "", other)), fleet.Bad, fleet.CodeSignature)
-	wantCode(t, r.VerifyTag(t.Context(), id, allow(t, `namespaces="file"`, key)), fleet.Bad, fleet.CodeSignature)
-	wantCode(t, r.VerifyTag(t.Context(), id, allow(t, `valid-before="20200101"`, key)), fleet.Bad, fleet.CodeSignature)
+	for options, code := range map[string]fleet.Code{
+		`namespaces="file"`: fleet.CodeUnknownKey, `valid-before="20200101"`: fleet.CodeKeyExpired, `valid-after="20990101"`: fleet.CodeKeyExpired,
+	} {
+		wantCode(t, r.VerifyTag(t.Context(), id, allow(t, options, key)), fleet.Bad, code)
+	}
+	wantCode(t, r.VerifyTag(t.Context(), id, allow(t, "", other)), fleet.Bad, fleet.CodeUnknownKey)
 	wantCode(t, r.VerifyTag(t.Context(), id, filepath.Join(t.TempDir(), "nowhere")), fleet.Local, fleet.CodeKey)
-	wantCode(t, r.VerifyTag(t.Context(), head, allow(t, "", key)), fleet.Bad, fleet.CodeSignature)
+	wantCode(t, r.VerifyTag(t.Context(), head, allow(t, "", key)), fleet.Bad, fleet.CodeUnsigned)
 
 	_, err = r.SignTag(t.Context(), "refs/x", "release-2", head, []byte(message), keygen(t, "locked"), time.Now())
 	wantCode(t, err, fleet.Local, fleet.CodeKey)
@@ -110,7 +113,11 @@ func TestForgedTags(t *testing.T) {
 	} {
 		forged := writeTag(t, r, object)
 		err := r.VerifyTag(t.Context(), forged, signers)
-		if fleet.CodeOf(err) != fleet.CodeSignature || fleet.ClassOf(err) != fleet.Bad {
+		want := fleet.CodeSignature
+		if name == "unsigned" || strings.Contains(name, "PGP") && !strings.HasSuffix(name, "SSH") {
+			want = fleet.CodeUnsigned
+		}
+		if fleet.CodeOf(err) != want || fleet.ClassOf(err) != fleet.Bad {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

@@ -34,6 +34,8 @@ type Cmd struct {
 	Stderr io.Writer
 	// MaxStdout bounds what is kept, in bytes; more is an error. 0 means 64 MiB.
 	MaxStdout int
+	// Idle runs the program, and what it starts, when nobody else has use for the processor.
+	Idle bool
 }
 
 const (
@@ -126,7 +128,13 @@ func environ() []string {
 // finish runs cmd, keeps the time, and names what went wrong.
 func finish(ctx context.Context, c Cmd, cmd *exec.Cmd) error {
 	done := timelineOf(ctx).toolStarts()
-	err := cmd.Run()
+	err := cmd.Start()
+	if err == nil && c.Idle {
+		_ = syscall.Setpriority(syscall.PRIO_PGRP, cmd.Process.Pid, 19)
+	}
+	if err == nil {
+		err = cmd.Wait()
+	}
 	done()
 	if cmd.Process != nil && ctx.Err() != nil {
 		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // children that outlived their leader

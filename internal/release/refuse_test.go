@@ -191,7 +191,7 @@ func TestUntrustedRelease(t *testing.T) {
 
 	// A true tag under a false name is worth nothing, and the release goes on.
 	w.do("git", "push", "--quiet", "origin", first.Release.Tag+":refs/tags/release-9")
-	w.refuse(fleet.Bad, fleet.CodeSignature, nil, func(o *release.Options) { o.SigningKey = filepath.Join(w.dir, "joker") })
+	w.refuse(fleet.Bad, fleet.CodeUnknownKey, nil, func(o *release.Options) { o.SigningKey = filepath.Join(w.dir, "joker") })
 	signers := filepath.Join(w.dir, "both-signers")
 	var both []byte
 	for _, k := range []string{"joker.pub", "release.pub"} {

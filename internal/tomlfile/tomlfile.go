@@ -80,8 +80,8 @@ func Decode(name string, data []byte, v any) error {
 		return fleet.Errorf(fleet.Local, fleet.CodeConfig, "%s: %s", name, strings.TrimPrefix(err.Error(), "toml: "))
 	}
 	what := strings.TrimPrefix(bad.Error(), "toml: ")
-	if isTOML(data) {
-		if want := kindOf(typeAt(reflect.TypeOf(v), bad.Key())); want != "" {
+	if all, ok := parse(data); ok {
+		if want := kindOf(typeAt(reflect.TypeOf(v), bad.Key()), valueAt(all, bad.Key())); want != "" {
 			what = fmt.Sprintf("%s must be %s", strings.Join(bad.Key(), "."), want)
 		}
 	}
@@ -89,16 +89,36 @@ func Decode(name string, data []byte, v any) error {
 	return fleet.Errorf(fleet.Local, fleet.CodeConfig, "%s:%d:%d: %s", name, row, col, what)
 }
 
-// isTOML says whether data is TOML at all, whatever it means.
-func isTOML(data []byte) bool {
-	var any map[string]any
-	return toml.Unmarshal(data, &any) == nil
+const listOfStrings = `a list of strings: ["…"]`
+
+// parse reads data as TOML, whatever it means, and says whether it is any.
+func parse(data []byte) (all map[string]any, ok bool) {
+	err := toml.Unmarshal(data, &all)
+	return all, err == nil
 }
 
-// kindOf names what a value of type t is in TOML; "" when the type reads itself from text and says what it wants.
-func kindOf(t reflect.Type) string {
-	if t == nil || reflect.PointerTo(t).Implements(reflect.TypeFor[encoding.TextUnmarshaler]()) {
+// valueAt is what stands at path; nil for nothing.
+func valueAt(all any, path []string) any {
+	for _, key := range path {
+		table, _ := all.(map[string]any)
+		all = table[key]
+	}
+	return all
+}
+
+// kindOf names what a value of type t is in TOML; "" when the type, or that of a list's elements, reads itself from text and says what it wants.
+func kindOf(t reflect.Type, value any) string {
+	reads := func(t reflect.Type) bool {
+		return reflect.PointerTo(t).Implements(reflect.TypeFor[encoding.TextUnmarshaler]())
+	}
+	if t == nil || reads(t) {
 		return ""
+	}
+	if t.Kind() == reflect.Slice && reads(t.Elem()) {
+		if _, isList := value.([]any); isList {
+			return ""
+		}
+		return listOfStrings
 	}
 	switch t.Kind() {
 	case reflect.String:
@@ -110,7 +130,7 @@ func kindOf(t reflect.Type) string {
 	case reflect.Slice:
 		switch t.Elem().Kind() {
 		case reflect.String:
-			return `a list of strings: ["…"]`
+			return listOfStrings
 		case reflect.Struct:
 			return "a list of tables: [[…]]"
 		}

@@ -11,8 +11,9 @@ import (
 )
 
 type example struct {
-	Name  string   `toml:"name"`
-	Poll  Duration `toml:"poll"`
+	Name  string     `toml:"name"`
+	Poll  Duration   `toml:"poll"`
+	Waits []Duration `toml:"waits"`
 	Hosts struct {
 		Manual []string `toml:"manual"`
 	} `toml:"hosts"`
@@ -38,9 +39,11 @@ func TestErrorsNameFileLineAndNearMiss(t *testing.T) {
 		{"[hosts]\nmanaul=[]\n", `x.toml:2: unknown key "hosts.manaul"`, `did you mean "manual"?`},
 		{"[[remotes]]\nurk='u'\n", `x.toml:2: unknown key "remotes.urk"`, `did you mean "url"?`},
 		{"[keys.k]\npubic='p'\n", `x.toml:2: unknown key "keys.k.pubic"`, `did you mean "public"?`},
-		{"zzzzzzzzz=1\n", `x.toml:1: unknown key "zzzzzzzzz"`, "allowed here: hosts, keys, name, poll, remotes"},
+		{"zzzzzzzzz=1\n", `x.toml:1: unknown key "zzzzzzzzz"`, "allowed here: hosts, keys, name, poll, remotes, waits"},
 		{"name=3\n", "x.toml:1:6: name must be a string", ""},
 		{"[hosts]\nmanual='h'\n", `x.toml:2:8: hosts.manual must be a list of strings: ["…"]`, ""},
+		{"waits='1s'\n", `waits must be a list of strings: ["…"]`, ""},
+		{"waits=['1s', 'soon']\n", `"soon" is not a positive duration`, ""},
 		{"hosts=1\n", "hosts must be a table: […]", ""},
 		{"remotes='u'\n", "remotes must be a list of tables: [[…]]", ""},
 		{"[keys.k]\npublic=1\n", "keys.k.public must be a string", ""},
