@@ -40,6 +40,7 @@ type Agent struct {
 	nix     *nix.Nix
 	looker  *looker
 	history *durable.Journal
+	pusher  pusher
 
 	// of the loop alone
 	record      deploy.Record
@@ -72,7 +73,7 @@ const (
 // It fails only before it is ready: with CodeBusy when another agent works in the same state directory,
 // CodeMissingTool and CodeNixTooOld, CodeState. Everything that can come right by itself is waited for.
 func Run(ctx context.Context, o Options) error {
-	a := &Agent{Options: o, results: make(chan result), wake: make(chan struct{}, 1), report: make(chan struct{}, 1)}
+	a := &Agent{Options: o, results: make(chan result), wake: make(chan struct{}, 1), report: make(chan struct{}, 1), pusher: newPusher()}
 	if err := os.MkdirAll(o.Config.StateDir, 0o755); err != nil {
 		return stateError(err)
 	}
@@ -101,6 +102,7 @@ func Run(ctx context.Context, o Options) error {
 		a.tasks.Go(func() { a.listen(ctx) })
 		a.tasks.Go(func() { a.reportAll(ctx) })
 	}
+	a.tasks.Go(func() { a.pushAll(ctx) })
 	a.Log.Info("agent runs", "host", o.Config.Host, "phase", a.record.Phase, "version", o.Version, "nix", a.nix.Version)
 	if o.Ready != nil {
 		o.Ready()

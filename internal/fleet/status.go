@@ -32,7 +32,9 @@ type ReleaseRef struct {
 type Target struct {
 	Release ReleaseRef `json:"release"`
 	OutPath string     `json:"outPath"`
-	At      time.Time  `json:"at"` // when it was confirmed, or work on it began
+	Built   bool       `json:"built,omitempty"` // CI built it, and caches should have it
+	Flake   string     `json:"flake,omitempty"` // as in Entry
+	At      time.Time  `json:"at"`              // when it was confirmed, or work on it began
 }
 
 // Systems are the three that must be compared: they differ after a manual
@@ -95,6 +97,8 @@ type Status struct {
 	Refused  *Refusal    `json:"refused,omitempty"`
 	Remote   Contact     `json:"remote"` // the git remote
 	Hub      Contact     `json:"hub"`
+	Pushing  int         `json:"pushing,omitempty"` // systems built here that wait to be pushed
+	Push     Contact     `json:"push"`              // the caches that they go to
 	Last     *Deployment `json:"last,omitempty"`
 	NextPoll time.Time   `json:"nextPoll"`
 }
