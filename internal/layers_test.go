@@ -40,7 +40,7 @@ var mayImport = map[string][]string{
 
 	"internal/release":      with("internal/cache/client", below...),
 	"internal/activate":     below,
-	"internal/agent":        with("internal/activate", below...),
+	"internal/agent":        with("internal/activate", append([]string{"internal/cache/client"}, below...)...),
 	"internal/hub":          below,
 	"internal/hub/sqlite":   with("internal/hub", below...),
 	"internal/notify":       below,

@@ -46,6 +46,7 @@ type Agent struct {
 	acts    *durable.Journal
 	policy  deploy.Policy
 	watcher *watcher
+	pusher  pusher
 
 	// of the loop alone
 	record      deploy.Record
@@ -84,7 +85,7 @@ const (
 // CodeMissingTool and CodeNixTooOld, CodeState. Everything that can come right by itself is waited for.
 func Run(ctx context.Context, o Options) error {
 	a := &Agent{Options: o, policy: o.Config.policy(), results: make(chan result),
-		wake: make(chan struct{}, 1), switched: make(chan struct{}, 1), report: make(chan struct{}, 1)}
+		wake: make(chan struct{}, 1), switched: make(chan struct{}, 1), report: make(chan struct{}, 1), pusher: newPusher()}
 	if err := os.MkdirAll(o.Config.StateDir, 0o755); err != nil {
 		return stateError(err)
 	}
@@ -119,6 +120,7 @@ func Run(ctx context.Context, o Options) error {
 		a.tasks.Go(func() { a.listen(ctx) })
 		a.tasks.Go(func() { a.reportAll(ctx) })
 	}
+	a.tasks.Go(func() { a.pushAll(ctx) })
 	a.Log.Info("agent runs", "host", o.Config.Host, "phase", a.record.Phase, "version", o.Version, "nix", a.nix.Version)
 	if o.Ready != nil {
 		o.Ready()

@@ -35,14 +35,15 @@ type box struct {
 
 // boxOptions change what a box is.
 type boxOptions struct {
-	config   string // added to agent.toml
-	cacheURL string // "" for the forge's
-	cacheKey string
-	base     string    // of a host with a systemd
-	host     string    // its name in the fleet, joker unless given
-	origin   *git.Repo // nil for one of its own
-	pollOnly bool      // tests do not tell the agent to look
-	tmpfs    bool      // its state directory is a small file system in memory
+	config    string // added to agent.toml
+	cacheURL  string // "" for the forge's
+	cacheKey  string
+	base      string    // of a host with a systemd
+	host      string    // its name in the fleet, joker unless given
+	origin    *git.Repo // nil for one of its own
+	pollOnly  bool      // tests do not tell the agent to look
+	pushToken bool      // it may push to its cache
+	tmpfs     bool      // its state directory is a small file system in memory
 }
 
 const stateDir = "/var/lib/garrison"
@@ -82,6 +83,9 @@ func newBox(t *testing.T, o boxOptions) *box {
 		o.cacheKey = l.cacheKey
 	}
 	config := fmt.Sprintf("host = %q\nremote = \"file:///srv/fleet.git\"\nallowedSigners = \"/etc/garrison/allowed-signers\"\npoll = \"1s\"\ncheckTime = \"20s\"\n%s\n[[caches]]\nurl = %q\npublicKey = %q\n", o.host, o.config, o.cacheURL, o.cacheKey)
+	if o.pushToken {
+		config += "pushTokenFile = \"/etc/garrison/push-token\"\n"
+	}
 	if i := strings.Index("\n"+o.config, "\n["); i >= 0 { // a table comes last
 		config = strings.Replace(config, o.config, o.config[:i], 1) + o.config[i:]
 	}
@@ -91,6 +95,7 @@ func newBox(t *testing.T, o boxOptions) *box {
 		Files: []sandbox.File{
 			{Path: "/etc/garrison/agent.toml", Data: []byte(config)},
 			{Path: "/etc/garrison/hub-token", Mode: 0o600, Data: []byte("host-token")},
+			{Path: "/etc/garrison/push-token", Mode: 0o600, Data: []byte("push-token")},
 			{Path: "/etc/garrison/allowed-signers", Data: append([]byte("garrison "), l.keyData("release.pub")...)},
 			{Path: "/etc/ssh/ssh_host_ed25519_key", Mode: 0o600, Data: l.keyData("host")},
 			{Path: "/opt/gate/nix-env", Mode: 0o755, Data: []byte(nixEnvGate)},

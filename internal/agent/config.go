@@ -39,7 +39,16 @@ type Config struct {
 	Caches []struct {
 		URL       string `toml:"url"`
 		PublicKey string `toml:"publicKey"` // name:base64
+		// PushTokenFile holds a token that may push: what this host built goes to this cache. "" pushes nothing.
+		PushTokenFile string `toml:"pushTokenFile"`
 	} `toml:"caches"`
+
+	// Build is about systems that CI did not build, or that no cache has.
+	Build struct {
+		When  string            `toml:"when"`  // "auto", the default, or "never"
+		Time  tomlfile.Duration `toml:"time"`  // for one build; default 4h
+		After tomlfile.Duration `toml:"after"` // how long caches that do not answer are waited for first; default 10m
+	} `toml:"build"`
 
 	Hub struct {
 		URL       string `toml:"url"` // no hub when empty
@@ -73,6 +82,9 @@ func ReadConfig(path string) (Config, error) {
 	setDefault(&c.Reboot.When, "never")
 	c.CorrectAfter = tomlfile.Duration(c.CorrectAfter.Or(30 * time.Second))
 	c.FetchTime = tomlfile.Duration(c.FetchTime.Or(time.Hour))
+	setDefault(&c.Build.When, buildAuto)
+	c.Build.Time = tomlfile.Duration(c.Build.Time.Or(4 * time.Hour))
+	c.Build.After = tomlfile.Duration(c.Build.After.Or(10 * time.Minute))
 	if c.Host == "" {
 		name, err := os.Hostname()
 		if err != nil {
@@ -120,7 +132,13 @@ func (c Config) check(path string) error {
 	if err := checkRemotes(c.remotes()); err != nil {
 		return bad("%s", err)
 	}
+	if c.Build.When != buildAuto && c.Build.When != buildNever {
+		return bad("build.when is %q; it can be %q or %q", c.Build.When, buildAuto, buildNever)
+	}
 	for _, cache := range c.Caches {
+		if cache.PushTokenFile != "" && !filepath.IsAbs(cache.PushTokenFile) {
+			return bad("the pushTokenFile of cache %s must be an absolute path", cache.URL)
+		}
 		if name, key, ok := strings.Cut(cache.PublicKey, ":"); !ok || name == "" || key == "" || strings.ContainsAny(cache.PublicKey, " \t\n") {
 			return bad("the publicKey of cache %s must have the form name:base64", cache.URL)
 		}

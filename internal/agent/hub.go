@@ -112,7 +112,7 @@ func (a *Agent) ask(ctx context.Context, client *http.Client, method, path strin
 func readToken(file string) (string, error) {
 	f, err := os.Open(file)
 	if err != nil {
-		return "", fleet.Errorf(fleet.Local, fleet.CodeKey, "cannot read the hub's token").WithHint("put it into %s", file).WithCause(err)
+		return "", fleet.Errorf(fleet.Local, fleet.CodeKey, "cannot read the token in %s", file).WithHint("put it there; it is read again by itself").WithCause(err)
 	}
 	defer f.Close()
 	b, err := io.ReadAll(io.LimitReader(f, maxToken))

@@ -26,7 +26,7 @@ func TestWoken(t *testing.T) {
 	b.await("it misses its token", func(s fleet.Status) bool {
 		return s.Hub.Failure != nil && s.Hub.Failure.Code == fleet.CodeKey && !s.Remote.LastOK.IsZero()
 	})
-	b.says(0, "HUB", "cannot read the hub's token", "put it into /etc/garrison/hub-token")
+	b.says(0, "HUB", "cannot read the token in /etc/garrison/hub-token", "put it there")
 	b.must("mv /etc/garrison/elsewhere /etc/garrison/hub-token")
 	b.await("the hub is reached", func(s fleet.Status) bool { return s.Hub.Failure == nil && !s.Hub.LastOK.IsZero() })
 

@@ -84,7 +84,7 @@ func (a *Agent) stage(ctx context.Context) {
 		}
 		t := &proc.Timeline{}
 		tctx := proc.WithTimeline(stageCtx, t)
-		err := proc.Stage(tctx, fleet.Staging, func() error { return a.nix.Substitute(tctx, target.OutPath, s) })
+		err := proc.Stage(tctx, fleet.Staging, func() error { return a.obtain(tctx, target, s) })
 		if stageCtx.Err() == nil {
 			a.send(stageCtx, staged{run, err, t.Stages()})
 		}
@@ -97,7 +97,7 @@ func (s staged) take(ctx context.Context, a *Agent) {
 	}
 	a.stages = slices.Concat(a.stages, s.stages)
 	if s.err != nil {
-		a.Log.Error("cannot fetch the system", "stage", fleet.Staging, "release", a.record.Target.Release.Number, "err", s.err)
+		a.Log.Error("the system cannot be had", "stage", fleet.Staging, "release", a.record.Target.Release.Number, "err", s.err)
 		a.apply(ctx, deploy.StageFailed{Failure: *fleet.FailureOf(fleet.Staging, s.err)})
 		return
 	}

@@ -198,6 +198,10 @@ func (a *app) tellStatus(s fleet.Status) {
 		}
 	}
 	tellFailure("HUB", s.Hub.Failure, s.Hub.Since)
+	if s.Pushing > 0 {
+		line("to be pushed", "%d systems that were built here", s.Pushing)
+	}
+	tellFailure("PUSH", s.Push.Failure, s.Push.Since)
 	if !s.Remote.LastOK.IsZero() {
 		line("looked at git", "%s", ago(s.Remote.LastOK))
 	}

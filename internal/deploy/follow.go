@@ -79,7 +79,7 @@ func (s *step) turn() {
 
 // released is what the newest release wants this host to be.
 func (s *step) released() *fleet.Target {
-	return &fleet.Target{Release: *s.r.Newest, OutPath: s.r.Entry.OutPath, At: s.at}
+	return s.r.Entry.Target(*s.r.Newest, s.at)
 }
 
 // work begins with a target: its closure is fetched.

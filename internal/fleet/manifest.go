@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"regexp"
 	"strconv"
 	"strings"
@@ -56,12 +57,18 @@ type Entry struct {
 	System       string `json:"system"`
 	DrvPath      string `json:"drvPath"`
 	OutPath      string `json:"outPath"`
-	Built        bool   `json:"built"`   // false: left to the host to build
-	Changed      bool   `json:"changed"` // outPath differs from the previous release's
+	Built        bool   `json:"built"`           // false: left to the host to build
+	Flake        string `json:"flake,omitempty"` // folder of the sub-flake that declares the host; "" for the root
+	Changed      bool   `json:"changed"`         // outPath differs from the previous release's
 	ClosurePaths int    `json:"closurePaths"`
 	ClosureBytes int64  `json:"closureBytes"` // sum of NAR sizes
 	Previous     string `json:"previous,omitempty"`
 	Error        string `json:"error,omitempty"`
+}
+
+// Target is e as what a host is to get by a release.
+func (e Entry) Target(r ReleaseRef, at time.Time) *Target {
+	return &Target{Release: r, OutPath: e.OutPath, Built: e.Built, Flake: e.Flake, At: at}
 }
 
 // TagPrefix is what names of release tags start with; the number follows.
@@ -166,6 +173,9 @@ func (m *Manifest) Validate() error {
 		}
 		if !ValidStorePath(e.DrvPath) || !strings.HasSuffix(e.DrvPath, ".drv") {
 			return fmt.Errorf("manifest's drvPath of host %s, %q, is not a derivation", h, e.DrvPath)
+		}
+		if e.Flake != "" && !fs.ValidPath(e.Flake) {
+			return fmt.Errorf("manifest's flake of host %s, %q, is not a folder of the repository", h, e.Flake)
 		}
 	}
 	return nil

@@ -39,7 +39,9 @@ type ReleaseRef struct {
 type Target struct {
 	Release ReleaseRef `json:"release"`
 	OutPath string     `json:"outPath"`
-	At      time.Time  `json:"at"` // when it was confirmed, or work on it began
+	Built   bool       `json:"built,omitempty"` // CI built it, and caches should have it
+	Flake   string     `json:"flake,omitempty"` // as in Entry
+	At      time.Time  `json:"at"`              // when it was confirmed, or work on it began
 }
 
 // Systems are the three that must be compared: they differ after a manual
@@ -112,6 +114,8 @@ type Status struct {
 	Remote    Contact       `json:"remote"` // the git remotes, as long as one answers
 	Remotes   []Remote      `json:"remotes"`
 	Hub       Contact       `json:"hub"`
+	Pushing   int           `json:"pushing,omitempty"` // systems built here that wait to be pushed
+	Push      Contact       `json:"push"`              // the caches that they go to
 	Last      *Deployment   `json:"last,omitempty"`
 	NextPoll  time.Time     `json:"nextPoll"`
 }

@@ -3,7 +3,6 @@ package nix
 import (
 	"context"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"time"
 
@@ -19,6 +18,11 @@ func (n *Nix) Build(ctx context.Context, drvs []string, rootDir string) error {
 	if rootDir != "" {
 		args = append(args, "--add-root", filepath.Join(rootDir, "result"), "--indirect")
 	}
+	return n.realise(ctx, args)
+}
+
+// realise has nix-store build, and finds out who is to blame when it does not.
+func (n *Nix) realise(ctx context.Context, args []string) error {
 	progress := &Progress{Log: n.Log, On: n.OnEvent}
 	told := *n
 	told.Log = progress
@@ -73,21 +77,33 @@ type Substitution struct {
 	Root       string // link to keep it from garbage collection
 }
 
-// Substitute makes path valid by fetching what is missing of its closure; it never builds.
-// Errors: CodeSubstitute; class host when the disk is full, else transient: the cache may have it later.
-func (n *Nix) Substitute(parent context.Context, path string, s Substitution) error {
-	ctx, cancel := context.WithTimeoutCause(parent, s.Timeout, fleet.Errorf(fleet.Transient, fleet.CodeTimeout, "fetching took longer than %s", s.Timeout))
-	defer cancel()
-	_, err := n.run(ctx, "nix-store", "--realise", path, "--add-root", s.Root, "--indirect",
-		"--max-jobs", "0",
-		"--option", "builders", "",
+// args realise a path or a derivation, with what can be had from caches.
+func (s Substitution) args(path string) []string {
+	return []string{"--realise", path, "--add-root", s.Root, "--indirect",
 		"--option", "substitute", "true",
 		"--option", "extra-substituters", strings.Join(s.Caches, " "),
 		"--option", "extra-trusted-public-keys", strings.Join(s.PublicKeys, " "),
 		"--option", "require-sigs", "true",
 		"--option", "narinfo-cache-negative-ttl", "0",
 		"--option", "connect-timeout", "5",
-		"--option", "stalled-download-timeout", strconv.Itoa(60))
+		"--option", "stalled-download-timeout", "60"}
+}
+
+// BuildHere realises one derivation, and builds what caches do not have or do not give. Errors: CodeBuild as of Build; CodeTimeout,
+// class release, when it took longer than s.Timeout.
+func (n *Nix) BuildHere(parent context.Context, drv string, s Substitution) error {
+	ctx, cancel := context.WithTimeoutCause(parent, s.Timeout,
+		fleet.Errorf(fleet.Bad, fleet.CodeTimeout, "building took longer than %s", s.Timeout).WithHint("allow more by build.time in the agent's configuration, and try again: garrison retry"))
+	defer cancel()
+	return n.realise(ctx, append(s.args(drv), "--option", "fallback", "true"))
+}
+
+// Substitute makes path valid by fetching what is missing of its closure; it never builds.
+// Errors: CodeSubstitute; class host when the disk is full, else transient: the cache may have it later.
+func (n *Nix) Substitute(parent context.Context, path string, s Substitution) error {
+	ctx, cancel := context.WithTimeoutCause(parent, s.Timeout, fleet.Errorf(fleet.Transient, fleet.CodeTimeout, "fetching took longer than %s", s.Timeout))
+	defer cancel()
+	_, err := n.run(ctx, "nix-store", append(s.args(path), "--max-jobs", "0", "--option", "builders", "")...)
 	if err == nil || parent.Err() != nil {
 		return err
 	}

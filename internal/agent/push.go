@@ -1,0 +1,158 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/garrison-nix/garrison/internal/cache/client"
+	"github.com/garrison-nix/garrison/internal/fleet"
+	"github.com/garrison-nix/garrison/internal/nar"
+)
+
+// pushDir is the queue of systems that were built here and are to be pushed: a link to each, which also keeps it from
+// garbage collection. It survives whatever happens to the agent and its state directory.
+const pushDir = "/nix/var/nix/gcroots/garrison-push"
+
+const (
+	maxPushes = 20 // waiting; the oldest are dropped
+	pushLeast = 10 * time.Second
+	pushMost  = 15 * time.Minute
+)
+
+// pusher has what this host built pushed, beside everything else and after it.
+type pusher struct{ more chan struct{} }
+
+func newPusher() pusher { return pusher{make(chan struct{}, 1)} }
+
+// add puts a system into the queue. That it cannot is told, and no more: the host has what it needs.
+func (p pusher) add(log *slog.Logger, storePath string) {
+	err := os.MkdirAll(pushDir, 0o755)
+	if err == nil {
+		err = os.Symlink(storePath, filepath.Join(pushDir, filepath.Base(storePath)))
+	}
+	if err != nil && !errors.Is(err, os.ErrExist) {
+		log.Error("what was built here cannot be queued for the cache", "storePath", storePath, "err", err)
+	}
+	select {
+	case p.more <- struct{}{}:
+	default:
+	}
+}
+
+// queued lists the systems that wait, the oldest first.
+func queued() []string {
+	entries, err := os.ReadDir(pushDir)
+	if err != nil {
+		return nil
+	}
+	type waiting struct {
+		path string
+		at   time.Time
+	}
+	var all []waiting
+	for _, e := range entries {
+		info, err := e.Info()
+		to, linkErr := os.Readlink(filepath.Join(pushDir, e.Name()))
+		if err == nil && linkErr == nil && fleet.ValidStorePath(to) {
+			all = append(all, waiting{to, info.ModTime()})
+		}
+	}
+	slices.SortFunc(all, func(a, b waiting) int { return a.at.Compare(b.at) })
+	paths := make([]string, len(all))
+	for i, w := range all {
+		paths[i] = w.path
+	}
+	return paths
+}
+
+// pushAll works through the queue until ctx ends. A cache that is down is waited for.
+func (a *Agent) pushAll(ctx context.Context) {
+	for wait := pushLeast; ; wait = min(2*wait, pushMost) {
+		failed := a.pushQueued(ctx)
+		var again <-chan time.Time // never
+		if failed {
+			again = time.After(jittered(wait))
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-a.pusher.more:
+			wait = pushLeast
+		case <-again:
+		}
+	}
+}
+
+// pushQueued pushes what waits, and says whether some of it still does.
+func (a *Agent) pushQueued(ctx context.Context) (failed bool) {
+	waiting := queued()
+	if over := len(waiting) - maxPushes; over > 0 {
+		a.Log.Warn("too much waits to be pushed; the oldest is dropped", "systems", over)
+		for _, path := range waiting[:over] {
+			a.unqueue(path)
+		}
+		waiting = waiting[over:]
+	}
+	for i, path := range waiting {
+		a.note(func(s *fleet.Status) { s.Pushing = len(waiting) - i })
+		err := a.pushOne(ctx, path)
+		if ctx.Err() != nil {
+			return true
+		}
+		a.contacted(&a.status.Push, err, fleet.Push, "cache to push to")
+		if err != nil {
+			a.haveReported()
+			return true
+		}
+		a.unqueue(path)
+	}
+	if len(waiting) > 0 {
+		a.note(func(s *fleet.Status) { s.Pushing = 0 })
+		a.haveReported()
+	}
+	return false
+}
+
+func (a *Agent) unqueue(storePath string) {
+	if err := os.Remove(filepath.Join(pushDir, filepath.Base(storePath))); err != nil {
+		a.Log.Error("a system cannot be taken out of the queue for the cache", "storePath", storePath, "err", err)
+	}
+}
+
+// pushOne pushes the closure of a system to every cache that takes it.
+func (a *Agent) pushOne(ctx context.Context, storePath string) error {
+	var closure []nar.PathInfo
+	for _, c := range a.Config.Caches {
+		if c.PushTokenFile == "" {
+			continue
+		}
+		if closure == nil {
+			valid, err := a.nix.Valid(ctx, storePath)
+			if err != nil {
+				return err
+			}
+			if !valid {
+				a.Log.Warn("what was built here is gone before it was pushed", "storePath", storePath)
+				return nil
+			}
+			if closure, err = a.nix.Closure(ctx, []string{storePath}); err != nil {
+				return err
+			}
+		}
+		to, err := client.New(client.Config{URL: c.URL, Token: func() (string, error) { return readToken(c.PushTokenFile) }})
+		if err != nil {
+			return err
+		}
+		stats, err := to.Push(ctx, closure, client.PushOptions{RealStoreDir: a.nix.RealStoreDir(), Parallel: 2})
+		if err != nil {
+			return err
+		}
+		a.Log.Info("pushed what was built here", "stage", fleet.Push, "cache", c.URL, "storePath", storePath, "paths", stats.Pushed, "bytes", stats.NarBytes, "duration", stats.Elapsed.Round(time.Millisecond))
+	}
+	return nil
+}
