@@ -50,10 +50,8 @@ func (a *app) status() *cobra.Command {
 
 // statusCode is what a script learns from the exit code.
 func statusCode(s fleet.Status) error {
-	// A tip that cannot be verified is a release that is not followed; a remote that is away may have none.
-	unverified := s.Remote.Failure != nil && s.Remote.Failure.Stage == fleet.Verify
 	switch {
-	case s.Refused != nil, s.Failure != nil, unverified, s.Phase != fleet.PhaseIdle && s.Phase != fleet.PhaseManual:
+	case !s.Converged():
 		return exitCode(ExitCode(&fleet.Error{Code: fleet.CodeNotConverged}))
 	case s.Drift:
 		return exitCode(ExitCode(&fleet.Error{Code: fleet.CodeDiffers}))
@@ -61,49 +59,11 @@ func statusCode(s fleet.Status) error {
 	return nil
 }
 
-// meaning says in words what a phase is.
-func meaning(s fleet.Status) string {
-	release := "a release"
-	if s.Target != nil {
-		release = fleet.TagName(s.Target.Release.Number)
-	}
-	switch s.Phase {
-	case fleet.PhaseNew:
-		return "has not seen a release yet"
-	case fleet.PhaseIdle:
-		return "runs what the newest release says"
-	case fleet.PhaseManual:
-		if s.Failure != nil {
-			return "is not in the newest release"
-		}
-		return "is left to be deployed by hand"
-	case fleet.PhaseReboot:
-		return "must be rebooted to run the newest release"
-	case fleet.PhaseHeld:
-		return release + " is bad for this host; one with another system ends this"
-	case fleet.PhaseStaging:
-		return "fetches " + release
-	case fleet.PhaseActivating:
-		return "activates " + release
-	case fleet.PhaseRetrying:
-		when := "soon"
-		if s.RetryAt != nil {
-			when = "at " + s.RetryAt.Local().Format(time.TimeOnly)
-		}
-		times := "once"
-		if s.Attempt > 1 {
-			times = fmt.Sprintf("%d times", s.Attempt)
-		}
-		return fmt.Sprintf("%s failed %s, and is tried again %s", release, times, when)
-	}
-	return "is in a phase that this garrison does not know"
-}
-
 func (a *app) tellStatus(s fleet.Status) {
 	w := tabwriter.NewWriter(a.Out, 0, 0, 2, ' ', 0)
 	line := func(name, format string, args ...any) { fmt.Fprintf(w, "%s\t%s\n", name, fmt.Sprintf(format, args...)) }
 	line("host", "%s", s.Host)
-	line("phase", "%s: %s (since %s)", s.Phase, meaning(s), ago(s.Since))
+	line("phase", "%s: %s (since %s)", s.Phase, s.Meaning(), ago(s.Since))
 	if s.Newest != nil {
 		line("newest release", "%s  %s  %s", fleet.TagName(s.Newest.Number), short(s.Newest.Source.Commit), s.Newest.Source.Subject)
 	}
