@@ -17,6 +17,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/coreos/go-systemd/v22/daemon"
+
 	"github.com/garrison-nix/garrison/internal/activate"
 	"github.com/garrison-nix/garrison/internal/deploy"
 	"github.com/garrison-nix/garrison/internal/durable"
@@ -27,11 +29,12 @@ import (
 
 // Options are what an agent needs besides its Config.
 type Options struct {
-	Config  Config
-	Version string
-	Exe     string // the garrison binary, for the activation helper
-	Ready   func() // called when the agent runs and answers; may be nil
-	Log     *slog.Logger
+	Config   Config
+	Version  string
+	Exe      string             // the garrison binary, for the activation helper
+	Notify   func(state string) // tells the service manager, as sd_notify(3) does; may be nil
+	Watchdog time.Duration      // how often the service manager wants to hear from the loop; 0 for never
+	Log      *slog.Logger
 }
 
 // Agent follows the releases of one host.
@@ -61,6 +64,12 @@ type Agent struct {
 	mu     sync.Mutex
 	status fleet.Status // but for Systems and Drift, which are looked at when asked for
 	reboot bool         // as in the record
+
+	watching watchers
+	lineMu   sync.Mutex
+	line     string // the service manager's
+	counts   counts
+	diffs    diffs
 }
 
 const (
@@ -97,15 +106,17 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	defer stopAPI()
+	if o.Config.Metrics.Listen != "" {
+		a.tasks.Go(func() { a.exposeMetrics(ctx) })
+	}
 	if o.Config.Hub.URL != "" {
 		a.tasks.Go(func() { a.listen(ctx) })
 		a.tasks.Go(func() { a.reportAll(ctx) })
 	}
 	a.Log.Info("agent runs", "host", o.Config.Host, "phase", a.record.Phase, "version", o.Version, "nix", a.nix.Version)
-	if o.Ready != nil {
-		o.Ready()
-	}
+	a.manage(daemon.SdNotifyReady)
 	a.loop(ctx)
+	a.manage(daemon.SdNotifyStopping)
 	return nil
 }
 
@@ -184,10 +195,14 @@ func (a *Agent) loop(ctx context.Context) {
 	a.apply(ctx, deploy.Restarted{Systems: a.systems()})
 	poll := time.NewTimer(0)
 	defer poll.Stop()
+	beat, stop := a.heartbeat()
+	defer stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
+		case <-beat:
+			a.alive()
 		case <-a.wake:
 			a.look(ctx)
 		case <-poll.C:
@@ -239,8 +254,9 @@ func (a *Agent) apply(ctx context.Context, e deploy.Event) {
 
 // save writes the record, however long that takes: nothing may be done that is not on record. It is false when ctx ended first.
 func (a *Agent) save(ctx context.Context, r deploy.Record) bool {
-	for wait := retryLeast; ; wait = pause(ctx, wait) {
+	for wait := retryLeast; ; wait = a.pauseAlive(ctx, wait) {
 		err := stateError(durable.WriteJSON(a.recordFile(), r, 0o644))
+		a.counts.change(func(c *counts) { c.unwritable = err != nil })
 		if err == nil {
 			return true
 		}
@@ -257,6 +273,7 @@ func (a *Agent) tell(was, now deploy.Record) {
 	switch {
 	case now.Refused != nil && now.Refused != was.Refused:
 		f := now.Refused.Failure
+		a.counts.failed(f.Code)
 		a.Log.Error("release refused", "stage", f.Stage, "tip", now.Refused.Tip, "code", f.Code, "err", firstLine(f.Message), "hint", f.Hint)
 	case now.Refused == nil && was.Refused != nil:
 		a.Log.Info("the release branch is in order again", "stage", fleet.Verify)
@@ -267,7 +284,7 @@ func (a *Agent) tell(was, now deploy.Record) {
 	log := a.Log.With("release", releaseNumber(now))
 	switch now.Phase {
 	case fleet.PhaseStaging:
-		log.Info("fetching", "storePath", now.Target.OutPath, "attempt", now.Attempt+1)
+		log.Info("staging", "storePath", now.Target.OutPath, "attempt", now.Attempt+1)
 	case fleet.PhaseActivating:
 		log.Info("activating", "storePath", now.Target.OutPath)
 	case fleet.PhaseRetrying:

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"os"
 	"os/signal"
 	"runtime/debug"
@@ -172,15 +171,6 @@ func (a *app) complain(err error) {
 	if a.verbose {
 		fmt.Fprintf(a.Err, "  (code %s, class %s)\n", e.Code, fleet.ClassOf(err))
 	}
-}
-
-// logger writes log lines to standard error.
-func (a *app) logger() *slog.Logger {
-	level := slog.LevelInfo
-	if a.verbose {
-		level = slog.LevelDebug
-	}
-	return slog.New(slog.NewTextHandler(a.Err, &slog.HandlerOptions{Level: level}))
 }
 
 // output adds -o to a command.

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
 
 	"github.com/garrison-nix/garrison/internal/cache"
@@ -160,7 +161,7 @@ func (a *app) runHub(ctx context.Context, c hub.Config) (err error) {
 	})
 	defer stopped()
 	log.Info("hub serves", "address", listener.Addr(), "cache", c.Cache.Name, "ci", git.Redact(c.CI.Remote))
-	ready()
+	notify(daemon.SdNotifyReady)
 	if err := srv.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 		stopWork(err)
 	}

@@ -84,3 +84,9 @@ func (s Status) Healthy() bool {
 func (s Status) Stuck() bool {
 	return s.Refused != nil || s.Phase == PhaseHeld || s.Phase == PhaseReboot || s.Phase == PhaseManual && s.Failure != nil
 }
+
+// Phases are all phases, and Results all results, in the order of their constants.
+var (
+	Phases  = []Phase{PhaseNew, PhaseIdle, PhaseStaging, PhaseActivating, PhaseRetrying, PhaseHeld, PhaseManual, PhaseReboot}
+	Results = []Result{Committed, RolledBack, NotActivated, RebootNeeded, RollbackFailed}
+)
