@@ -70,6 +70,7 @@ type Agent struct {
 	line     string // the service manager's
 	counts   counts
 	diffs    diffs
+	hubDiff  fleet.HostDiff // that the hub was told last; of reportAll alone
 }
 
 const (

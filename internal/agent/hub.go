@@ -70,10 +70,10 @@ func (a *Agent) reportAll(ctx context.Context) {
 			if err != nil {
 				return err
 			}
-			resp, err := a.ask(ctx, client, http.MethodPost, "/api/v1/reports", body)
-			if err == nil {
-				_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, 1<<16)) // so that the connection is used again
-				resp.Body.Close()
+			var r fleet.Received
+			err = a.tellHub(ctx, client, "/api/v1/reports", body, &r)
+			if err == nil && r.Schema == fleet.StatusSchema { // else the hub keeps no deployments
+				err = a.tellMissing(ctx, client, r)
 			}
 			if ctx.Err() == nil {
 				a.contacted(&a.status.Hub, err, fleet.Reporting, "hub")
@@ -103,6 +103,9 @@ func (a *Agent) ask(ctx context.Context, client *http.Client, method, path strin
 	}
 	said, _ := io.ReadAll(io.LimitReader(resp.Body, 1024))
 	resp.Body.Close()
+	if resp.StatusCode == http.StatusBadRequest || resp.StatusCode == http.StatusRequestEntityTooLarge {
+		return nil, fleet.Errorf(fleet.Bad, fleet.CodeInvalid, "the hub does not take what it was told: %s", bytes.TrimSpace(said)).WithHint("have hub and agents the same version?")
+	}
 	if resp.StatusCode == http.StatusUnauthorized || resp.StatusCode == http.StatusForbidden {
 		return nil, fleet.Errorf(fleet.Local, fleet.CodeUnauthorized, "the hub refuses the token in %s", a.Config.Hub.TokenFile).WithHint("renew it; it is read again by itself")
 	}

@@ -4,11 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"maps"
-	"net"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -18,22 +17,26 @@ import (
 	"github.com/garrison-nix/garrison/internal/fleet"
 )
 
-const defaultSocket = "/run/garrison/agent.sock"
-
 func (a *app) status() *cobra.Command {
-	var socket string
+	var f from
 	cmd := &cobra.Command{
 		Use:   "status",
-		Short: "Say what this host runs, and why",
-		Long: `Status asks the agent on this host. Exit codes: 0 all is as the newest release says,
-3 it is not (yet), 4 somebody switched the host by hand.`,
+		Short: "Say what this host runs, and why; or all hosts, by a hub",
+		Long: `Status asks the agent on this host, or a hub about another one, or about all that ever reported. Exit
+codes: 0 all is as the newest release says, 3 it is not (yet), 4 somebody switched a host by hand.`,
 		Args: exactly(),
 	}
 	format := output(cmd)
-	cmd.Flags().StringVar(&socket, "socket", defaultSocket, "the agent's socket")
+	f.flags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if err := f.resolve(cmd, true); err != nil {
+			return err
+		}
+		if f.hub != "" && f.host == "" {
+			return a.fleetStatus(cmd.Context(), &f, *format == "json")
+		}
 		var s fleet.Status
-		if err := askAgent(cmd.Context(), socket, "/v1/status", &s); err != nil {
+		if err := f.ask(cmd.Context(), askTime, "status", &s); err != nil {
 			return err
 		}
 		if *format == "json" {
@@ -110,25 +113,33 @@ func (a *app) tellStatus(s fleet.Status) {
 }
 
 func (a *app) history() *cobra.Command {
-	var socket string
+	var f from
 	var n int
 	cmd := &cobra.Command{
 		Use:   "history",
-		Short: "List the deployments of this host, newest first",
+		Short: "List the deployments of this host, or of another by a hub, newest first",
 		Args:  exactly(),
 	}
 	format := output(cmd)
-	cmd.Flags().StringVar(&socket, "socket", defaultSocket, "the agent's socket")
-	cmd.Flags().IntVarP(&n, "number", "n", 20, "how many (1 to 1000)")
+	f.flags(cmd)
+	cmd.Flags().IntVarP(&n, "number", "n", 20, "how many (1 to 1000; of a hub, which has no more, to 100)")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if n < 1 || n > 1000 {
 			return usage(cmd, fmt.Errorf("-n takes a number from 1 to 1000, not %d", n))
 		}
-		past := []fleet.Deployment{}
-		if err := askAgent(cmd.Context(), socket, fmt.Sprintf("/v1/history?n=%d", n), &past); err != nil {
+		if err := f.resolve(cmd, false); err != nil {
 			return err
 		}
-		slices.Reverse(past)
+		if f.hub != "" {
+			n = min(n, 100)
+		}
+		past := []fleet.Deployment{}
+		if err := f.ask(cmd.Context(), askTime, fmt.Sprintf("history?n=%d", n), &past); err != nil {
+			return err
+		}
+		if f.hub == "" {
+			slices.Reverse(past)
+		}
 		if *format == "json" {
 			return a.json(past)
 		}
@@ -158,33 +169,56 @@ func (a *app) tellHistory(past []fleet.Deployment) {
 	_ = w.Flush()
 }
 
-const maxAgentAnswer = 64 << 20 // bytes
-
-// askAgent asks the agent on its socket.
-func askAgent(ctx context.Context, socket, path string, into any) error {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+// fleetStatus is the table of all hosts that a hub knows.
+func (a *app) fleetStatus(ctx context.Context, f *from, asJSON bool) error {
+	ctx, cancel := context.WithTimeout(ctx, askTime)
 	defer cancel()
-	c := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return (&net.Dialer{}).DialContext(ctx, "unix", socket)
-	}}}
-	defer c.CloseIdleConnections()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://agent"+path, nil)
+	body, err := askHub(ctx, f.hub, f.tokenFile, http.MethodGet, "/api/v1/hosts")
 	if err != nil {
 		return err
 	}
-	resp, err := c.Do(req)
-	if err != nil {
-		return fleet.Errorf(fleet.Local, fleet.CodeRemote, "no agent answers on %s", socket).
-			WithHint("is it running, and may you (root, or the group garrison) ask it? systemctl status garrison-agent").WithCause(err)
+	hosts := []fleet.Status{}
+	if err := json.Unmarshal(body, &hosts); err != nil {
+		return fleet.Errorf(fleet.Local, fleet.CodeInvalid, "the hub's answer cannot be read").WithCause(err)
 	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return fleet.Errorf(fleet.Local, fleet.CodeRemote, "the agent answers %s", resp.Status)
+	if asJSON {
+		err = a.json(hosts)
+	} else {
+		a.tellHosts(hosts)
 	}
-	if err := json.NewDecoder(io.LimitReader(resp.Body, maxAgentAnswer)).Decode(into); err != nil {
-		return fleet.Errorf(fleet.Local, fleet.CodeInvalid, "the agent's answer cannot be read").WithCause(err)
+	for _, s := range hosts { // not converged is worse than switched by hand
+		if code := statusCode(s); code != nil && (err == nil || !s.Converged()) {
+			err = code
+		}
 	}
-	return nil
+	return err
+}
+
+func (a *app) tellHosts(hosts []fleet.Status) {
+	if len(hosts) == 0 {
+		fmt.Fprintln(a.Out, "no host has reported yet")
+		return
+	}
+	number := func(r *fleet.ReleaseRef) string {
+		if r == nil {
+			return "–"
+		}
+		return strconv.Itoa(r.Number)
+	}
+	w := tabwriter.NewWriter(a.Out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "HOST\tPHASE\tACTIVE\tNEWEST\tSINCE\tREPORTED\tWHAT")
+	for _, s := range hosts {
+		active := (*fleet.ReleaseRef)(nil)
+		if s.Active != nil {
+			active = &s.Active.Release
+		}
+		what := s.Summary()
+		if s.Failure != nil {
+			what = firstLine(s.Failure.Message)
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", s.Host, s.Phase, number(active), number(s.Newest), ago(s.Since), ago(s.At), what)
+	}
+	_ = w.Flush()
 }
 
 func short(commit string) string { return commit[:min(len(commit), 12)] }
