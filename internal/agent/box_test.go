@@ -41,6 +41,7 @@ type boxOptions struct {
 	host     string    // its name in the fleet, joker unless given
 	origin   *git.Repo // nil for one of its own
 	pollOnly bool      // tests do not tell the agent to look
+	files    []sandbox.File
 	tmpfs    bool      // its state directory is a small file system in memory
 }
 
@@ -96,6 +97,7 @@ func newBox(t *testing.T, o boxOptions) *box {
 		},
 		Binds: []sandbox.Bind{{Source: b.origin.Dir, Target: "/srv/fleet.git", Writable: true}},
 	}
+	opts.Files = append(opts.Files, o.files...)
 	start := []string{"garrison", "agent"}
 	if o.tmpfs {
 		start = []string{"sh", "-c", "busybox mountpoint -q " + stateDir + " || { mkdir -p " + stateDir + "; mount -t tmpfs -o size=2m none " + stateDir + "; }; exec garrison agent"}

@@ -1,10 +1,12 @@
 package agent_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -95,6 +97,37 @@ func TestCacheAndHubComeAndGo(t *testing.T) {
 	}
 	b.runs("good2")
 	b.await("the hub is reached again", func(s fleet.Status) bool { return s.Hub.Failure == nil })
+
+	// What ended while the hub was away, it is told when it is back; and all of it, once it lost what it knew.
+	b.must("printf read-token > /etc/garrison/read-token")
+	asked := func() (past []fleet.Deployment) {
+		out, err := b.run("garrison history --hub " + url + " --host joker --token-file /etc/garrison/read-token -o json")
+		if err != nil || json.Unmarshal([]byte(out), &past) != nil {
+			return nil
+		}
+		return past
+	}
+	want := b.local()
+	told := func() bool { return reflect.DeepEqual(asked(), want) }
+	b.eventually("the hub knows the whole history", told)
+	for _, lost := range []bool{false, true} {
+		if err := mirror.StopService(ctx, "hub"); err != nil {
+			t.Fatal(err)
+		}
+		b.await("it misses the hub", func(s fleet.Status) bool { return s.Hub.Failure != nil })
+		if lost {
+			for _, file := range []string{"hub.db", "hub.db-wal", "hub.db-shm"} {
+				_ = os.Remove(mirror.Path("/var/lib/garrison-hub/" + file))
+			}
+		} else {
+			b.ended(b.publish("good1")) // in the store already: no cache is needed
+		}
+		if err := mirror.StartService(ctx, "hub"); err != nil {
+			t.Fatal(err)
+		}
+		want = b.local()
+		b.eventually("the hub knows the whole history again", told)
+	}
 }
 
 // What the cache has signed with a key that is not trusted never gets into the store.

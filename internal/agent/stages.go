@@ -3,6 +3,8 @@ package agent
 import (
 	"cmp"
 	"context"
+	"fmt"
+	"strings"
 	"time"
 
 	"github.com/garrison-nix/garrison/internal/activate"
@@ -68,19 +70,29 @@ func (a *Agent) tellEnd(d fleet.Deployment) {
 	if len(d.Stages) > 0 {
 		attrs = append(attrs, "duration", d.EndedAt.Sub(d.Stages[0].StartedAt).Round(time.Millisecond))
 	}
-	spent := map[fleet.Stage]float64{} // a stage may have run twice
-	for _, s := range d.Stages {
-		spent[s.Stage] += s.Seconds
-	}
-	for _, s := range d.Stages {
-		if seconds, first := spent[s.Stage]; first && s.Stage != fleet.Gate || seconds >= 0.001 {
-			attrs = append(attrs, string(s.Stage)+"Duration", rounded(seconds))
-			delete(spent, s.Stage)
-		}
-	}
+	attrs = append(attrs, "stages", spent(d.Stages))
 	if d.Failure != nil {
 		a.Log.Error("deployment failed", attrs...)
 		return
 	}
 	a.Log.Info("deployed", attrs...)
+}
+
+// spent says how long each stage took, in words; a gate that let through at once is none.
+func spent(stages []fleet.StageTime) string {
+	seconds := map[fleet.Stage]float64{} // a stage may have run twice
+	var order []fleet.Stage
+	for _, s := range stages {
+		if _, again := seconds[s.Stage]; !again {
+			order = append(order, s.Stage)
+		}
+		seconds[s.Stage] += s.Seconds
+	}
+	var words []string
+	for _, s := range order {
+		if s != fleet.Gate || rounded(seconds[s]) > 0 {
+			words = append(words, fmt.Sprintf("%s %s", s, rounded(seconds[s])))
+		}
+	}
+	return strings.Join(words, ", ")
 }
