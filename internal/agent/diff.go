@@ -114,6 +114,8 @@ func (a *Agent) closure(ctx context.Context, system string, caches bool) ([]clos
 }
 
 func (a *Agent) serveDiff(w http.ResponseWriter, r *http.Request) {
-	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(2 * diffTime)) // another one's may come first
+	c := http.NewResponseController(w)
+	_ = c.SetReadDeadline(time.Time{})                   // else its end would end the request
+	_ = c.SetWriteDeadline(time.Now().Add(2 * diffTime)) // another one's may come first
 	writeJSON(w, a.compare(r.Context(), a.question(), true))
 }
