@@ -42,7 +42,7 @@ type boxOptions struct {
 	origin   *git.Repo // nil for one of its own
 	pollOnly bool      // tests do not tell the agent to look
 	files    []sandbox.File
-	tmpfs    bool      // its state directory is a small file system in memory
+	tmpfs    bool // its state directory is a small file system in memory
 }
 
 const stateDir = "/var/lib/garrison"
