@@ -41,10 +41,9 @@ func (a *Agent) alive() { a.manage(daemon.SdNotifyWatchdog) }
 
 // pauseAlive is pause for the loop: what it waits for may last longer than the watchdog's patience.
 func (a *Agent) pauseAlive(ctx context.Context, d time.Duration) time.Duration {
-	next := pause
 	if a.Watchdog > 0 && d > a.Watchdog/2 {
 		d = a.Watchdog / 2
 	}
 	a.alive()
-	return next(ctx, d)
+	return pause(ctx, d)
 }
