@@ -345,9 +345,14 @@ func (b *box) reached(gate string) {
 
 func (b *box) eventually(what string, f func() bool) {
 	b.t.Helper()
-	for end := time.Now().Add(20 * time.Second); !f(); time.Sleep(10 * time.Millisecond) {
+	b.eventuallyFor(20*time.Second, what, f)
+}
+
+func (b *box) eventuallyFor(most time.Duration, what string, f func() bool) {
+	b.t.Helper()
+	for end := time.Now().Add(most); !f(); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {
-			b.t.Fatalf("not within 20 s: %s", what)
+			b.t.Fatalf("not within %s: %s", most, what)
 		}
 	}
 }

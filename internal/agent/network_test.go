@@ -109,7 +109,8 @@ func TestCacheAndHubComeAndGo(t *testing.T) {
 	}
 	want := b.local()
 	told := func() bool { return reflect.DeepEqual(asked(), want) }
-	b.eventually("the hub knows the whole history", told)
+	const patience = 2 * time.Minute // more than the longest pause between reports that fail
+	b.eventuallyFor(patience, "the hub knows the whole history", told)
 	for _, lost := range []bool{false, true} {
 		if err := mirror.StopService(ctx, "hub"); err != nil {
 			t.Fatal(err)
@@ -126,7 +127,7 @@ func TestCacheAndHubComeAndGo(t *testing.T) {
 			t.Fatal(err)
 		}
 		want = b.local()
-		b.eventually("the hub knows the whole history again", told)
+		b.eventuallyFor(patience, "the hub knows the whole history again", told)
 	}
 }
 
