@@ -20,6 +20,7 @@ const (
 	retryLeast    = time.Second
 	retryMost     = time.Minute
 	maxToken      = 16 << 10
+	diffAfter     = 2 * time.Second // a diff is for people, and takes nix some work: not while all hosts deploy
 )
 
 // listen keeps a stream from the hub open. All that a hub can say is "look again"; the agent looks as well
@@ -56,31 +57,45 @@ func (a *Agent) listen(ctx context.Context) {
 	})
 }
 
-// reportAll sends the newest status whenever it changed.
+// reportAll sends the newest status whenever it changed, and some time later what that changes on the host.
 func (a *Agent) reportAll(ctx context.Context) {
 	client := &http.Client{Timeout: reportTime}
+	var diffDue <-chan time.Time // nil while none is
 	for {
 		select {
 		case <-ctx.Done():
 			return
+		case <-diffDue:
+			diffDue = nil
+			if err := a.tellDiff(ctx, client); err != nil {
+				a.Log.Debug("the hub was not told what changes", "stage", fleet.Reporting, "err", err)
+				diffDue = time.After(jittered(retryMost))
+			}
 		case <-a.report:
-		}
-		persistUntil(ctx, func() error {
-			body, err := json.Marshal(a.Status())
-			if err != nil {
-				return err
-			}
 			var r fleet.Received
-			err = a.tellHub(ctx, client, "/api/v1/reports", body, &r)
-			if err == nil && r.Schema == fleet.StatusSchema { // else the hub keeps no deployments
-				err = a.tellMissing(ctx, client, r)
+			persistUntil(ctx, func() error { return a.reportStatus(ctx, client, &r) })
+			if r.Schema == fleet.StatusSchema && diffDue == nil {
+				diffDue = time.After(diffAfter)
 			}
-			if ctx.Err() == nil {
-				a.contacted(&a.status.Hub, err, fleet.Reporting, "hub")
-			}
-			return err
-		})
+		}
 	}
+}
+
+// reportStatus sends the status, and the deployments that the hub then says to miss.
+func (a *Agent) reportStatus(ctx context.Context, client *http.Client, r *fleet.Received) error {
+	body, err := json.Marshal(a.Status())
+	if err != nil {
+		return err
+	}
+	*r = fleet.Received{}
+	err = a.tellHub(ctx, client, "/api/v1/reports", body, r)
+	if err == nil && r.Schema == fleet.StatusSchema { // else it keeps no deployments
+		err = a.tellMissing(ctx, client, *r)
+	}
+	if ctx.Err() == nil {
+		a.contacted(&a.status.Hub, err, fleet.Reporting, "hub")
+	}
+	return err
 }
 
 // ask makes a request to the hub with the token as it stands in its file now.

@@ -37,30 +37,31 @@ func (a *Agent) tellHub(ctx context.Context, client *http.Client, path string, b
 	return nil
 }
 
-// tellMissing tells the hub of deployments that it does not know yet, oldest first, and what they changed.
+// tellMissing tells the hub of deployments that it does not know yet, oldest first.
 // The history is the only queue: whatever was not received is found missing when the hub answers next, be that after weeks.
 func (a *Agent) tellMissing(ctx context.Context, client *http.Client, r fleet.Received) error {
 	last := a.Status().Last
-	if last != nil && last.Host == a.Config.Host && (r.Deployment == nil || !r.Deployment.Equal(last.Key())) {
-		past, err := durable.ReadJournal[fleet.Deployment](a.historyFile(), mostMissing)
-		if err != nil && !errors.Is(err, durable.ErrDamaged) {
-			return stateError(err)
-		}
-		known := -1
-		if r.Deployment != nil {
-			known = slices.IndexFunc(past, func(d fleet.Deployment) bool { return r.Deployment.Equal(d.Key()) })
-		}
-		for _, d := range past[known+1:] {
-			if d.Host != a.Config.Host { // it had another name then, for which its token does not speak
-				continue
-			}
-			if err := a.tellDeployment(ctx, client, d); err != nil {
-				return err
-			}
-		}
-		a.hubDiff = fleet.HostDiff{} // the hub may have lost it, too
+	if last == nil || last.Host != a.Config.Host || r.Deployment != nil && r.Deployment.Equal(last.Key()) {
+		return nil
 	}
-	return a.tellDiff(ctx, client)
+	past, err := durable.ReadJournal[fleet.Deployment](a.historyFile(), mostMissing)
+	if err != nil && !errors.Is(err, durable.ErrDamaged) {
+		return stateError(err)
+	}
+	known := -1
+	if r.Deployment != nil {
+		known = slices.IndexFunc(past, func(d fleet.Deployment) bool { return r.Deployment.Equal(d.Key()) })
+	}
+	for _, d := range past[known+1:] {
+		if d.Host != a.Config.Host { // it had another name then, for which its token does not speak
+			continue
+		}
+		if err := a.tellDeployment(ctx, client, d); err != nil {
+			return err
+		}
+	}
+	a.hubDiff = fleet.HostDiff{} // the hub may have lost it, too
+	return nil
 }
 
 func (a *Agent) tellDeployment(ctx context.Context, client *http.Client, d fleet.Deployment) error {
