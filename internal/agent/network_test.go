@@ -145,6 +145,18 @@ func TestUntrustedCache(t *testing.T) {
 		t.Errorf("the path is in the store: %v, %v", there, err)
 	}
 	b.says(3, "its key among the agent's")
+	// What would change can be told all the same: the cache is asked, and nothing that it says is used.
+	if out, _ := b.exits(0, "diff"); !strings.Contains(out, "joker would change to release-1 ("+b.lab.out("good1")+")\n0 → 4 paths, 0 B → ") || !strings.Contains(out, "+  nixos-system-good1") {
+		t.Error(out)
+	}
+	b.must("busybox sed -i 's|^url = .*|url = \"http://192.0.2.1:1\"|' /etc/garrison/agent.toml")
+	if err := b.host.RestartService(testContext(t), "agent"); err != nil {
+		t.Fatal(err)
+	}
+	b.await("another agent is there", func(s fleet.Status) bool { return s.Phase == fleet.PhaseRetrying })
+	if out, _ := b.exits(0, "diff"); !strings.Contains(out, "what changes is not known: ") {
+		t.Error(out)
+	}
 }
 
 // A remote that is away is waited for.
