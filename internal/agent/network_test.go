@@ -54,12 +54,9 @@ func TestWoken(t *testing.T) {
 	b.says(0, fleet.TagName(n))
 }
 
-// Everything on the network comes and goes; the agent goes on, and says what it waits for.
-func TestCacheAndHubComeAndGo(t *testing.T) {
-	t.Parallel()
-	l := needLab(t)
-	ctx := testContext(t)
-	// A mirror of the forge that may be stopped without disturbing other tests.
+// mirror is another forge's hub, with the same cache, that knows no host yet and may be stopped without disturbing other tests.
+func (l *lab) mirror(t *testing.T) (hub *sandbox.Host, url string) {
+	t.Helper()
 	disk := t.TempDir()
 	addr := l.address()
 	for _, path := range []string{"etc/garrison", "var/lib/garrison-hub"} {
@@ -67,13 +64,28 @@ func TestCacheAndHubComeAndGo(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	url := "http://" + netip.AddrPortFrom(addr, 8420).String()
-	mirror, err := l.lan.Start(ctx, sandbox.HostOptions{Name: fmt.Sprintf("mirror%d", addr.As4()[3]), Dir: disk, Addr: addr,
+	for _, file := range hubDB {
+		_ = os.Remove(filepath.Join(disk, file))
+	}
+	url = "http://" + netip.AddrPortFrom(addr, 8420).String()
+	hub, err := l.lan.Start(testContext(t), sandbox.HostOptions{Name: fmt.Sprintf("mirror%d", addr.As4()[3]), Dir: disk, Addr: addr,
 		Files:    []sandbox.File{{Path: "/etc/garrison/hub.toml", Data: []byte("listen = \"" + strings.TrimPrefix(url, "http://") + "\"\ndataDir = \"/var/lib/garrison-hub\"\ntokens = \"/etc/garrison/tokens.toml\"\n")}},
 		Services: []sandbox.Service{{Name: "hub", Args: []string{"garrison", "hub"}}}})
 	if err != nil {
 		t.Fatal(err)
 	}
+	return hub, url
+}
+
+// hubDB is what a hub knows of hosts.
+var hubDB = []string{"/var/lib/garrison-hub/hub.db", "/var/lib/garrison-hub/hub.db-wal", "/var/lib/garrison-hub/hub.db-shm"}
+
+// Everything on the network comes and goes; the agent goes on, and says what it waits for.
+func TestCacheAndHubComeAndGo(t *testing.T) {
+	t.Parallel()
+	l := needLab(t)
+	ctx := testContext(t)
+	mirror, url := l.mirror(t)
 	b := newBox(t, boxOptions{cacheURL: url + "/fleet", config: "socket = \"/run/garrison/agent.sock\"\n[hub]\nurl = \"" + url + "\"\ntokenFile = \"/etc/garrison/hub-token\"\n"})
 	b.deploy("good1")
 	b.await("reported", func(s fleet.Status) bool { return s.Hub.Failure == nil && !s.Hub.LastOK.IsZero() })
@@ -117,8 +129,8 @@ func TestCacheAndHubComeAndGo(t *testing.T) {
 		}
 		b.await("it misses the hub", func(s fleet.Status) bool { return s.Hub.Failure != nil })
 		if lost {
-			for _, file := range []string{"hub.db", "hub.db-wal", "hub.db-shm"} {
-				_ = os.Remove(mirror.Path("/var/lib/garrison-hub/" + file))
+			for _, file := range hubDB {
+				_ = os.Remove(mirror.Path(file))
 			}
 		} else {
 			b.ended(b.publish("good1")) // in the store already: no cache is needed

@@ -68,9 +68,10 @@ func (b *box) fetch(path string) string {
 // TestSeen: what a person, a script and a Prometheus see of a host, on it and by the hub.
 func TestSeen(t *testing.T) {
 	t.Parallel()
-	b := newBox(t, boxOptions{config: "socket = \"/run/garrison/agent.sock\"\n[hub]\nurl = \"" + hubURL + "\"\ntokenFile = \"/etc/garrison/hub-token\"\n[metrics]\nlisten = \"127.0.0.1:9101\"\n"})
+	_, url := needLab(t).mirror(t)
+	b := newBox(t, boxOptions{config: "socket = \"/run/garrison/agent.sock\"\n[hub]\nurl = \"" + url + "\"\ntokenFile = \"/etc/garrison/hub-token\"\n[metrics]\nlisten = \"127.0.0.1:9101\"\n"})
 	b.must("printf read-token > /etc/garrison/read-token")
-	byHub := []string{"--hub", hubURL, "--token-file", "/etc/garrison/read-token", "--host", "joker"}
+	byHub := []string{"--hub", url, "--token-file", "/etc/garrison/read-token", "--host", "joker"}
 	with := func(args ...string) []string { return append(args, byHub...) }
 
 	b.await("a look at the empty origin", func(s fleet.Status) bool { return !s.Remote.LastOK.IsZero() })
@@ -165,7 +166,7 @@ func TestSeen(t *testing.T) {
 	if out, _ = b.exits(3, with("status")...); !strings.Contains(out, "held: release-3 is bad for this host") {
 		t.Error(out)
 	}
-	if out, _ = b.exits(3, "status", "--hub", hubURL, "--token-file", "/etc/garrison/read-token"); !regexp.MustCompile(`(?m)^joker +held +2 +3 .*switch-to-configuration exited with 2`).MatchString(out) {
+	if out, _ = b.exits(3, "status", "--hub", url, "--token-file", "/etc/garrison/read-token"); !regexp.MustCompile(`(?m)^joker +held +2 +3 .*switch-to-configuration exited with 2`).MatchString(out) {
 		t.Error(out)
 	}
 	var past []fleet.Deployment
@@ -181,10 +182,10 @@ func TestSeen(t *testing.T) {
 		return err == nil && strings.Contains(out, "joker would change to release-3") && strings.Contains(out, " paths, ")
 	})
 	b.exits(3, with("watch", "--until", "converged", "--release", "3", "--timeout", "60s")...)
-	if _, said := b.exits(1, "status", "--hub", hubURL, "--token-file", "/etc/garrison/read-token", "--host", "nobody"); !strings.Contains(said, "told nothing of that") {
+	if _, said := b.exits(1, "status", "--hub", url, "--token-file", "/etc/garrison/read-token", "--host", "nobody"); !strings.Contains(said, "told nothing of that") {
 		t.Error(said)
 	}
-	b.exits(2, "logs", "--hub", hubURL)
+	b.exits(2, "logs", "--hub", url)
 
 	b.checkMetrics(bad)
 }
