@@ -133,6 +133,12 @@ func (a *Agent) serveLogs(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	if r.URL.Query().Get("follow") != "" {
+		_, leave, ok := a.watching.join() // so that followers, too, leave room for others
+		if !ok {
+			http.Error(w, tooManyWatch, http.StatusServiceUnavailable)
+			return
+		}
+		defer leave()
 		follow(r.Context(), w, file)
 		return
 	}

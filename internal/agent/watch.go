@@ -16,6 +16,8 @@ const (
 	watchWrite   = 10 * time.Second // a client that takes longer to take an event is dropped
 )
 
+const tooManyWatch = "too many others watch already"
+
 // watchers are told when the status changed. They ask for it themselves when they get to it: a slow one
 // misses what was in between, and costs nothing. The zero value is ready.
 type watchers struct {
@@ -57,7 +59,7 @@ func (w *watchers) tell() {
 func (a *Agent) serveWatch(w http.ResponseWriter, r *http.Request) {
 	changed, leave, ok := a.watching.join()
 	if !ok {
-		http.Error(w, fmt.Sprintf("%d others watch already", mostWatchers), http.StatusServiceUnavailable)
+		http.Error(w, tooManyWatch, http.StatusServiceUnavailable)
 		return
 	}
 	defer leave()

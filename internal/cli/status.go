@@ -66,6 +66,9 @@ func (a *app) tellStatus(s fleet.Status) {
 	w := tabwriter.NewWriter(a.Out, 0, 0, 2, ' ', 0)
 	line := func(name, format string, args ...any) { fmt.Fprintf(w, "%s\t%s\n", name, fmt.Sprintf(format, args...)) }
 	line("host", "%s", s.Host)
+	if time.Since(s.At) > time.Minute { // by a hub, which does not ask
+		line("reported", "%s", ago(s.At))
+	}
 	line("phase", "%s: %s (since %s)", s.Phase, s.Meaning(), ago(s.Since))
 	if s.Newest != nil {
 		line("newest release", "%s  %s  %s", fleet.TagName(s.Newest.Number), short(s.Newest.Source.Commit), s.Newest.Source.Subject)

@@ -158,10 +158,26 @@ func (a *app) printLog(ctx context.Context, f *from, what string) error {
 		return err
 	}
 	defer body.Close()
-	if _, err = io.Copy(a.Out, body); err != nil && ctx.Err() == nil {
+	if _, err = io.Copy(printable{a.Out}, body); err != nil && ctx.Err() == nil {
 		return fleet.Errorf(fleet.Transient, fleet.CodeRemote, "the log ended in the middle").WithCause(err)
 	}
 	return nil
+}
+
+// printable keeps back what would do something to a terminal: what hosts say is theirs.
+type printable struct{ to io.Writer }
+
+func (p printable) Write(b []byte) (int, error) {
+	kept := make([]byte, 0, len(b))
+	for _, c := range b {
+		if c >= ' ' && c != 0x7f || c == '\n' || c == '\t' {
+			kept = append(kept, c)
+		}
+	}
+	if _, err := p.to.Write(kept); err != nil {
+		return 0, err
+	}
+	return len(b), nil
 }
 
 // followHub prints each log that the hub gets.
