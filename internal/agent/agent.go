@@ -18,6 +18,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/coreos/go-systemd/v22/daemon"
+
 	"github.com/garrison-nix/garrison/internal/activate"
 	"github.com/garrison-nix/garrison/internal/deploy"
 	"github.com/garrison-nix/garrison/internal/durable"
@@ -28,11 +30,12 @@ import (
 
 // Options are what an agent needs besides its Config.
 type Options struct {
-	Config  Config
-	Version string
-	Exe     string // the garrison binary, for the activation helper
-	Ready   func() // called when the agent runs and answers; may be nil
-	Log     *slog.Logger
+	Config   Config
+	Version  string
+	Exe      string             // the garrison binary, for the activation helper
+	Notify   func(state string) // tells the service manager, as sd_notify(3) does; may be nil
+	Watchdog time.Duration      // how often the service manager wants to hear from the loop; 0 for never
+	Log      *slog.Logger
 }
 
 // Agent follows the releases of one host.
@@ -73,6 +76,13 @@ type Agent struct {
 	mu     sync.Mutex
 	status fleet.Status // but for Systems and Drift, which are looked at when asked for
 	reboot bool         // as in the record
+
+	watching watchers
+	lineMu   sync.Mutex
+	line     string // the service manager's
+	counts   counts
+	diffs    diffs
+	hubDiff  fleet.HostDiff // that the hub was told last; of reportAll alone
 }
 
 const (
@@ -116,16 +126,18 @@ func Run(ctx context.Context, o Options) error {
 	}
 	defer a.watcher.close()
 	a.tasks.Go(func() { a.watcher.watch(a.switched) })
+	if o.Config.Metrics.Listen != "" {
+		a.tasks.Go(func() { a.exposeMetrics(ctx) })
+	}
 	if o.Config.Hub.URL != "" {
 		a.tasks.Go(func() { a.listen(ctx) })
 		a.tasks.Go(func() { a.reportAll(ctx) })
 	}
 	a.tasks.Go(func() { a.pushAll(ctx) })
 	a.Log.Info("agent runs", "host", o.Config.Host, "phase", a.record.Phase, "version", o.Version, "nix", a.nix.Version)
-	if o.Ready != nil {
-		o.Ready()
-	}
+	a.manage(daemon.SdNotifyReady)
 	a.loop(ctx)
+	a.manage(daemon.SdNotifyStopping)
 	return nil
 }
 
@@ -219,10 +231,14 @@ func (a *Agent) loop(ctx context.Context) {
 	for _, m := range a.remotes {
 		a.tasks.Go(func() { a.watch(ctx, m) })
 	}
+	beat, stop := a.heartbeat()
+	defer stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
+		case <-beat:
+			a.alive()
 		case <-a.wake:
 			a.look()
 		case <-a.due.C:
@@ -273,8 +289,9 @@ func (a *Agent) apply(ctx context.Context, e deploy.Event) bool {
 
 // save writes the record, however long that takes: nothing may be done that is not on record. It is false when ctx ended first.
 func (a *Agent) save(ctx context.Context, r deploy.Record) bool {
-	for wait := retryLeast; ; wait = pause(ctx, wait) {
+	for wait := retryLeast; ; wait = a.pauseAlive(ctx, wait) {
 		err := stateError(durable.WriteJSON(a.recordFile(), r, 0o644))
+		a.counts.change(func(c *counts) { c.unwritable = err != nil })
 		if err == nil {
 			return true
 		}

@@ -13,8 +13,12 @@ import (
 	"github.com/garrison-nix/garrison/internal/fleet"
 )
 
+// mostRequests is how many are answered at a time; more than watchers, so that these leave room for others.
+const mostRequests = 2 * mostWatchers
+
 // serve answers on the local socket, mode 0660, group garrison where there is one:
-// GET /v1/status, GET /v1/history?n=N and GET /v1/acts?n=N (newest last), POST /v1/look, POST /v1/acts (an order).
+// GET /v1/status, GET /v1/history?n=N and GET /v1/acts?n=N (newest last), POST /v1/look, POST /v1/acts (an order), GET /v1/watch,
+// GET /v1/logs?deployment=N&follow=1, GET /v1/diff, GET /metrics.
 func (a *Agent) serve() (stop func(), err error) {
 	path := a.Config.Socket
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
@@ -47,7 +51,11 @@ func (a *Agent) serve() (stop func(), err error) {
 		a.Wake()
 		w.WriteHeader(http.StatusAccepted)
 	})
-	srv := &http.Server{Handler: mux, ConnContext: withPeer, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10}
+	mux.HandleFunc("GET /v1/watch", a.serveWatch)
+	mux.HandleFunc("GET /v1/logs", a.serveLogs)
+	mux.HandleFunc("GET /v1/diff", a.serveDiff)
+	mux.HandleFunc("GET /metrics", a.serveMetrics)
+	srv := &http.Server{Handler: limited(mostRequests, mux), ConnContext: withPeer, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10}
 	a.tasks.Go(func() { _ = srv.Serve(l) })
 	return func() {
 		srv.Close()

@@ -43,7 +43,8 @@ type boxOptions struct {
 	origin    *git.Repo // nil for one of its own
 	pollOnly  bool      // tests do not tell the agent to look
 	pushToken bool      // it may push to its cache
-	tmpfs     bool      // its state directory is a small file system in memory
+	files     []sandbox.File
+	tmpfs     bool // its state directory is a small file system in memory
 }
 
 const stateDir = "/var/lib/garrison"
@@ -102,6 +103,7 @@ func newBox(t *testing.T, o boxOptions) *box {
 		},
 		Binds: []sandbox.Bind{{Source: b.origin.Dir, Target: "/srv/fleet.git", Writable: true}},
 	}
+	opts.Files = append(opts.Files, o.files...)
 	start := []string{"garrison", "agent"}
 	if o.tmpfs {
 		start = []string{"sh", "-c", "busybox mountpoint -q " + stateDir + " || { mkdir -p " + stateDir + "; mount -t tmpfs -o size=2m none " + stateDir + "; }; exec garrison agent"}
@@ -349,9 +351,14 @@ func (b *box) reached(gate string) {
 
 func (b *box) eventually(what string, f func() bool) {
 	b.t.Helper()
-	for end := time.Now().Add(20 * time.Second); !f(); time.Sleep(10 * time.Millisecond) {
+	b.eventuallyFor(20*time.Second, what, f)
+}
+
+func (b *box) eventuallyFor(most time.Duration, what string, f func() bool) {
+	b.t.Helper()
+	for end := time.Now().Add(most); !f(); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {
-			b.t.Fatalf("not within 20 s: %s", what)
+			b.t.Fatalf("not within %s: %s", most, what)
 		}
 	}
 }

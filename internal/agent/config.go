@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"net"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -54,6 +55,10 @@ type Config struct {
 		URL       string `toml:"url"` // no hub when empty
 		TokenFile string `toml:"tokenFile"`
 	} `toml:"hub"`
+
+	Metrics struct {
+		Listen string `toml:"listen"` // host:port; not at all when empty, as by default
+	} `toml:"metrics"`
 }
 
 // RemoteConfig is one of several remotes of the fleet's repository.
@@ -152,6 +157,15 @@ func (c Config) check(path string) error {
 		}
 		if c.Hub.TokenFile == "" {
 			return bad("hub.tokenFile is missing")
+		}
+	}
+	if l := c.Metrics.Listen; l != "" {
+		host, _, err := net.SplitHostPort(l)
+		if err != nil {
+			return bad("metrics.listen %q is not host:port", l)
+		}
+		if host == "" {
+			return bad("metrics.listen %q names no address", l).WithHint("write 127.0.0.1%s, or 0.0.0.0%s to answer everybody", l, l)
 		}
 	}
 	return nil

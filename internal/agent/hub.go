@@ -20,6 +20,7 @@ const (
 	retryLeast    = time.Second
 	retryMost     = time.Minute
 	maxToken      = 16 << 10
+	diffAfter     = 2 * time.Second // a diff is for people, and takes nix some work: not while all hosts deploy
 )
 
 // listen keeps a stream from the hub open. All that a hub can say is "look again"; the agent looks as well
@@ -56,31 +57,45 @@ func (a *Agent) listen(ctx context.Context) {
 	})
 }
 
-// reportAll sends the newest status whenever it changed.
+// reportAll sends the newest status whenever it changed, and some time later what that changes on the host.
 func (a *Agent) reportAll(ctx context.Context) {
 	client := &http.Client{Timeout: reportTime}
+	var diffDue <-chan time.Time // nil while none is
 	for {
 		select {
 		case <-ctx.Done():
 			return
+		case <-diffDue:
+			diffDue = nil
+			if err := a.tellDiff(ctx, client); err != nil {
+				a.Log.Debug("the hub was not told what changes", "stage", fleet.Reporting, "err", err)
+				diffDue = time.After(jittered(retryMost))
+			}
 		case <-a.report:
+			var r fleet.Received
+			persistUntil(ctx, func() error { return a.reportStatus(ctx, client, &r) })
+			if r.Schema == fleet.StatusSchema && diffDue == nil {
+				diffDue = time.After(diffAfter)
+			}
 		}
-		persistUntil(ctx, func() error {
-			body, err := json.Marshal(a.Status())
-			if err != nil {
-				return err
-			}
-			resp, err := a.ask(ctx, client, http.MethodPost, "/api/v1/reports", body)
-			if err == nil {
-				_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, 1<<16)) // so that the connection is used again
-				resp.Body.Close()
-			}
-			if ctx.Err() == nil {
-				a.contacted(&a.status.Hub, err, fleet.Reporting, "hub")
-			}
-			return err
-		})
 	}
+}
+
+// reportStatus sends the status, and the deployments that the hub then says to miss.
+func (a *Agent) reportStatus(ctx context.Context, client *http.Client, r *fleet.Received) error {
+	body, err := json.Marshal(a.Status())
+	if err != nil {
+		return err
+	}
+	*r = fleet.Received{}
+	err = a.tellHub(ctx, client, "/api/v1/reports", body, r)
+	if err == nil && r.Schema == fleet.StatusSchema { // else it keeps no deployments
+		err = a.tellMissing(ctx, client, *r)
+	}
+	if ctx.Err() == nil {
+		a.contacted(&a.status.Hub, err, fleet.Reporting, "hub")
+	}
+	return err
 }
 
 // ask makes a request to the hub with the token as it stands in its file now.
@@ -103,6 +118,9 @@ func (a *Agent) ask(ctx context.Context, client *http.Client, method, path strin
 	}
 	said, _ := io.ReadAll(io.LimitReader(resp.Body, 1024))
 	resp.Body.Close()
+	if resp.StatusCode == http.StatusBadRequest || resp.StatusCode == http.StatusRequestEntityTooLarge {
+		return nil, fleet.Errorf(fleet.Bad, fleet.CodeInvalid, "the hub does not take what it was told: %s", bytes.TrimSpace(said)).WithHint("have hub and agents the same version?")
+	}
 	if resp.StatusCode == http.StatusUnauthorized || resp.StatusCode == http.StatusForbidden {
 		return nil, fleet.Errorf(fleet.Local, fleet.CodeUnauthorized, "the hub refuses the token in %s", a.Config.Hub.TokenFile).WithHint("renew it; it is read again by itself")
 	}

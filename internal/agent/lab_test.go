@@ -114,6 +114,9 @@ func testMain(m *testing.M) int {
 		args = append(args, raceFlag)
 	}
 	build := exec.Command("go", append(args, "../../cmd/garrison")...)
+	if raceFlag == "" {
+		build.Env = append(os.Environ(), "CGO_ENABLED=0") // as it is delivered
+	}
 	if out, err := build.CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "go build: %v: %s\n", err, out)
 		return 1

@@ -1,10 +1,12 @@
 package agent_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -52,12 +54,9 @@ func TestWoken(t *testing.T) {
 	b.says(0, fleet.TagName(n))
 }
 
-// Everything on the network comes and goes; the agent goes on, and says what it waits for.
-func TestCacheAndHubComeAndGo(t *testing.T) {
-	t.Parallel()
-	l := needLab(t)
-	ctx := testContext(t)
-	// A mirror of the forge that may be stopped without disturbing other tests.
+// mirror is another forge's hub, with the same cache, that knows no host yet and may be stopped without disturbing other tests.
+func (l *lab) mirror(t *testing.T) (hub *sandbox.Host, url string) {
+	t.Helper()
 	disk := t.TempDir()
 	addr := l.address()
 	for _, path := range []string{"etc/garrison", "var/lib/garrison-hub"} {
@@ -65,13 +64,28 @@ func TestCacheAndHubComeAndGo(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	url := "http://" + netip.AddrPortFrom(addr, 8420).String()
-	mirror, err := l.lan.Start(ctx, sandbox.HostOptions{Name: fmt.Sprintf("mirror%d", addr.As4()[3]), Dir: disk, Addr: addr,
+	for _, file := range hubDB {
+		_ = os.Remove(filepath.Join(disk, file))
+	}
+	url = "http://" + netip.AddrPortFrom(addr, 8420).String()
+	hub, err := l.lan.Start(testContext(t), sandbox.HostOptions{Name: fmt.Sprintf("mirror%d", addr.As4()[3]), Dir: disk, Addr: addr,
 		Files:    []sandbox.File{{Path: "/etc/garrison/hub.toml", Data: []byte("listen = \"" + strings.TrimPrefix(url, "http://") + "\"\ndataDir = \"/var/lib/garrison-hub\"\ntokens = \"/etc/garrison/tokens.toml\"\n")}},
 		Services: []sandbox.Service{{Name: "hub", Args: []string{"garrison", "hub"}}}})
 	if err != nil {
 		t.Fatal(err)
 	}
+	return hub, url
+}
+
+// hubDB is what a hub knows of hosts.
+var hubDB = []string{"/var/lib/garrison-hub/hub.db", "/var/lib/garrison-hub/hub.db-wal", "/var/lib/garrison-hub/hub.db-shm"}
+
+// Everything on the network comes and goes; the agent goes on, and says what it waits for.
+func TestCacheAndHubComeAndGo(t *testing.T) {
+	t.Parallel()
+	l := needLab(t)
+	ctx := testContext(t)
+	mirror, url := l.mirror(t)
 	b := newBox(t, boxOptions{cacheURL: url + "/fleet", config: "socket = \"/run/garrison/agent.sock\"\n[hub]\nurl = \"" + url + "\"\ntokenFile = \"/etc/garrison/hub-token\"\n"})
 	b.deploy("good1")
 	b.await("reported", func(s fleet.Status) bool { return s.Hub.Failure == nil && !s.Hub.LastOK.IsZero() })
@@ -95,6 +109,38 @@ func TestCacheAndHubComeAndGo(t *testing.T) {
 	}
 	b.runs("good2")
 	b.await("the hub is reached again", func(s fleet.Status) bool { return s.Hub.Failure == nil })
+
+	// What ended while the hub was away, it is told when it is back; and all of it, once it lost what it knew.
+	b.must("printf read-token > /etc/garrison/read-token")
+	asked := func() (past []fleet.Deployment) {
+		out, err := b.run("garrison history --hub " + url + " --host joker --token-file /etc/garrison/read-token -o json")
+		if err != nil || json.Unmarshal([]byte(out), &past) != nil {
+			return nil
+		}
+		return past
+	}
+	want := b.local()
+	told := func() bool { return reflect.DeepEqual(asked(), want) }
+	const patience = 2 * time.Minute // more than the longest pause between reports that fail
+	b.eventuallyFor(patience, "the hub knows the whole history", told)
+	for _, lost := range []bool{false, true} {
+		if err := mirror.StopService(ctx, "hub"); err != nil {
+			t.Fatal(err)
+		}
+		b.await("it misses the hub", func(s fleet.Status) bool { return s.Hub.Failure != nil })
+		if lost {
+			for _, file := range hubDB {
+				_ = os.Remove(mirror.Path(file))
+			}
+		} else {
+			b.ended(b.publish("good1")) // in the store already: no cache is needed
+		}
+		if err := mirror.StartService(ctx, "hub"); err != nil {
+			t.Fatal(err)
+		}
+		want = b.local()
+		b.eventuallyFor(patience, "the hub knows the whole history again", told)
+	}
 }
 
 // What the cache has signed with a key that is not trusted never gets into the store.
@@ -111,6 +157,18 @@ func TestUntrustedCache(t *testing.T) {
 		t.Errorf("the path is in the store: %v, %v", there, err)
 	}
 	b.says(3, "its key among the agent's")
+	// What would change can be told all the same: the cache is asked, and nothing that it says is used.
+	if out, _ := b.exits(0, "diff"); !strings.Contains(out, "joker would change to release-1 ("+b.lab.out("good1")+")\n0 → 4 paths, 0 B → ") || !strings.Contains(out, "+  nixos-system-good1") {
+		t.Error(out)
+	}
+	b.must("busybox sed -i 's|^url = .*|url = \"http://192.0.2.1:1\"|' /etc/garrison/agent.toml")
+	if err := b.host.RestartService(testContext(t), "agent"); err != nil {
+		t.Fatal(err)
+	}
+	b.await("another agent is there", func(s fleet.Status) bool { return s.Phase == fleet.PhaseRetrying })
+	if out, _ := b.exits(0, "diff"); !strings.Contains(out, "what changes is not known: ") {
+		t.Error(out)
+	}
 }
 
 // A remote that is away is waited for.

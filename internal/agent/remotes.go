@@ -260,6 +260,7 @@ func (l looked) take(ctx context.Context, a *Agent) {
 		l.event = e
 		if newest := a.record.Newest; newest == nil || e.Release.Tag != newest.Tag {
 			a.lookStages = l.stages
+			a.stagesEnded(e.Release.Number, l.stages)
 			if !a.rememberNewest(ctx, e.Release) {
 				return
 			}

@@ -14,6 +14,7 @@ func (a *Agent) tell(was, now deploy.Record) {
 	switch {
 	case now.Refused != nil && now.Refused != was.Refused:
 		f := now.Refused.Failure
+		a.counts.failed(f.Code)
 		a.Log.Error("release refused", "stage", f.Stage, "tip", now.Refused.Tip, "code", f.Code, "err", firstLine(f.Message), "hint", f.Hint)
 	case now.Refused == nil && was.Refused != nil:
 		a.Log.Info("the release branch is in order again", "stage", fleet.Verify)
@@ -31,7 +32,7 @@ func (a *Agent) tell(was, now deploy.Record) {
 	log := a.Log.With("release", releaseNumber(now))
 	switch now.Phase {
 	case fleet.PhaseStaging:
-		log.Info("fetching", "storePath", now.Target.OutPath, "attempt", now.Attempt+1)
+		log.Info("staging", "storePath", now.Target.OutPath, "attempt", now.Attempt+1)
 	case fleet.PhaseActivating:
 		log.Info("activating", "storePath", now.Target.OutPath)
 	case fleet.PhaseWaiting:

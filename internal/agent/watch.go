@@ -1,103 +1,98 @@
 package agent
 
 import (
-	"bytes"
-	"encoding/binary"
-	"os"
-	"path/filepath"
-	"unsafe"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"sync"
+	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/garrison-nix/garrison/internal/fleet"
 )
 
-// watcher sees that the link of the running system or the profile is replaced, so that a switch by hand is noticed at once. It
-// sleeps in the kernel meanwhile. What it misses, where inotify is not to be had say, the next look at git notices: the host is
-// looked at then, too.
-type watcher struct {
-	links []string
-	f     *os.File // nil without inotify
+const (
+	mostWatchers = 16
+	watchAlive   = 20 * time.Second // a word now and then, so that both sides notice the other's end
+	watchWrite   = 10 * time.Second // a client that takes longer to take an event is dropped
+)
+
+const tooManyWatch = "too many others watch already"
+
+// watchers are told when the status changed. They ask for it themselves when they get to it: a slow one
+// misses what was in between, and costs nothing. The zero value is ready.
+type watchers struct {
+	mu  sync.Mutex
+	all map[chan struct{}]bool
 }
 
-func newWatcher(links ...string) (*watcher, error) {
-	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
-	if err != nil {
-		return &watcher{}, err
+// join is false when there are too many.
+func (w *watchers) join() (changed <-chan struct{}, leave func(), ok bool) {
+	ch := make(chan struct{}, 1)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.all) >= mostWatchers {
+		return nil, nil, false
 	}
-	w := &watcher{links: links, f: os.NewFile(uintptr(fd), "inotify")}
-	w.aim()
-	return w, nil
+	if w.all == nil {
+		w.all = map[chan struct{}]bool{}
+	}
+	w.all[ch] = true
+	return ch, func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		delete(w.all, ch)
+	}, true
 }
 
-// aim watches the links' folders as they are now: one may have been missing, or was made anew.
-func (w *watcher) aim() {
-	if w.f == nil {
-		return
-	}
-	raw, err := w.f.SyscallConn()
-	if err != nil {
-		return
-	}
-	_ = raw.Control(func(fd uintptr) { // closed: nobody waits for it any more
-		for _, link := range w.links {
-			_, _ = unix.InotifyAddWatch(int(fd), filepath.Dir(link), unix.IN_CREATE|unix.IN_MOVED_TO|unix.IN_DELETE|unix.IN_ONLYDIR) // else later
+func (w *watchers) tell() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for ch := range w.all {
+		select {
+		case ch <- struct{}{}:
+		default: // it is going to look anyway
 		}
-	})
+	}
 }
 
-// watch wakes switched until the watcher is closed.
-func (w *watcher) watch(switched chan<- struct{}) {
-	if w.f == nil {
+// serveWatch sends the status now and whenever it changed, as server-sent events, until the client goes away.
+func (a *Agent) serveWatch(w http.ResponseWriter, r *http.Request) {
+	changed, leave, ok := a.watching.join()
+	if !ok {
+		http.Error(w, tooManyWatch, http.StatusServiceUnavailable)
 		return
 	}
-	names := map[string]bool{}
-	for _, link := range w.links {
-		names[filepath.Base(link)] = true
-	}
-	buf := make([]byte, 16<<10)
-	for {
-		n, err := w.f.Read(buf)
-		if err != nil {
+	defer leave()
+	w.Header().Set("Content-Type", "text/event-stream")
+	w.Header().Set("Cache-Control", "no-store")
+	out := http.NewResponseController(w)
+	_ = out.SetReadDeadline(time.Time{}) // else its end would end the request
+	alive := time.NewTicker(watchAlive)
+	defer alive.Stop()
+	for say := true; ; {
+		line := []byte(": still here\n\n")
+		if say {
+			s := a.Status()
+			data, err := json.Marshal(fleet.StreamEvent{Kind: "host", Status: &s})
+			if err != nil {
+				return // our own types always marshal
+			}
+			line = fmt.Appendf(nil, "data: %s\n\n", data)
+		}
+		_ = out.SetWriteDeadline(time.Now().Add(watchWrite))
+		if _, err := w.Write(line); err != nil {
 			return
 		}
-		if named(buf[:n], names) {
-			select {
-			case switched <- struct{}{}:
-			default:
-			}
+		if err := out.Flush(); err != nil {
+			return
+		}
+		select {
+		case <-r.Context().Done():
+			return
+		case <-alive.C:
+			say = false
+		case <-changed:
+			say = true
 		}
 	}
-}
-
-func (w *watcher) close() {
-	if w.f != nil {
-		w.f.Close()
-	}
-}
-
-// named says whether one of inotify's events is about one of names, or whether some were lost.
-func named(events []byte, names map[string]bool) bool {
-	const head = int(unsafe.Sizeof(unix.InotifyEvent{}))
-	for len(events) >= head {
-		mask := binary.NativeEndian.Uint32(events[4:])
-		end := min(head+int(binary.NativeEndian.Uint32(events[12:])), len(events))
-		name, _, _ := bytes.Cut(events[head:end], []byte{0})
-		if names[string(name)] || mask&unix.IN_Q_OVERFLOW != 0 {
-			return true
-		}
-		events = events[end:]
-	}
-	return false
-}
-
-// newKernel says whether a reboot would bring another kernel, initrd or kernel modules than were booted: what a
-// switch cannot change.
-func newKernel(booted, current string) bool {
-	for _, part := range []string{"kernel", "initrd", "kernel-modules"} {
-		was, err := filepath.EvalSymlinks(filepath.Join(booted, part))
-		is, err2 := filepath.EvalSymlinks(filepath.Join(current, part))
-		if err == nil && err2 == nil && was != is {
-			return true
-		}
-	}
-	return false
 }

@@ -45,6 +45,12 @@ func (a *Agent) contacted(c *fleet.Contact, err error, stage fleet.Stage, what s
 	}
 	is := *c
 	a.mu.Unlock()
+	if is.Failure != nil {
+		a.counts.failed(is.Failure.Code)
+	}
+	if (is.Failure == nil) != (was.Failure == nil) {
+		defer a.seen()
+	}
 	switch {
 	case is.Failure == nil && was.Failure != nil:
 		a.Log.Info(what+" answers again", "stage", stage, "duration", now.Sub(was.Since).Round(time.Second))
@@ -97,15 +103,20 @@ func (s staged) take(ctx context.Context, a *Agent) {
 	}
 	a.stages = slices.Concat(a.stages, s.stages)
 	if s.err != nil {
+		a.counts.failed(fleet.CodeOf(s.err))
 		a.Log.Error("the system cannot be had", "stage", fleet.Staging, "release", a.record.Target.Release.Number, "err", s.err)
 		a.apply(ctx, deploy.StageFailed{Failure: *fleet.FailureOf(fleet.Staging, s.err)})
 		return
 	}
-	a.logStages(a.stages)
+	a.counts.change(func(c *counts) { c.staged = time.Now() })
+	a.stagesEnded(a.record.Target.Release.Number, s.stages)
 	a.apply(ctx, deploy.Staged{})
 }
 
-type activated struct{ outcome activate.Outcome }
+type activated struct {
+	outcome activate.Outcome
+	told    int // how many of its stages were logged as they ended
+}
 
 // request is the one that the record asks for. Its ID follows from the record, so that an agent that was killed
 // finds its own request, and never takes an outcome for that of another.
@@ -135,7 +146,7 @@ func (a *Agent) activate(ctx context.Context) {
 	a.previous = r.Previous
 	a.tasks.Go(func() {
 		if err := activate.Prepare(ctx, dir, r, a.Log); err != nil {
-			a.send(ctx, activated{activate.Outcome{Result: fleet.NotActivated, Failure: fleet.FailureOf(fleet.Activate, err), EndedAt: time.Now().UTC()}})
+			a.send(ctx, activated{outcome: activate.Outcome{Result: fleet.NotActivated, Failure: fleet.FailureOf(fleet.Activate, err), EndedAt: time.Now().UTC()}})
 			return
 		}
 		a.follow(ctx, r)
@@ -156,22 +167,27 @@ func (a *Agent) resume(ctx context.Context) {
 }
 
 func (a *Agent) follow(ctx context.Context, r activate.Request) {
-	if out, err := activate.Follow(ctx, a.Exe, a.activationDir(), r, a.Log); err == nil {
-		a.send(ctx, activated{out})
+	stop := a.tellSteps(ctx, r)
+	out, err := activate.Follow(ctx, a.Exe, a.activationDir(), r, a.Log)
+	told := stop()
+	if err == nil {
+		a.send(ctx, activated{out, told})
 	}
 }
 
 func (r activated) take(ctx context.Context, a *Agent) {
 	out := r.outcome
-	a.logStages(out.Stages)
+	a.counts.stage(out.Stages)
+	if out.Failure == nil { // else the line of the end tells which one failed
+		a.logStages(a.record.Target.Release.Number, out.Stages[min(r.told, len(out.Stages)):])
+	}
 	d := fleet.Deployment{
 		Schema: fleet.StatusSchema, Host: a.Config.Host, Release: a.record.Target.Release, OutPath: a.record.Target.OutPath,
 		Previous: a.previous, Result: out.Result, Failure: out.Failure, Choice: a.choice(), Stages: slices.Concat(a.stages, out.Stages), EndedAt: out.EndedAt,
 	}
-	if d.Failure != nil {
-		a.Log.Error("deployment failed", "release", d.Release.Number, "result", d.Result, "stage", d.Failure.Stage, "err", firstLine(d.Failure.Message), "hint", d.Failure.Hint)
-	} else {
-		a.Log.Info("deployed", "release", d.Release.Number, "result", d.Result, "storePath", d.OutPath, "duration", d.EndedAt.Sub(a.record.Target.At).Round(time.Millisecond))
+	a.tellEnd(d)
+	if out.ID != "" {
+		a.keepLog(d.Key())
 	}
 	a.remember(d)
 	a.apply(ctx, deploy.Activated{Result: out.Result, Failure: out.Failure, Systems: a.systems()})
@@ -190,12 +206,6 @@ func (a *Agent) remember(d fleet.Deployment) {
 		a.Log.Error("the history cannot be written", "err", err)
 	}
 	a.note(func(s *fleet.Status) { s.Last = &d })
-}
-
-func (a *Agent) logStages(stages []fleet.StageTime) {
-	for _, s := range stages {
-		a.Log.Info("stage done", "stage", s.Stage, "duration", time.Duration(s.Seconds*float64(time.Second)).Round(time.Millisecond))
-	}
 }
 
 // note changes the status that others see.
@@ -223,8 +233,9 @@ func (a *Agent) publish() {
 	a.haveReported()
 }
 
-// haveReported has the newest status sent to the hub.
+// haveReported has the newest status sent to the hub, and to whoever watches.
 func (a *Agent) haveReported() {
+	a.seen()
 	select {
 	case a.report <- struct{}{}:
 	default:

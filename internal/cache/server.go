@@ -117,11 +117,11 @@ func (s *Server) EnsureCache(ctx context.Context, name string, key *nar.PrivateK
 }
 
 // cacheName is Attic's rule for names, which is also safe as a file name.
-var cacheName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_+-]{0,49}$`)
+var cacheName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_+-]{0,49}$`) })
 
 // CheckName returns an error that says what names are allowed, unless name can name a cache.
 func CheckName(name string) error {
-	if !cacheName.MatchString(name) || name == "api" {
+	if !cacheName().MatchString(name) || name == "api" {
 		return fleet.Errorf(fleet.Local, fleet.CodeInvalid, "%q cannot name a cache", name).
 			WithHint(`use up to 50 letters, digits, "-", "_" and "+", the first a letter or digit; "api" is reserved`)
 	}

@@ -2,9 +2,9 @@ package cli
 
 import (
 	"context"
-	"log/slog"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"syscall"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -33,7 +33,13 @@ closure into the store, activates it in a process of its own, and commits it or 
 				return err
 			}
 			defer outlive(syscall.SIGPIPE)()
-			return agent.Run(cmd.Context(), agent.Options{Config: c, Version: Version(), Exe: exe, Ready: ready, Log: a.logger()})
+			debug.SetGCPercent(agentGC)
+			watchdog, err := daemon.SdWatchdogEnabled(false)
+			log := a.logger()
+			if err != nil {
+				log.Warn("the service manager's watchdog is not answered", "err", err)
+			}
+			return agent.Run(cmd.Context(), agent.Options{Config: c, Version: Version(), Exe: exe, Notify: notify, Watchdog: watchdog, Log: log})
 		},
 	}
 	cmd.Flags().StringVar(&config, "config", "/etc/garrison/agent.toml", "configuration file")
@@ -41,8 +47,11 @@ closure into the store, activates it in a process of its own, and commits it or 
 	return cmd
 }
 
-// ready tells systemd, where it wants to know, that the daemon runs.
-func ready() { _, _ = daemon.SdNotify(false, daemon.SdNotifyReady) }
+// agentGC is GOGC for an agent: its heap is small, and memory on every host dearer than the time to look through it.
+const agentGC = 25
+
+// notify tells systemd something, where it wants to know.
+func notify(state string) { _, _ = daemon.SdNotify(false, state) }
 
 // outlive makes signals harmless to this process until the function that it returns is called; programs that it
 // starts get them as ever. SIGPIPE among them: a log that nobody reads any more must end neither agent nor activation.
@@ -61,7 +70,7 @@ func (a *app) activate() *cobra.Command {
 		Hidden: true,
 		Args:   exactly(),
 		RunE: func(*cobra.Command, []string) error {
-			log := slog.New(slog.NewTextHandler(a.Err, nil))
+			log := a.logger()
 			// Nothing gentler than SIGKILL may interrupt an activation: hence not the command's context either.
 			defer outlive(syscall.SIGHUP, syscall.SIGINT, syscall.SIGTERM, syscall.SIGPIPE, syscall.SIGQUIT)()
 			return activate.Run(context.Background(), dir, log)

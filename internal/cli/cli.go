@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"os"
 	"os/signal"
 	"runtime/debug"
@@ -81,7 +80,7 @@ Exit codes: 0 ok, 1 error, 2 usage, 3 not converged, 4 drift, 5 timed out, 6 dem
 		commands []*cobra.Command
 	}{
 		{"In CI, and for those who change the fleet:", []*cobra.Command{a.check(), a.plan(), a.release(), a.secrets()}},
-		{"On a host:", append([]*cobra.Command{a.agent(), a.status(), a.explain(), a.history()}, a.orders()...)},
+		{"On a host:", append([]*cobra.Command{a.agent(), a.status(), a.explain(), a.history(), a.watch(), a.logs(), a.diff()}, a.orders()...)},
 		{"On a server:", []*cobra.Command{a.hub(), a.cache()}},
 		{"To try and to measure it:", []*cobra.Command{a.demo(), a.bench()}},
 	} {
@@ -172,15 +171,6 @@ func (a *app) complain(err error) {
 	if a.verbose {
 		fmt.Fprintf(a.Err, "  (code %s, class %s)\n", e.Code, fleet.ClassOf(err))
 	}
-}
-
-// logger writes log lines to standard error.
-func (a *app) logger() *slog.Logger {
-	level := slog.LevelInfo
-	if a.verbose {
-		level = slog.LevelDebug
-	}
-	return slog.New(slog.NewTextHandler(a.Err, &slog.HandlerOptions{Level: level}))
 }
 
 // output adds -o to a command.

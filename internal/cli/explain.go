@@ -33,7 +33,7 @@ func (a *app) explain() *cobra.Command {
 	cmd.Flags().StringVar(&socket, "socket", defaultSocket, "the agent's socket")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		var s fleet.Status
-		if err := askAgent(cmd.Context(), socket, "/v1/status", &s); err != nil {
+		if err := (&from{socket: socket}).ask(cmd.Context(), askTime, "status", &s); err != nil {
 			return err
 		}
 		e := explain(s)
@@ -70,7 +70,7 @@ func explain(s fleet.Status) explanation {
 	said, commands := explainPhase(s)
 	add(string(s.Phase), said, commands...)
 	if p := s.Suspended; p != nil && s.Phase != fleet.PhaseWaiting {
-		add("suspended", fmt.Sprintf("Since %s, %s keeps activations from starting until %s: %s.", moment(p.Since), p.By, moment(p.Until), p.Reason), "garrison resume")
+		add("suspended", fmt.Sprintf("Since %s, %s keeps activations from starting until %s: %s.", fleet.Moment(p.Since), p.By, fleet.Moment(p.Until), p.Reason), "garrison resume")
 	}
 	if d := s.Drifted; d != nil && s.Phase != fleet.PhaseOverruled || s.Drift && d == nil {
 		add("drift", "It runs "+s.Systems.Current+", to which somebody switched it by hand"+sinceDrift(d)+".", "garrison history")
@@ -85,13 +85,13 @@ func explain(s fleet.Status) explanation {
 		addFailure("failure", "The last failure: ", f)
 	}
 	if r := s.Refused; r != nil {
-		addFailure("refused", fmt.Sprintf("Since %s, the release branch points at something that is not an acceptable release, and nothing of it is used: ", moment(r.Since)), &r.Failure)
+		addFailure("refused", fmt.Sprintf("Since %s, the release branch points at something that is not an acceptable release, and nothing of it is used: ", fleet.Moment(r.Since)), &r.Failure)
 	}
 	if f := s.Remote.Failure; f != nil {
-		addFailure("remote", fmt.Sprintf("Since %s, it cannot see new releases: ", moment(s.Remote.Since)), f)
+		addFailure("remote", fmt.Sprintf("Since %s, it cannot see new releases: ", fleet.Moment(s.Remote.Since)), f)
 	}
 	if f := s.Hub.Failure; f != nil {
-		addFailure("hub", fmt.Sprintf("Since %s, the hub is not reached: releases are polled for, and the hub's picture of this host is old: ", moment(s.Hub.Since)), f)
+		addFailure("hub", fmt.Sprintf("Since %s, the hub is not reached: releases are polled for, and the hub's picture of this host is old: ", fleet.Moment(s.Hub.Since)), f)
 	}
 	return e
 }
@@ -100,12 +100,12 @@ func sinceDrift(d *fleet.Drift) string {
 	if d == nil {
 		return ""
 	}
-	return " " + moment(d.Since)
+	return " " + fleet.Moment(d.Since)
 }
 
 // explainPhase says what the phase means here, and what would change it.
 func explainPhase(s fleet.Status) (string, []string) {
-	since := "Since " + moment(s.Since) + ", this host "
+	since := "Since " + fleet.Moment(s.Since) + ", this host "
 	release, newest, running := "a release", "the newest release", "nothing that was confirmed"
 	if s.Target != nil {
 		release = s.Target.Release.Name()
@@ -133,7 +133,7 @@ func explainPhase(s fleet.Status) (string, []string) {
 	case fleet.PhaseReboot:
 		said := since + "waits for a reboot: " + running + " is what it boots next, and cannot be switched to while it runs."
 		if s.Reboot != nil && s.Reboot.At != nil {
-			said += " The agent reboots it at " + moment(*s.Reboot.At) + "."
+			said += " The agent reboots it at " + fleet.Moment(*s.Reboot.At) + "."
 		}
 		return said, []string{"systemctl reboot"}
 	case fleet.PhaseHeld:
@@ -142,7 +142,7 @@ func explainPhase(s fleet.Status) (string, []string) {
 	case fleet.PhaseRetrying:
 		said := since + "tries " + release + " again and again, for the network, the cache or the host itself is at fault: " + failed(s.Failure) + "."
 		if s.RetryAt != nil {
-			said += " The next try is at " + moment(*s.RetryAt) + "."
+			said += " The next try is at " + fleet.Moment(*s.RetryAt) + "."
 		}
 		return said, append(hints(s.Failure), "garrison retry")
 	case fleet.PhaseOverruled:
@@ -184,14 +184,14 @@ func explainOverruled(s fleet.Status, since, newest string) (string, []string) {
 }
 
 func explainWaiting(s fleet.Status, since, release string) (string, []string) {
-	said := since + "has " + release + " in its store, and waits " + waitsFor(s) + "."
+	said := since + "has " + release + " in its store, and waits " + s.WaitsFor() + "."
 	if s.Wait == nil {
 		return said, nil
 	}
 	switch s.Wait.For {
 	case fleet.ForResume:
 		if p := s.Suspended; p != nil {
-			said += fmt.Sprintf(" %s suspended activations %s: %s.", p.By, moment(p.Since), p.Reason)
+			said += fmt.Sprintf(" %s suspended activations %s: %s.", p.By, fleet.Moment(p.Since), p.Reason)
 		}
 		return said, []string{"garrison resume"}
 	case fleet.ForConfirm:
@@ -209,7 +209,7 @@ func explainWaiting(s fleet.Status, since, release string) (string, []string) {
 func rebootMeaning(b fleet.Reboot) string {
 	switch {
 	case b.At != nil:
-		return "needed; the agent reboots this host at " + moment(*b.At)
+		return "needed; the agent reboots this host at " + fleet.Moment(*b.At)
 	case b.Tried:
 		return "needed; the agent rebooted once for it already, and leaves it to a person now"
 	}

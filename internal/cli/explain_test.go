@@ -99,8 +99,8 @@ func TestExplain(t *testing.T) {
 func TestEveryPhaseIsExplained(t *testing.T) {
 	for _, p := range fleet.Phases() {
 		s := fleet.Status{Phase: p, Target: &fleet.Target{}}
-		if e := explain(s); len(e.Why) != 1 || bytes.Contains([]byte(e.Why[0].Said+meaning(s)), []byte("does not know:")) || bytes.Contains([]byte(meaning(s)), []byte("that this garrison")) {
-			t.Errorf("%s: %+v; %s", p, e, meaning(s))
+		if e := explain(s); len(e.Why) != 1 || bytes.Contains([]byte(e.Why[0].Said+s.Meaning()), []byte("does not know:")) || bytes.Contains([]byte(s.Meaning()), []byte("that this garrison")) {
+			t.Errorf("%s: %+v; %s", p, e, s.Meaning())
 		}
 	}
 }

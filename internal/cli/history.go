@@ -15,21 +15,24 @@ import (
 )
 
 func (a *app) history() *cobra.Command {
-	var socket string
+	var f from
 	var n int
 	cmd := &cobra.Command{
 		Use:   "history",
-		Short: "List the deployments of this host, and what operators did, newest first",
+		Short: "List the deployments of this host, or of another by a hub, and what operators did, newest first",
 		Args:  exactly(),
 	}
 	format := output(cmd)
-	cmd.Flags().StringVar(&socket, "socket", defaultSocket, "the agent's socket")
-	cmd.Flags().IntVarP(&n, "number", "n", 20, "how many (1 to 1000)")
+	f.flags(cmd)
+	cmd.Flags().IntVarP(&n, "number", "n", 20, "how many (1 to 1000; of a hub, which has deployments and no more, to 100)")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if n < 1 || n > 1000 {
 			return usage(cmd, fmt.Errorf("-n takes a number from 1 to 1000, not %d", n))
 		}
-		past, err := historyOf(cmd.Context(), socket, n)
+		if err := f.resolve(cmd, false); err != nil {
+			return err
+		}
+		past, err := historyOf(cmd.Context(), &f, n)
 		if err != nil {
 			return err
 		}
@@ -58,14 +61,19 @@ func (p past) MarshalJSON() ([]byte, error) {
 }
 
 // historyOf asks for the newest n of both, newest first.
-func historyOf(ctx context.Context, socket string, n int) ([]past, error) {
+func historyOf(ctx context.Context, f *from, n int) ([]past, error) {
 	var deployments []fleet.Deployment
 	var acts []fleet.Act
-	if err := askAgent(ctx, socket, fmt.Sprintf("/v1/history?n=%d", n), &deployments); err != nil {
+	if f.hub != "" {
+		n = min(n, 100)
+	}
+	if err := f.ask(ctx, askTime, fmt.Sprintf("history?n=%d", n), &deployments); err != nil {
 		return nil, err
 	}
-	if err := askAgent(ctx, socket, fmt.Sprintf("/v1/acts?n=%d", n), &acts); err != nil {
-		return nil, err
+	if f.hub == "" {
+		if err := f.ask(ctx, askTime, fmt.Sprintf("acts?n=%d", n), &acts); err != nil {
+			return nil, err
+		}
 	}
 	all := make([]past, 0, len(deployments)+len(acts))
 	for i := range deployments {
@@ -114,7 +122,7 @@ func tellAct(w io.Writer, act fleet.Act) {
 		by = " by " + act.By.String()
 	}
 	if act.Until != nil {
-		what = "until " + moment(*act.Until)
+		what = "until " + fleet.Moment(*act.Until)
 	}
 	fmt.Fprintf(w, "%s\t%s%s\t\t%s%s\n", release, act.Act, by, what, reason(act.Reason))
 }

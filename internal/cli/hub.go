@@ -15,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
 
 	"github.com/garrison-nix/garrison/internal/cache"
@@ -71,6 +72,20 @@ const maxHubAnswer = 64 << 20 // bytes
 
 // askHub makes one request and returns the answer's body.
 func askHub(ctx context.Context, url, tokenFile, method, path string) ([]byte, error) {
+	resp, err := openHub(ctx, url, tokenFile, method, path)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxHubAnswer))
+	if err != nil {
+		return nil, fleet.Errorf(fleet.Transient, fleet.CodeRemote, "the hub %s stopped answering", url).WithCause(err)
+	}
+	return body, nil
+}
+
+// openHub makes one request and returns the answer of a hub that did what it was asked for.
+func openHub(ctx context.Context, url, tokenFile, method, path string) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, method, strings.TrimSuffix(url, "/")+path, nil)
 	if err != nil {
 		return nil, fleet.Errorf("", fleet.CodeUsage, "%q is not a hub's URL", url).WithCause(err)
@@ -86,17 +101,19 @@ func askHub(ctx context.Context, url, tokenFile, method, path string) ([]byte, e
 	if err != nil {
 		return nil, fleet.Errorf(fleet.Transient, fleet.CodeRemote, "cannot reach the hub %s", url).WithHint("does it run there?").WithCause(err)
 	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxHubAnswer))
-	switch {
-	case err != nil:
-		return nil, fleet.Errorf(fleet.Transient, fleet.CodeRemote, "the hub %s stopped answering", url).WithCause(err)
-	case resp.StatusCode == http.StatusUnauthorized, resp.StatusCode == http.StatusForbidden:
-		return nil, fleet.Errorf(fleet.Local, fleet.CodeUnauthorized, "the hub refuses: %s", strings.TrimSpace(string(body))).WithHint("give --token-file a token of the right scope")
-	case resp.StatusCode >= 300:
-		return nil, fleet.Errorf(fleet.Transient, fleet.CodeRemote, "the hub answers %s: %s", resp.Status, strings.TrimSpace(string(body)))
+	if resp.StatusCode < 300 {
+		return resp, nil
 	}
-	return body, nil
+	defer resp.Body.Close()
+	body, _ := io.ReadAll(io.LimitReader(resp.Body, 1024))
+	said := strings.TrimSpace(string(body))
+	switch resp.StatusCode {
+	case http.StatusUnauthorized, http.StatusForbidden:
+		return nil, fleet.Errorf(fleet.Local, fleet.CodeUnauthorized, "the hub refuses: %s", said).WithHint("give --token-file a token of the right scope")
+	case http.StatusNotFound:
+		return nil, fleet.Errorf(fleet.Local, fleet.CodeNotFound, "the hub does not have that: %s", said)
+	}
+	return nil, fleet.Errorf(fleet.Transient, fleet.CodeRemote, "the hub answers %s: %s", resp.Status, said)
 }
 
 const drainTime = 10 * time.Second
@@ -160,7 +177,7 @@ func (a *app) runHub(ctx context.Context, c hub.Config) (err error) {
 	})
 	defer stopped()
 	log.Info("hub serves", "address", listener.Addr(), "cache", c.Cache.Name, "ci", git.Redact(c.CI.Remote))
-	ready()
+	notify(daemon.SdNotifyReady)
 	if err := srv.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 		stopWork(err)
 	}

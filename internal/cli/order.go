@@ -35,7 +35,7 @@ func (a *app) ordering(cmd *cobra.Command, fill func(cmd *cobra.Command, args []
 			return a.json(answer)
 		}
 		fmt.Fprintln(a.Out, answer.Said)
-		fmt.Fprintf(a.Out, "%s: %s\n", answer.Status.Phase, meaning(answer.Status))
+		fmt.Fprintf(a.Out, "%s: %s\n", answer.Status.Phase, answer.Status.Meaning())
 		return nil
 	}
 	return cmd
@@ -113,7 +113,7 @@ func (a *app) confirm() *cobra.Command {
 		}
 		// The word is for the release as it is now: the agent refuses it if another tag has come to bear the name meanwhile.
 		var s fleet.Status
-		if err := askAgent(cmd.Context(), socket, "/v1/status", &s); err != nil {
+		if err := (&from{socket: socket}).ask(cmd.Context(), askTime, "status", &s); err != nil {
 			return err
 		}
 		if s.Target != nil && s.Target.Release.Number == o.Release {

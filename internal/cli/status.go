@@ -1,9 +1,13 @@
 package cli
 
 import (
+	"context"
+	"encoding/json"
 	"fmt"
 	"maps"
+	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -13,22 +17,26 @@ import (
 	"github.com/garrison-nix/garrison/internal/fleet"
 )
 
-const defaultSocket = "/run/garrison/agent.sock"
-
 func (a *app) status() *cobra.Command {
-	var socket string
+	var f from
 	cmd := &cobra.Command{
 		Use:   "status",
-		Short: "Say what this host runs, and why",
-		Long: `Status asks the agent on this host. Exit codes: 0 all is as the newest release says,
-3 it is not (yet), 4 somebody switched the host by hand.`,
+		Short: "Say what this host runs, and why; or all hosts, by a hub",
+		Long: `Status asks the agent on this host, or a hub about another one, or about all that ever reported. Exit
+codes: 0 all is as the newest release says, 3 it is not (yet), 4 somebody switched a host by hand.`,
 		Args: exactly(),
 	}
 	format := output(cmd)
-	cmd.Flags().StringVar(&socket, "socket", defaultSocket, "the agent's socket")
+	f.flags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if err := f.resolve(cmd, true); err != nil {
+			return err
+		}
+		if f.hub != "" && f.host == "" {
+			return a.fleetStatus(cmd.Context(), &f, *format == "json")
+		}
 		var s fleet.Status
-		if err := askAgent(cmd.Context(), socket, "/v1/status", &s); err != nil {
+		if err := f.ask(cmd.Context(), askTime, "status", &s); err != nil {
 			return err
 		}
 		if *format == "json" {
@@ -45,12 +53,8 @@ func (a *app) status() *cobra.Command {
 
 // statusCode is what a script learns from the exit code.
 func statusCode(s fleet.Status) error {
-	// A tip that cannot be verified, or that we are not let in to see, is a release that is not followed; a remote that is away
-	// may come back.
-	f := s.Remote.Failure
-	unverified := f != nil && (f.Stage == fleet.Verify || f.Code == fleet.CodeKey || f.Code == fleet.CodeUnauthorized)
 	switch {
-	case s.Refused != nil, s.Failure != nil, unverified, !slices.Contains([]fleet.Phase{fleet.PhaseIdle, fleet.PhaseManual, fleet.PhaseOverruled}, s.Phase), s.Reboot != nil && s.Reboot.Failure != nil:
+	case !s.Converged():
 		return exitCode(ExitCode(&fleet.Error{Code: fleet.CodeNotConverged}))
 	case s.Drift, s.Phase == fleet.PhaseOverruled:
 		return exitCode(ExitCode(&fleet.Error{Code: fleet.CodeDiffers}))
@@ -58,81 +62,14 @@ func statusCode(s fleet.Status) error {
 	return nil
 }
 
-// meaning says in words what a phase is.
-func meaning(s fleet.Status) string {
-	release := "a release"
-	if s.Target != nil {
-		release = s.Target.Release.Name()
-	}
-	switch s.Phase {
-	case fleet.PhaseNew:
-		return "has not seen a release yet"
-	case fleet.PhaseIdle:
-		return "runs what the newest release says"
-	case fleet.PhaseManual:
-		if s.Failure != nil {
-			return "is not in the newest release"
-		}
-		return "is left to be deployed by hand"
-	case fleet.PhaseReboot:
-		return "must be rebooted to run the newest release"
-	case fleet.PhaseHeld:
-		return release + " is bad for this host; one with another system ends this"
-	case fleet.PhaseWaiting:
-		return release + " is fetched, and waits " + waitsFor(s)
-	case fleet.PhaseOverruled:
-		if s.Choice != nil {
-			return fmt.Sprintf("runs what %s chose (%s)", s.Choice.By, s.Choice.Act)
-		}
-		return "runs what somebody switched to by hand"
-	case fleet.PhaseStaging:
-		return "fetches " + release
-	case fleet.PhaseActivating:
-		return "activates " + release
-	case fleet.PhaseRetrying:
-		when := "soon"
-		if s.RetryAt != nil {
-			when = "at " + s.RetryAt.Local().Format(time.TimeOnly)
-		}
-		times := "once"
-		if s.Attempt > 1 {
-			times = fmt.Sprintf("%d times", s.Attempt)
-		}
-		return fmt.Sprintf("%s failed %s, and is tried again %s", release, times, when)
-	}
-	return "is in a phase that this garrison does not know"
-}
-
-// waitsFor says what a staged system waits for.
-func waitsFor(s fleet.Status) string {
-	if s.Wait == nil {
-		return "for nothing"
-	}
-	until := "later"
-	if s.Wait.Until != nil {
-		until = moment(*s.Wait.Until)
-	}
-	switch s.Wait.For {
-	case fleet.ForConfirm:
-		return "for somebody to say: garrison confirm " + s.Target.Release.Name()
-	case fleet.ForWindow:
-		return "for its window, which opens " + until
-	case fleet.ForResume:
-		return "for the end of the suspension, " + until
-	case fleet.ForGrace:
-		return "until " + until + ", so that whoever switched this host by hand can end"
-	}
-	return "for " + string(s.Wait.For)
-}
-
-// moment is a time as people near the host say it.
-func moment(t time.Time) string { return t.Local().Format("Mon 2006-01-02 15:04") }
-
 func (a *app) tellStatus(s fleet.Status) {
 	w := tabwriter.NewWriter(a.Out, 0, 0, 2, ' ', 0)
 	line := func(name, format string, args ...any) { fmt.Fprintf(w, "%s\t%s\n", name, fmt.Sprintf(format, args...)) }
 	line("host", "%s", s.Host)
-	line("phase", "%s: %s (since %s)", s.Phase, meaning(s), ago(s.Since))
+	if time.Since(s.At) > time.Minute { // by a hub, which does not ask
+		line("reported", "%s", ago(s.At))
+	}
+	line("phase", "%s: %s (since %s)", s.Phase, s.Meaning(), ago(s.Since))
 	if s.Newest != nil {
 		line("newest release", "%s  %s  %s", fleet.TagName(s.Newest.Number), short(s.Newest.Source.Commit), s.Newest.Source.Subject)
 	}
@@ -146,7 +83,7 @@ func (a *app) tellStatus(s fleet.Status) {
 		line("CHOSEN", "%s by %s%s: %s", c.Release.Name(), c.By, reason(c.Reason), c.OutPath)
 	}
 	if p := s.Suspended; p != nil {
-		line("SUSPENDED", "by %s until %s%s", p.By, moment(p.Until), reason(p.Reason))
+		line("SUSPENDED", "by %s until %s%s", p.By, fleet.Moment(p.Until), reason(p.Reason))
 	}
 	line("current system", "%s", orNone(s.Systems.Current))
 	if s.Systems.Profile != s.Systems.Current {
@@ -225,6 +162,58 @@ func remoteState(r fleet.Remote) string {
 		return "has no release, answered " + ago(r.LastOK)
 	}
 	return "in order, at " + short(r.Tip) + ", answered " + ago(r.LastOK)
+}
+
+// fleetStatus is the table of all hosts that a hub knows.
+func (a *app) fleetStatus(ctx context.Context, f *from, asJSON bool) error {
+	ctx, cancel := context.WithTimeout(ctx, askTime)
+	defer cancel()
+	body, err := askHub(ctx, f.hub, f.tokenFile, http.MethodGet, "/api/v1/hosts")
+	if err != nil {
+		return err
+	}
+	hosts := []fleet.Status{}
+	if err := json.Unmarshal(body, &hosts); err != nil {
+		return fleet.Errorf(fleet.Local, fleet.CodeInvalid, "the hub's answer cannot be read").WithCause(err)
+	}
+	if asJSON {
+		err = a.json(hosts)
+	} else {
+		a.tellHosts(hosts)
+	}
+	for _, s := range hosts { // not converged is worse than switched by hand
+		if code := statusCode(s); code != nil && (err == nil || !s.Converged()) {
+			err = code
+		}
+	}
+	return err
+}
+
+func (a *app) tellHosts(hosts []fleet.Status) {
+	if len(hosts) == 0 {
+		fmt.Fprintln(a.Out, "no host has reported yet")
+		return
+	}
+	number := func(r *fleet.ReleaseRef) string {
+		if r == nil {
+			return "–"
+		}
+		return strconv.Itoa(r.Number)
+	}
+	w := tabwriter.NewWriter(a.Out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "HOST\tPHASE\tACTIVE\tNEWEST\tSINCE\tREPORTED\tWHAT")
+	for _, s := range hosts {
+		active := (*fleet.ReleaseRef)(nil)
+		if s.Active != nil {
+			active = &s.Active.Release
+		}
+		what := s.Summary()
+		if s.Failure != nil {
+			what = firstLine(s.Failure.Message)
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", s.Host, s.Phase, number(active), number(s.Newest), ago(s.Since), ago(s.At), what)
+	}
+	_ = w.Flush()
 }
 
 func short(commit string) string { return commit[:min(len(commit), 12)] }

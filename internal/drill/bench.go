@@ -86,9 +86,17 @@ func (d *demo) bench(ctx context.Context, b BenchOptions) (Figures, error) {
 	}
 	f.Median = medianOf(f.Changes)
 	d.out.title("An idle agent, for %s", b.Idle)
+	select {
+	case <-ctx.Done():
+		return f, ctx.Err()
+	case <-time.After(afterwards):
+	}
 	f.Agent, err = d.world.watchAgent(ctx, followed[0], b.Idle)
 	return f, err
 }
+
+// afterwards is how long an agent may have something to tell of the last change.
+const afterwards = 5 * time.Second
 
 const prebuilt = "prebuilt"
 

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -94,21 +93,42 @@ func TagNumber(name string) (int, bool) {
 // MaxNumber bounds the number of a release, so that the next one can always be counted.
 const MaxNumber = 1 << 30
 
-// HostName is what a host may be called: one label of a domain name, or several.
-var hostName = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?$`)
+// The names below are checked by hand: every garrison process, an idle agent too, would pay for their
+// regular expressions with more memory than all else that the package holds.
 
-// ValidHostName says whether s can name a host.
-func ValidHostName(s string) bool { return hostName.MatchString(s) && !strings.Contains(s, "..") }
-
-var storePath = regexp.MustCompile(`^/nix/store/[0-9abcdfghijklmnpqrsvwxyz]{32}-[A-Za-z0-9+._?=-]{1,211}$`)
+// ValidHostName says whether s can name a host: one label of a domain name, or several.
+func ValidHostName(s string) bool {
+	return len(s) <= 253 && consistsOf(s, "._-") && isAlnum(s[0]) && isAlnum(s[len(s)-1]) && !strings.Contains(s, "..")
+}
 
 // ValidStorePath says whether s is the full path of a store object (not of a file within one).
-func ValidStorePath(s string) bool { return storePath.MatchString(s) }
-
-var commitID = regexp.MustCompile(`^([0-9a-f]{40}|[0-9a-f]{64})$`)
+func ValidStorePath(s string) bool {
+	const hashLen = 32
+	rest, ok := strings.CutPrefix(s, "/nix/store/")
+	if !ok || len(rest) < hashLen+2 || len(rest) > hashLen+1+211 || rest[hashLen] != '-' {
+		return false
+	}
+	return strings.Trim(rest[:hashLen], "0123456789abcdfghijklmnpqrsvwxyz") == "" && consistsOf(rest[hashLen+1:], "+._?=-")
+}
 
 // ValidCommit says whether s is a full object name of git.
-func ValidCommit(s string) bool { return commitID.MatchString(s) }
+func ValidCommit(s string) bool {
+	return (len(s) == 40 || len(s) == 64) && strings.Trim(s, "0123456789abcdef") == ""
+}
+
+// consistsOf says whether s is made of letters, digits and others alone, at least one of them.
+func consistsOf(s, others string) bool {
+	for i := range len(s) {
+		if !isAlnum(s[i]) && strings.IndexByte(others, s[i]) < 0 {
+			return false
+		}
+	}
+	return s != ""
+}
+
+func isAlnum(c byte) bool {
+	return c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z'
+}
 
 // TagMessage is the message of the release tag: one line of summary, a blank line, the manifest.
 func (m *Manifest) TagMessage() ([]byte, error) {

@@ -8,7 +8,6 @@ package hub
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -29,6 +28,18 @@ type Store interface {
 	PutStatus(ctx context.Context, s fleet.Status) error
 	// Statuses are the newest of every host, by name.
 	Statuses(ctx context.Context) ([]fleet.Status, error)
+	// Status is the newest of one host; false when it never reported.
+	Status(ctx context.Context, host string) (fleet.Status, bool, error)
+	// PutDeployment keeps what a host tells of a deployment, as the one that it told of last. Told again, it takes the
+	// place of the former. Older ones of the same host go sometime, their logs earlier.
+	PutDeployment(ctx context.Context, d fleet.DeploymentReport) error
+	// Deployments are those that a host told of last, at most so many, that one first.
+	Deployments(ctx context.Context, host string, most int) ([]fleet.Deployment, error)
+	// DeploymentLog is the log of the deployment of a release (0: of any) that a host told of last; false when there is none.
+	DeploymentLog(ctx context.Context, host string, release int) (log string, found bool, err error)
+	// PutDiff keeps d as what is known of its host; Diff returns it, false when there is none.
+	PutDiff(ctx context.Context, d fleet.HostDiff) error
+	Diff(ctx context.Context, host string) (fleet.HostDiff, bool, error)
 	// PutRun keeps r; one with ID 0 is given the next free one, which is returned. An ID that it never gave is an error.
 	PutRun(ctx context.Context, r fleet.Run) (id int64, err error)
 	// Runs are the newest runs, at most so many, newest first.
@@ -65,9 +76,15 @@ const (
 // Handler serves the hub's API below /api/v1/, /healthz, and the cache everywhere else.
 //
 //	POST /api/v1/wake            wake            something may have been pushed
-//	POST /api/v1/reports         report:<host>   a fleet.Status
+//	POST /api/v1/reports         report:<host>   a fleet.Status, answered by a fleet.Received
+//	POST /api/v1/deployments     report:<host>   a fleet.DeploymentReport
+//	POST /api/v1/diffs           report:<host>   a fleet.HostDiff
 //	GET  /api/v1/stream          any             fleet.StreamEvents as server-sent events; ?kinds=wake for agents
 //	GET  /api/v1/hosts           read            [fleet.Status]
+//	GET  /api/v1/hosts/{host}    read            fleet.Status; below it:
+//	     …/history?n=N           read            [fleet.Deployment], newest first
+//	     …/logs?deployment=N     read            what was said in it
+//	     …/diff                  read            fleet.HostDiff
 //	GET  /api/v1/runs?n=N        read            [fleet.Run], newest first
 //	GET  /api/v1/runs/{id}/log   read            what the run's programs said
 func (h *Hub) Handler() http.Handler {
@@ -77,6 +94,12 @@ func (h *Hub) Handler() http.Handler {
 	mux.HandleFunc("POST /api/v1/reports", h.allow(ScopeReport, h.serveReport))
 	mux.HandleFunc("GET /api/v1/stream", h.allow("", h.serveStream))
 	mux.HandleFunc("GET /api/v1/hosts", h.allow(ScopeRead, h.serveHosts))
+	mux.HandleFunc("POST /api/v1/deployments", h.allow(ScopeReport, h.serveDeployment))
+	mux.HandleFunc("POST /api/v1/diffs", h.allow(ScopeReport, h.serveDiffReport))
+	mux.HandleFunc("GET /api/v1/hosts/{host}", h.allow(ScopeRead, h.serveHost))
+	mux.HandleFunc("GET /api/v1/hosts/{host}/history", h.allow(ScopeRead, h.serveHostHistory))
+	mux.HandleFunc("GET /api/v1/hosts/{host}/logs", h.allow(ScopeRead, h.serveHostLogs))
+	mux.HandleFunc("GET /api/v1/hosts/{host}/diff", h.allow(ScopeRead, h.serveHostDiff))
 	mux.HandleFunc("GET /api/v1/runs", h.allow(ScopeRead, h.serveRuns))
 	mux.HandleFunc("GET /api/v1/runs/{id}/log", h.allow(ScopeRead, h.serveRunLog))
 	mux.Handle("/", h.Cache)
@@ -143,54 +166,15 @@ func (h *Hub) NoteRun(ctx context.Context, r fleet.Run) (int64, error) {
 	return id, err
 }
 
-func (h *Hub) serveReport(w http.ResponseWriter, r *http.Request) {
-	var s fleet.Status
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxReport))
-	var tooLarge *http.MaxBytesError
-	switch {
-	case errors.As(err, &tooLarge):
-		http.Error(w, "the report has more than 1 MiB", http.StatusRequestEntityTooLarge)
-		return
-	case err != nil:
-		return // the client went away
-	}
-	if err := json.Unmarshal(body, &s); err != nil {
-		http.Error(w, "the report is not a status in JSON: "+err.Error(), http.StatusBadRequest)
-		return
-	}
-	switch {
-	case s.Schema != fleet.StatusSchema:
-		http.Error(w, fmt.Sprintf("the report has schema %d, this hub knows %d", s.Schema, fleet.StatusSchema), http.StatusBadRequest)
-		return
-	case !slices.Contains(scopesOf(r), ScopeReport+":"+s.Host):
-		http.Error(w, "this token does not speak for host "+strconv.Quote(s.Host), http.StatusForbidden)
-		return
-	}
-	if now := time.Now().UTC(); s.At.After(now.Add(maxSkew)) {
-		s.At = now // or nothing that it says once its clock is right again would be taken for newer
-	}
-	if err := h.Store.PutStatus(r.Context(), s); err != nil {
-		h.Log.Error("a report cannot be kept", "host", s.Host, "err", err)
-		http.Error(w, "the report cannot be kept", http.StatusInternalServerError)
-		return
-	}
-	h.stream.send(fleet.StreamEvent{Kind: "host", Status: &s})
-	w.WriteHeader(http.StatusNoContent)
-}
-
 func (h *Hub) serveHosts(w http.ResponseWriter, r *http.Request) {
 	list, err := h.Store.Statuses(r.Context())
 	h.answer(w, list, err)
 }
 
 func (h *Hub) serveRuns(w http.ResponseWriter, r *http.Request) {
-	n := 20
-	if s := r.URL.Query().Get("n"); s != "" {
-		var err error
-		if n, err = strconv.Atoi(s); err != nil || n < 1 || n > maxRunsAsk {
-			http.Error(w, "n must be a number from 1 to "+strconv.Itoa(maxRunsAsk), http.StatusBadRequest)
-			return
-		}
+	n, ok := number(w, r, maxRunsAsk)
+	if !ok {
+		return
 	}
 	list, err := h.Store.Runs(r.Context(), n)
 	h.answer(w, list, err)

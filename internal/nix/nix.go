@@ -6,6 +6,7 @@ package nix
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -34,6 +35,8 @@ type Nix struct {
 	Store string
 	// EvalHeap bounds the heap of one evaluation, in bytes; 0 does not.
 	EvalHeap int64
+	// MaxStdout bounds what nix prints in answer to one question, in bytes; 0 stands for 512 MiB, half a million paths.
+	MaxStdout int
 	// OnEvent is told what happens while it builds; may be nil.
 	OnEvent func(Event)
 	// Log gets what nix says while it evaluates, builds and fetches; nil drops it.
@@ -78,7 +81,7 @@ func parseVersion(said string) (string, error) {
 	return v, nil
 }
 
-// maxStdout bounds what nix prints, in bytes: half a million paths of nix path-info.
+// maxStdout is MaxStdout where nothing else was asked for.
 const maxStdout = 512 << 20
 
 func (n *Nix) run(ctx context.Context, program string, args ...string) ([]byte, error) {
@@ -99,7 +102,7 @@ func (n *Nix) run(ctx context.Context, program string, args ...string) ([]byte, 
 	if n.EvalHeap > 0 {
 		env = append(env, fmt.Sprintf("GC_MAXIMUM_HEAP_SIZE=%d", n.EvalHeap)) // of the Boehm collector that nix uses
 	}
-	return proc.Run(ctx, proc.Cmd{Program: program, Args: args, Stderr: n.Log, MaxStdout: maxStdout, Env: env})
+	return proc.Run(ctx, proc.Cmd{Program: program, Args: args, Stderr: n.Log, MaxStdout: cmp.Or(n.MaxStdout, maxStdout), Env: env})
 }
 
 // Message is Nix's own complaint in what it said on standard error: from its first line that

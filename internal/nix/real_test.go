@@ -143,6 +143,15 @@ func fetch(t *testing.T, n *nix.Nix, top string, closure []nar.PathInfo) {
 	must(t, err)
 	_, err = c.Push(ctx, closure, client.PushOptions{RealStoreDir: filepath.Join(nixtest.StoreRoot(n), "nix/store")})
 	must(t, err)
+	there := *n
+	there.Store = server.CacheURL()
+	if got, err := there.Closure(ctx, []string{top}); err != nil || len(got) != len(closure) || got[0].NarSize != closure[0].NarSize {
+		t.Errorf("the cache tells of %d of %d paths, %v", len(got), len(closure), err)
+	}
+	there.MaxStdout = 100
+	if _, err := there.Closure(ctx, []string{top}); err == nil {
+		t.Error("there is no bound to what the cache may tell")
+	}
 	empty := *n
 	empty.Store = cachetest.NewStore(t).URL()
 	from := nix.Substitution{Caches: []string{server.CacheURL()}, PublicKeys: []string{server.Key.String()}, Timeout: time.Minute, Root: root}

@@ -5,12 +5,8 @@ import (
 	"io"
 	"strings"
 
-	"github.com/garrison-nix/garrison/internal/closure"
 	"github.com/garrison-nix/garrison/internal/fleet"
 )
-
-// mostPackages bounds how many packages of each kind are listed for a host; JSON has them all.
-const mostPackages = 40
 
 func (o ChangesOf) String() string {
 	switch {
@@ -108,8 +104,7 @@ func (h HostChange) summary() string {
 	if h.Diff == nil {
 		return manual
 	}
-	d := h.Diff
-	return fmt.Sprintf("%s, %d → %d paths, %s → %s (%s)", manual, d.PathsBefore, d.PathsAfter, size(d.BytesBefore), size(d.BytesAfter), growth(d.BytesAfter-d.BytesBefore))
+	return manual + ", " + h.Diff.Summary()
 }
 
 // lines are a closure's changes, one package a line.
@@ -120,63 +115,7 @@ func (h HostChange) lines() []string {
 	if h.Diff == nil {
 		return nil
 	}
-	var lines []string
-	d := h.Diff
-	rebuilt := 0
-	changed := lister{lines: &lines}
-	for _, c := range d.Changes {
-		if c.Kind == closure.Rebuilt {
-			rebuilt++
-			continue
-		}
-		changed.add("%s %s: %s → %s, %s", map[closure.Kind]string{closure.Upgraded: "↑", closure.Downgraded: "↓"}[c.Kind]+" ", c.Name, versions(c.Before), versions(c.After), growth(c.Bytes))
-	}
-	changed.end("changed")
-	added := lister{lines: &lines}
-	for _, p := range d.Added {
-		added.add("+  %s: %s, %s", p.Name, versions(p.Versions), size(p.Bytes))
-	}
-	added.end("added")
-	removed := lister{lines: &lines}
-	for _, p := range d.Removed {
-		removed.add("-  %s: %s, %s", p.Name, versions(p.Versions), size(p.Bytes))
-	}
-	removed.end("removed")
-	if rebuilt > 0 {
-		lines = append(lines, fmt.Sprintf("   %s rebuilt with the same version", plural(rebuilt, "package")))
-	}
-	return lines
-}
-
-// lister lists up to mostPackages lines, and how many more there are.
-type lister struct {
-	lines *[]string
-	n     int
-}
-
-func (l *lister) add(format string, args ...any) {
-	if l.n++; l.n <= mostPackages {
-		*l.lines = append(*l.lines, fmt.Sprintf(format, args...))
-	}
-}
-
-func (l *lister) end(what string) {
-	if more := l.n - mostPackages; more > 0 {
-		*l.lines = append(*l.lines, fmt.Sprintf("   … and %d more %s", more, what))
-	}
-}
-
-func versions(v []string) string {
-	var named []string
-	for _, s := range v {
-		if s != "" {
-			named = append(named, s)
-		}
-	}
-	if len(named) == 0 {
-		return "(no version)"
-	}
-	return strings.Join(named, ", ")
+	return h.Diff.Lines()
 }
 
 func plural(n int, what string) string {
@@ -184,24 +123,4 @@ func plural(n int, what string) string {
 		return "1 " + what
 	}
 	return fmt.Sprintf("%d %ss", n, what)
-}
-
-// size is a number of bytes for people.
-func size(n int64) string {
-	switch {
-	case n >= 1<<30:
-		return fmt.Sprintf("%.1f GiB", float64(n)/(1<<30))
-	case n >= 1<<20:
-		return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20))
-	case n >= 1<<10:
-		return fmt.Sprintf("%.1f KiB", float64(n)/(1<<10))
-	}
-	return fmt.Sprintf("%d B", n)
-}
-
-func growth(n int64) string {
-	if n < 0 {
-		return "−" + size(-n)
-	}
-	return "+" + size(n)
 }

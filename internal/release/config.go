@@ -5,6 +5,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/garrison-nix/garrison/internal/fleet"
 	"github.com/garrison-nix/garrison/internal/tomlfile"
@@ -50,7 +51,7 @@ type Config struct {
 }
 
 // branchName is narrower than git-check-ref-format(1): what may stand in a shell, a URL and a file's path as well.
-var branchName = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._/-]{0,198}[A-Za-z0-9])?$`)
+var branchName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._/-]{0,198}[A-Za-z0-9])?$`) })
 
 // ParseConfig reads garrison.toml; no bytes at all give the defaults.
 func ParseConfig(name string, data []byte) (Config, error) {
@@ -79,7 +80,7 @@ func ParseConfig(name string, data []byte) (Config, error) {
 		}
 	}
 	for key, b := range map[string]string{"source": c.Branches.Source, "release": c.Branches.Release} {
-		if !branchName.MatchString(b) || strings.Contains(b, "..") || strings.Contains(b, "//") || strings.HasSuffix(b, ".lock") {
+		if !branchName().MatchString(b) || strings.Contains(b, "..") || strings.Contains(b, "//") || strings.HasSuffix(b, ".lock") {
 			return c, fleet.Errorf(fleet.Bad, fleet.CodeConfig, "%s: branches.%s is %q, which cannot be a branch", name, key, b).
 				WithHint("use letters, digits and ._-/, the first and the last a letter or digit")
 		}

@@ -19,6 +19,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"sync"
 
 	"github.com/garrison-nix/garrison/internal/cache"
 	"github.com/garrison-nix/garrison/internal/durable"
@@ -171,10 +172,10 @@ func (s *Store) Stat(_ context.Context, key string) (int64, bool, error) {
 	return fi.Size(), true, nil
 }
 
-var validKey = regexp.MustCompile(`^[a-z0-9][a-z0-9.-]{2,127}$`)
+var validKey = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z0-9][a-z0-9.-]{2,127}$`) })
 
 func (s *Store) blobPath(key string) (string, error) {
-	if !validKey.MatchString(key) {
+	if !validKey().MatchString(key) {
 		return "", fmt.Errorf("%q cannot be a key of content", key)
 	}
 	return s.path("nar", key[:2], key), nil

@@ -16,6 +16,9 @@ import (
 // Store tests a kind of store. open returns an empty one, and again the same one, opened once more.
 func Store(t *testing.T, open func(t *testing.T) (s hub.Store, again func() hub.Store)) {
 	t.Run("Statuses", func(t *testing.T) { s, again := open(t); statuses(t, s, again) })
+	t.Run("Deployments", func(t *testing.T) { s, again := open(t); deployments(t, s, again) })
+	t.Run("ManyDeployments", func(t *testing.T) { s, _ := open(t); manyDeployments(t, s) })
+	t.Run("Diffs", func(t *testing.T) { s, again := open(t); diffs(t, s, again) })
 	t.Run("Runs", func(t *testing.T) { s, again := open(t); runs(t, s, again) })
 	t.Run("ManyAtOnce", func(t *testing.T) { s, _ := open(t); manyAtOnce(t, s) })
 	t.Run("Canceled", func(t *testing.T) { s, _ := open(t); canceled(t, s) })
@@ -61,6 +64,12 @@ func statuses(t *testing.T, s hub.Store, again func() hub.Store) {
 	put("joker", at(2), fleet.PhaseHeld) // said in the same moment: the later word
 	want(s, fleet.PhaseHeld, fleet.PhaseNew)
 	want(again(), fleet.PhaseHeld, fleet.PhaseNew)
+	if st, found, err := s.Status(ctx, "joker"); err != nil || !found || st.Phase != fleet.PhaseHeld {
+		t.Errorf("joker alone: %+v, %v, %v", st, found, err)
+	}
+	if _, found, err := s.Status(ctx, "nobody"); err != nil || found {
+		t.Errorf("a host that never reported: %v, %v", found, err)
+	}
 	list, err := s.Statuses(ctx)
 	must(t, err)
 	if st := list[0]; !st.At.Equal(at(2)) || st.Failure.Message != "ü \x00 '" {

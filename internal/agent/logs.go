@@ -1,0 +1,199 @@
+package agent
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/garrison-nix/garrison/internal/activate"
+	"github.com/garrison-nix/garrison/internal/durable"
+	"github.com/garrison-nix/garrison/internal/fleet"
+)
+
+const (
+	logsKept   = 20
+	maxLogKept = 256 << 10 // bytes of each; of a longer one its end
+	followLog  = 200 * time.Millisecond
+)
+
+func (a *Agent) logsDir() string { return filepath.Join(a.Config.StateDir, "logs") }
+
+// logFile is where the log of a deployment is kept.
+func (a *Agent) logFile(k fleet.DeploymentKey) string {
+	return filepath.Join(a.logsDir(), fmt.Sprintf("%d-%d.log", k.Release, k.EndedAt.UnixMilli()))
+}
+
+// keepLog keeps the log of the activation that just ended; the next one's takes its place. Nothing depends on it.
+func (a *Agent) keepLog(k fleet.DeploymentKey) {
+	text, err := tail(activate.LogFile(a.activationDir()), maxLogKept)
+	if err == nil {
+		err = os.MkdirAll(a.logsDir(), 0o755)
+	}
+	if err == nil {
+		err = durable.WriteFile(a.logFile(k), []byte(text), 0o640)
+	}
+	if err == nil {
+		err = a.dropLogs()
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) { // nothing was switched, nothing said
+		a.Log.Warn("the activation's log cannot be kept", "release", k.Release, "err", err)
+	}
+}
+
+// dropLogs removes all but the newest.
+func (a *Agent) dropLogs() error {
+	if err := durable.Sweep(a.logsDir()); err != nil {
+		return err
+	}
+	kept, err := a.keptLogs()
+	for _, k := range kept[min(len(kept), logsKept):] {
+		err = errors.Join(err, os.Remove(a.logFile(k)))
+	}
+	return err
+}
+
+// keptLogs are the deployments whose logs are kept, newest first.
+func (a *Agent) keptLogs() ([]fleet.DeploymentKey, error) {
+	files, err := os.ReadDir(a.logsDir())
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	var kept []fleet.DeploymentKey
+	for _, f := range files {
+		release, milli, ok := strings.Cut(strings.TrimSuffix(f.Name(), ".log"), "-")
+		n, errN := strconv.Atoi(release)
+		ms, errMS := strconv.ParseInt(milli, 10, 64)
+		if ok && errN == nil && errMS == nil {
+			kept = append(kept, fleet.DeploymentKey{Release: n, EndedAt: time.UnixMilli(ms)})
+		}
+	}
+	slices.SortFunc(kept, func(x, y fleet.DeploymentKey) int {
+		return cmp.Or(y.EndedAt.Compare(x.EndedAt), cmp.Compare(y.Release, x.Release))
+	})
+	return kept, nil
+}
+
+// tail reads the end of a file, at most so many bytes and beginning with a whole line; what was left out is said.
+func tail(path string, most int64) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return "", err
+	}
+	left := max(0, info.Size()-most)
+	text, err := io.ReadAll(io.NewSectionReader(f, left, most))
+	if err != nil || left == 0 {
+		return string(text), err
+	}
+	if part, rest, ok := strings.Cut(string(text), "\n"); ok {
+		left += int64(len(part)) + 1
+		text = []byte(rest)
+	}
+	return fmt.Sprintf("… %d bytes before are left out\n%s", left, text), nil
+}
+
+// serveLogs answers with what was said in a deployment: of ?deployment=N, a release's number, its newest; else of the one that is
+// under way, or was last. With ?follow=1 it goes on with what is said now, until the client goes away.
+func (a *Agent) serveLogs(w http.ResponseWriter, r *http.Request) {
+	file := activate.LogFile(a.activationDir())
+	s := a.Status()
+	under := 0 // the release that is being activated
+	if s.Phase == fleet.PhaseActivating && s.Target != nil {
+		under = s.Target.Release.Number
+	}
+	if q := r.URL.Query().Get("deployment"); q != "" {
+		n, ok := fleet.TagNumber(fleet.TagPrefix + q)
+		if !ok {
+			http.Error(w, "deployment must be the number of a release", http.StatusBadRequest)
+			return
+		}
+		if n != under {
+			kept, err := a.keptLogs()
+			i := slices.IndexFunc(kept, func(k fleet.DeploymentKey) bool { return k.Release == n })
+			if err != nil || i < 0 {
+				http.Error(w, fmt.Sprintf("no log of a deployment of release-%d is kept", n), http.StatusNotFound)
+				return
+			}
+			file = a.logFile(kept[i])
+		}
+	}
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	if r.URL.Query().Get("follow") != "" {
+		_, leave, ok := a.watching.join() // so that followers, too, leave room for others
+		if !ok {
+			http.Error(w, tooManyWatch, http.StatusServiceUnavailable)
+			return
+		}
+		defer leave()
+		follow(r.Context(), w, file)
+		return
+	}
+	text, err := tail(file, maxLogKept)
+	if errors.Is(err, fs.ErrNotExist) {
+		http.Error(w, "nothing was activated yet", http.StatusNotFound)
+		return
+	}
+	if err != nil {
+		http.Error(w, "the log cannot be read: "+err.Error(), http.StatusInternalServerError)
+		return
+	}
+	_, _ = io.WriteString(w, text) // the client went away
+}
+
+// follow copies a file as it grows, and whatever takes its place, until the client goes away.
+func follow(ctx context.Context, w http.ResponseWriter, path string) {
+	out := http.NewResponseController(w)
+	_ = out.SetReadDeadline(time.Time{})
+	f := (*os.File)(nil)
+	defer func() { f.Close() }()
+	for {
+		_ = out.SetWriteDeadline(time.Now().Add(watchWrite))
+		if f != nil {
+			if _, err := io.Copy(w, f); err != nil {
+				return
+			}
+		}
+		if now, err := os.Open(path); err == nil && (f == nil || !sameFile(f, now)) {
+			f.Close()
+			f = now
+			continue
+		} else if err == nil {
+			now.Close()
+		}
+		if err := out.Flush(); err != nil {
+			return
+		}
+		if sleepContext(ctx, followLog) != nil {
+			return
+		}
+	}
+}
+
+func sameFile(a, b *os.File) bool {
+	x, errX := a.Stat()
+	y, errY := b.Stat()
+	return errX == nil && errY == nil && os.SameFile(x, y)
+}
+
+func sleepContext(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
+}

@@ -1,0 +1,109 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"io/fs"
+	"net/http"
+	"slices"
+
+	"github.com/garrison-nix/garrison/internal/durable"
+	"github.com/garrison-nix/garrison/internal/fleet"
+	"github.com/garrison-nix/garrison/internal/proc"
+)
+
+// mostMissing is how many deployments a hub is told of that missed them, or lost them.
+const mostMissing = 50
+
+// maxHubAnswer bounds what the hub says to a report, in bytes.
+const maxHubAnswer = 64 << 10
+
+// tellHub posts a document and reads the answer into v, where v is not nil and there is one.
+func (a *Agent) tellHub(ctx context.Context, client *http.Client, path string, body []byte, v any) error {
+	resp, err := a.ask(ctx, client, http.MethodPost, path, body)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxHubAnswer)) // to its end: so that the connection is used again
+	if err != nil {
+		return fleet.Errorf(fleet.Transient, fleet.CodeRemote, "the hub stopped answering").WithCause(err)
+	}
+	if v != nil && len(answer) > 0 {
+		_ = json.Unmarshal(answer, v) // what is no answer of a hub's tells nothing
+	}
+	return nil
+}
+
+// tellMissing tells the hub of deployments that it does not know yet, oldest first.
+// The history is the only queue: whatever was not received is found missing when the hub answers next, be that after weeks.
+func (a *Agent) tellMissing(ctx context.Context, client *http.Client, r fleet.Received) error {
+	last := a.Status().Last
+	if last == nil || last.Host != a.Config.Host || r.Deployment != nil && r.Deployment.Equal(last.Key()) {
+		return nil
+	}
+	past, err := durable.ReadJournal[fleet.Deployment](a.historyFile(), mostMissing)
+	if err != nil && !errors.Is(err, durable.ErrDamaged) {
+		return stateError(err)
+	}
+	known := -1
+	if r.Deployment != nil {
+		known = slices.IndexFunc(past, func(d fleet.Deployment) bool { return r.Deployment.Equal(d.Key()) })
+	}
+	for _, d := range past[known+1:] {
+		if d.Host != a.Config.Host { // it had another name then, for which its token does not speak
+			continue
+		}
+		if err := a.tellDeployment(ctx, client, d); err != nil {
+			return err
+		}
+	}
+	a.hubDiff = fleet.HostDiff{} // the hub may have lost it, too
+	return nil
+}
+
+func (a *Agent) tellDeployment(ctx context.Context, client *http.Client, d fleet.Deployment) error {
+	log, err := tail(a.logFile(d.Key()), fleet.MaxReportedLog*3/4) // JSON makes it longer
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		a.Log.Warn("a kept log cannot be read", "release", d.Release.Number, "err", err)
+	}
+	body, err := json.Marshal(fleet.DeploymentReport{Schema: fleet.StatusSchema, Deployment: d, Log: proc.Redact(log)})
+	if err != nil {
+		return err
+	}
+	return a.unlessInvalid(a.tellHub(ctx, client, "/api/v1/deployments", body, nil))
+}
+
+// tellDiff tells what waits to be changed, or was changed last, when that is another than the hub was told. It asks no cache:
+// what is under way is soon known, and what waits is in the store.
+func (a *Agent) tellDiff(ctx context.Context, client *http.Client) error {
+	s := a.Status()
+	d := a.question()
+	if s.Phase == fleet.PhaseStaging || s.Phase == fleet.PhaseActivating || d.Release == nil || sameQuestion(d, a.hubDiff) {
+		return nil
+	}
+	d = a.compare(ctx, d, false)
+	if len(d.Diff) > fleet.MaxReportedDiff {
+		d.Diff, d.Unknown = nil, "it is too long to be reported; ask the host itself"
+	}
+	d.Unknown = proc.Redact(d.Unknown)
+	body, err := json.Marshal(d)
+	if err != nil {
+		return err
+	}
+	if err = a.unlessInvalid(a.tellHub(ctx, client, "/api/v1/diffs", body, nil)); err == nil {
+		a.hubDiff = d
+	}
+	return err
+}
+
+// unlessInvalid passes over what the hub will never take: told again, it would keep back all else.
+func (a *Agent) unlessInvalid(err error) error {
+	if fleet.CodeOf(err) == fleet.CodeInvalid {
+		a.Log.Warn("passing over a report", "stage", fleet.Reporting, "err", err)
+		return nil
+	}
+	return err
+}

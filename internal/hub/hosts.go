@@ -1,0 +1,161 @@
+package hub
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/garrison-nix/garrison/internal/fleet"
+)
+
+// report reads a report into v, and has about tell its schema and host. It is false when it answered: because the report is
+// not one, or the token does not speak for its host.
+func report(w http.ResponseWriter, r *http.Request, v any, about func() (schema int, host string)) bool {
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxReport))
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.As(err, &tooLarge):
+		http.Error(w, "the report has more than 1 MiB", http.StatusRequestEntityTooLarge)
+		return false
+	case err != nil:
+		return false // the client went away
+	}
+	if err := json.Unmarshal(body, v); err != nil {
+		http.Error(w, "the report is not what it should be, in JSON: "+err.Error(), http.StatusBadRequest)
+		return false
+	}
+	schema, host := about()
+	switch {
+	case schema != fleet.StatusSchema:
+		http.Error(w, fmt.Sprintf("the report has schema %d, this hub knows %d", schema, fleet.StatusSchema), http.StatusBadRequest)
+		return false
+	case !slices.Contains(scopesOf(r), ScopeReport+":"+host):
+		http.Error(w, "this token does not speak for host "+strconv.Quote(host), http.StatusForbidden)
+		return false
+	}
+	return true
+}
+
+func (h *Hub) serveReport(w http.ResponseWriter, r *http.Request) {
+	var s fleet.Status
+	if !report(w, r, &s, func() (int, string) { return s.Schema, s.Host }) {
+		return
+	}
+	if now := time.Now().UTC(); s.At.After(now.Add(maxSkew)) {
+		s.At = now // or nothing that it says once its clock is right again would be taken for newer
+	}
+	err := h.Store.PutStatus(r.Context(), s)
+	received := fleet.Received{Schema: fleet.StatusSchema}
+	if err == nil {
+		h.stream.send(fleet.StreamEvent{Kind: "host", Status: &s})
+		var last []fleet.Deployment
+		if last, err = h.Store.Deployments(r.Context(), s.Host, 1); len(last) > 0 {
+			key := last[0].Key()
+			received.Deployment = &key
+		}
+	}
+	if h.kept(w, s.Host, err) {
+		h.answer(w, received, nil)
+	}
+}
+
+func (h *Hub) serveDeployment(w http.ResponseWriter, r *http.Request) {
+	var d fleet.DeploymentReport
+	if !report(w, r, &d, func() (int, string) { return d.Schema, d.Deployment.Host }) {
+		return
+	}
+	if d.Deployment.Schema != fleet.StatusSchema || d.Deployment.Release.Number < 1 || len(d.Log) > fleet.MaxReportedLog {
+		http.Error(w, "the report is not of a deployment with a release and a log of at most 64 KiB", http.StatusBadRequest)
+		return
+	}
+	if h.kept(w, d.Deployment.Host, h.Store.PutDeployment(r.Context(), d)) {
+		w.WriteHeader(http.StatusNoContent)
+	}
+}
+
+func (h *Hub) serveDiffReport(w http.ResponseWriter, r *http.Request) {
+	var d fleet.HostDiff
+	if !report(w, r, &d, func() (int, string) { return d.Schema, d.Host }) {
+		return
+	}
+	if len(d.Diff) > fleet.MaxReportedDiff {
+		http.Error(w, "the diff has more than 512 KiB", http.StatusBadRequest)
+		return
+	}
+	if h.kept(w, d.Host, h.Store.PutDiff(r.Context(), d)) {
+		w.WriteHeader(http.StatusNoContent)
+	}
+}
+
+// kept answers when a report could not be kept.
+func (h *Hub) kept(w http.ResponseWriter, host string, err error) bool {
+	if err != nil {
+		h.Log.Error("a report cannot be kept", "host", host, "err", err)
+		http.Error(w, "the report cannot be kept", http.StatusInternalServerError)
+	}
+	return err == nil
+}
+
+const maxHistoryAsk = 100
+
+func (h *Hub) serveHost(w http.ResponseWriter, r *http.Request) {
+	s, found, err := h.Store.Status(r.Context(), r.PathValue("host"))
+	h.answerFound(w, s, found, err)
+}
+
+func (h *Hub) serveHostHistory(w http.ResponseWriter, r *http.Request) {
+	if n, ok := number(w, r, maxHistoryAsk); ok {
+		list, err := h.Store.Deployments(r.Context(), r.PathValue("host"), n)
+		h.answer(w, list, err)
+	}
+}
+
+func (h *Hub) serveHostLogs(w http.ResponseWriter, r *http.Request) {
+	release := 0
+	if q := r.URL.Query().Get("deployment"); q != "" {
+		var ok bool
+		if release, ok = fleet.TagNumber(fleet.TagPrefix + q); !ok {
+			http.Error(w, "deployment must be the number of a release", http.StatusBadRequest)
+			return
+		}
+	}
+	log, found, err := h.Store.DeploymentLog(r.Context(), r.PathValue("host"), release)
+	if err != nil || !found {
+		h.answerFound(w, nil, found, err)
+		return
+	}
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	_, _ = io.WriteString(w, log) // the client went away
+}
+
+func (h *Hub) serveHostDiff(w http.ResponseWriter, r *http.Request) {
+	d, found, err := h.Store.Diff(r.Context(), r.PathValue("host"))
+	h.answerFound(w, d, found, err)
+}
+
+func (h *Hub) answerFound(w http.ResponseWriter, v any, found bool, err error) {
+	if err == nil && !found {
+		http.Error(w, "the hub was told nothing of that", http.StatusNotFound)
+		return
+	}
+	h.answer(w, v, err)
+}
+
+// number is the request's n, 20 unless it is given. It is false when it answered: because n is none from 1 to most.
+func number(w http.ResponseWriter, r *http.Request, most int) (int, bool) {
+	s := r.URL.Query().Get("n")
+	if s == "" {
+		return 20, true
+	}
+	n, err := strconv.Atoi(s)
+	if err != nil || n < 1 || n > most {
+		http.Error(w, "n must be a number from 1 to "+strconv.Itoa(most), http.StatusBadRequest)
+		return 0, false
+	}
+	return n, true
+}
