@@ -54,7 +54,7 @@ codes: 0 all is as the newest release says, 3 it is not (yet), 4 somebody switch
 // statusCode is what a script learns from the exit code.
 func statusCode(s fleet.Status) error {
 	switch {
-	case !s.Converged():
+	case !s.Settled():
 		return exitCode(ExitCode(&fleet.Error{Code: fleet.CodeNotConverged}))
 	case s.Drift, s.Phase == fleet.PhaseOverruled:
 		return exitCode(ExitCode(&fleet.Error{Code: fleet.CodeDiffers}))

@@ -98,12 +98,16 @@ func (s Status) Summary() string {
 }
 
 // Converged says whether the host is what the newest release says, and nothing stands against it.
-func (s Status) Converged() bool {
+func (s Status) Converged() bool { return s.Settled() && s.Phase != PhaseOverruled }
+
+// Settled says whether nothing is to be done and nothing stands against it: the host is what the newest release says, or what somebody
+// chose instead.
+func (s Status) Settled() bool {
 	// A tip that cannot be verified, or that we are not let in to see, is a release that is not followed; a remote that is away
 	// may come back.
 	f := s.Remote.Failure
 	unverified := f != nil && (f.Stage == Verify || f.Code == CodeKey || f.Code == CodeUnauthorized)
-	return s.Refused == nil && s.Failure == nil && !unverified && (s.Phase == PhaseIdle || s.Phase == PhaseManual) && (s.Reboot == nil || s.Reboot.Failure == nil)
+	return s.Refused == nil && s.Failure == nil && !unverified && (s.Phase == PhaseIdle || s.Phase == PhaseManual || s.Phase == PhaseOverruled) && (s.Reboot == nil || s.Reboot.Failure == nil)
 }
 
 // Healthy says whether the host runs a confirmed system and nothing is being done to it. It is of a

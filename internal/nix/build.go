@@ -99,7 +99,7 @@ func (n *Nix) BuildHere(parent context.Context, drv string, s Substitution) erro
 }
 
 // Substitute makes path valid by fetching what is missing of its closure; it never builds.
-// Errors: CodeSubstitute; class host when the disk is full, else transient: the cache may have it later.
+// Errors: CodeSubstitute; class host when the disk is full or what a cache has is signed by nobody who is trusted, else transient: the cache may have it later.
 func (n *Nix) Substitute(parent context.Context, path string, s Substitution) error {
 	ctx, cancel := context.WithTimeoutCause(parent, s.Timeout, fleet.Errorf(fleet.Transient, fleet.CodeTimeout, "fetching took longer than %s", s.Timeout))
 	defer cancel()
@@ -110,6 +110,12 @@ func (n *Nix) Substitute(parent context.Context, path string, s Substitution) er
 	if strings.Contains(proc.Said(err), "No space left on device") {
 		return fleet.Errorf(fleet.Local, fleet.CodeSubstitute, "no space left to fetch %s", path).
 			WithHint("make room: nix-collect-garbage -d").WithCause(err)
+	}
+	for _, words := range []string{"does not have a valid signature", "not signed by any of the keys"} { // up to 2.8, and later
+		if strings.Contains(proc.Said(err), words) {
+			return fleet.Errorf(fleet.Local, fleet.CodeSubstitute, "a cache has %s, signed by a key that is not trusted here", path).
+				WithHint("its public key must be among the agent's caches, or trusted-public-keys of nix.conf").WithCause(err)
+		}
 	}
 	return fleet.Errorf(fleet.Transient, fleet.CodeSubstitute, "cannot fetch %s from %s", path, proc.Redact(strings.Join(s.Caches, ", "))).
 		WithHint("is the cache up, does it have the path, and is its key among the agent's?").WithCause(err)

@@ -158,7 +158,7 @@ func fetch(t *testing.T, n *nix.Nix, top string, closure []nar.PathInfo) {
 
 	unknown := from
 	unknown.PublicKeys = nil
-	if err := empty.Substitute(ctx, top, unknown); fleet.CodeOf(err) != fleet.CodeSubstitute || fleet.ClassOf(err) != fleet.Transient {
+	if err := empty.Substitute(ctx, top, unknown); fleet.CodeOf(err) != fleet.CodeSubstitute || fleet.ClassOf(err) != fleet.Local {
 		t.Errorf("from a cache that is not trusted: %v", err)
 	}
 	must(t, empty.Substitute(ctx, top, from))
