@@ -14,7 +14,7 @@ const (
 )
 
 // postMissingPaths answers which of the hash parts are to be pushed: those that
-// the cache does not have, or whose content is lost. (Attic's API.)
+// neither the cache has, content and all, nor an upstream. (Attic's API.)
 func (s *Server) postMissingPaths(w http.ResponseWriter, r *http.Request) error {
 	var query struct {
 		Cache  string   `json:"cache"`
@@ -45,9 +45,9 @@ func (s *Server) postMissingPaths(w http.ResponseWriter, r *http.Request) error 
 	}
 	missing := []string{}
 	for _, h := range query.Hashes {
-		n, ok := have[h]
+		record, ok := have[h]
 		if ok {
-			ok, err = s.hasBlob(r.Context(), n)
+			ok, err = s.isThere(r.Context(), record)
 		}
 		if err != nil {
 			return err
@@ -66,7 +66,10 @@ func (s *Server) getCacheConfig(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	base := s.baseURL(r)
+	base, names := s.baseURL(r), []string{}
+	for _, k := range s.Upstreams {
+		names = append(names, k.Name)
+	}
 	writeJSON(w, http.StatusOK, map[string]any{
 		"substituter_endpoint":     base + "/" + c.name,
 		"api_endpoint":             base + "/",
@@ -74,7 +77,7 @@ func (s *Server) getCacheConfig(w http.ResponseWriter, r *http.Request) error {
 		"is_public":                s.isPublic(r, c),
 		"store_dir":                s.StoreDir,
 		"priority":                 s.Priority,
-		"upstream_cache_key_names": []string{},
+		"upstream_cache_key_names": names,
 		"retention_period":         "Global",
 	})
 	return nil
@@ -98,14 +101,15 @@ func (s *Server) isPublic(r *http.Request, c *openCache) bool {
 
 // Info describes a cache: the answer to GET /api/v1/caches/{cache}.
 type Info struct {
-	Schema      int    `json:"schema"` // 1
-	Name        string `json:"name"`
-	PublicKey   string `json:"publicKey"`
-	Paths       int64  `json:"paths"`
-	NarBytes    int64  `json:"narBytes"`    // uncompressed, sum over paths
-	StoredBytes int64  `json:"storedBytes"` // compressed, sum over distinct archives
-	Priority    int    `json:"priority"`
-	StoreDir    string `json:"storeDir"`
+	Schema      int      `json:"schema"` // 1
+	Name        string   `json:"name"`
+	PublicKey   string   `json:"publicKey"`
+	Upstreams   []string `json:"upstreams"` // public keys: archives of what they signed need not be pushed
+	Paths       int64    `json:"paths"`
+	NarBytes    int64    `json:"narBytes"`    // uncompressed, sum over paths
+	StoredBytes int64    `json:"storedBytes"` // compressed, sum over distinct archives
+	Priority    int      `json:"priority"`
+	StoreDir    string   `json:"storeDir"`
 }
 
 func (s *Server) getInfo(w http.ResponseWriter, r *http.Request) error {
@@ -117,8 +121,12 @@ func (s *Server) getInfo(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	upstreams := []string{}
+	for _, k := range s.Upstreams {
+		upstreams = append(upstreams, k.String())
+	}
 	writeJSON(w, http.StatusOK, Info{
-		Schema: 1, Name: c.name, PublicKey: c.key.Public().String(),
+		Schema: 1, Name: c.name, PublicKey: c.key.Public().String(), Upstreams: upstreams,
 		Paths: stats.Paths, NarBytes: stats.NarBytes, StoredBytes: stats.StoredBytes,
 		Priority: s.Priority, StoreDir: s.StoreDir,
 	})

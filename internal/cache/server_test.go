@@ -360,7 +360,7 @@ func TestInfoAndConfig(t *testing.T) {
 	o := newObject(t, "hello", "hello")
 	o.put(t, s)
 	call(t, s, "GET", "/api/v1/caches/c", nil).want(t, 200, fmt.Sprintf(
-		`{"schema":1,"name":"c","publicKey":%q,"paths":1,"narBytes":%d,"storedBytes":%d,"priority":41,"storeDir":"/nix/store"}`,
+		`{"schema":1,"name":"c","publicKey":%q,"upstreams":[],"paths":1,"narBytes":%d,"storedBytes":%d,"priority":41,"storeDir":"/nix/store"}`,
 		s.Key, len(o.nar), len(o.file)))
 	var config map[string]any
 	if err := json.Unmarshal([]byte(call(t, s, "GET", "/_api/v1/cache-config/c", nil).body), &config); err != nil {

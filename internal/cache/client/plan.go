@@ -25,7 +25,7 @@ type job struct {
 // node is a path of the plan: its info may be uploaded once waits is 0.
 type node struct {
 	path      *nar.PathInfo
-	waits     int     // its own archive, and the paths that it refers to
+	waits     int     // its own archive, if that is uploaded, and the paths that it refers to
 	dependent []*node // paths that refer to it
 }
 
@@ -41,12 +41,12 @@ type plan struct {
 	err      error   // the first failure; nothing more is handed out
 }
 
-// newPlan plans the upload of paths. References to paths that are not among them
+// newPlan plans the upload of paths, without archives of those that are upstream. References to paths that are not among them
 // are in the cache. It fails when paths refer to each other in a circle.
-func newPlan(paths []*nar.PathInfo) (*plan, error) {
+func newPlan(paths []*nar.PathInfo, upstream map[*nar.PathInfo]bool) (*plan, error) {
 	nodes := make(map[string]*node, len(paths))
 	for _, p := range paths {
-		nodes[p.StorePath] = &node{path: p, waits: 1}
+		nodes[p.StorePath] = &node{path: p}
 	}
 	for _, p := range paths {
 		n := nodes[p.StorePath]
@@ -59,9 +59,18 @@ func newPlan(paths []*nar.PathInfo) (*plan, error) {
 	}
 	p := &plan{left: len(paths)}
 	p.changed = sync.NewCond(&p.mu)
-	p.archives = inOrder(paths, nodes)
-	if len(p.archives) != len(paths) {
-		return nil, unusable(fmt.Errorf("%d of them refer to each other in a circle", len(paths)-len(p.archives)))
+	sorted := inOrder(paths, nodes)
+	if len(sorted) != len(paths) {
+		return nil, unusable(fmt.Errorf("%d of them refer to each other in a circle", len(paths)-len(sorted)))
+	}
+	for _, n := range sorted {
+		switch {
+		case !upstream[n.path]:
+			n.waits++
+			p.archives = append(p.archives, n)
+		case n.waits == 0:
+			p.ready = append(p.ready, n)
+		}
 	}
 	return p, nil
 }
@@ -72,7 +81,7 @@ func inOrder(paths []*nar.PathInfo, nodes map[string]*node) []*node {
 	out := make([]*node, 0, len(nodes))
 	for _, p := range paths {
 		n := nodes[p.StorePath]
-		if open[n] = n.waits - 1; open[n] == 0 {
+		if open[n] = n.waits; open[n] == 0 {
 			out = append(out, n)
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -24,13 +25,15 @@ type Progress struct {
 	StorePath string // what was just pushed
 	Done      int    // paths pushed
 	Total     int    // paths to push: those that were missing
-	NarBytes  int64  // pushed so far, uncompressed
+	NarBytes  int64  // of archives pushed so far, uncompressed
+	NarTotal  int64  // of all archives to push
 }
 
 // Stats says what a push did.
 type Stats struct {
 	Paths    int           // paths asked for
 	Pushed   int           // of those, were uploaded
+	Upstream int           // of those, are left to an upstream cache: the cache was only told of them
 	NarBytes int64         // uploaded, uncompressed
 	Differ   []string      // paths that somebody else uploaded meanwhile, built otherwise; the cache keeps the first
 	Elapsed  time.Duration // the whole call
@@ -51,11 +54,20 @@ func (c *Client) Push(ctx context.Context, paths []nar.PathInfo, o PushOptions) 
 	if err != nil {
 		return stats, err
 	}
-	plan, err := newPlan(todo)
+	upstream, err := c.upstream(ctx, todo)
 	if err != nil {
 		return stats, err
 	}
-	p := push{c: c, o: o, stats: &stats, total: len(todo)}
+	plan, err := newPlan(todo, upstream)
+	if err != nil {
+		return stats, err
+	}
+	p := push{c: c, o: o, stats: &stats, upstream: upstream, total: len(todo)}
+	for _, info := range todo {
+		if !upstream[info] {
+			p.narTotal += info.NarSize
+		}
+	}
 	err = p.run(ctx, plan)
 	stats.Elapsed = time.Since(start)
 	return stats, err
@@ -96,16 +108,45 @@ func (c *Client) choose(ctx context.Context, paths []nar.PathInfo) ([]*nar.PathI
 	return todo, nil
 }
 
+// upstream returns those of the paths that a cache signed whose key this one trusts: it takes them without
+// their archives. It asks for the keys, since a name says nothing.
+func (c *Client) upstream(ctx context.Context, paths []*nar.PathInfo) (map[*nar.PathInfo]bool, error) {
+	if !slices.ContainsFunc(paths, func(p *nar.PathInfo) bool { return len(p.Sigs) > 0 }) {
+		return nil, nil
+	}
+	info, err := c.Info(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var keys []nar.PublicKey
+	for _, s := range info.Upstreams {
+		k, err := nar.ParsePublicKey(s)
+		if err != nil {
+			return nil, c.nonsense("ask for the keys of upstream caches", err)
+		}
+		keys = append(keys, k)
+	}
+	upstream := map[*nar.PathInfo]bool{}
+	for _, p := range paths {
+		if p.SignedBy(keys...) {
+			upstream[p] = true
+		}
+	}
+	return upstream, nil
+}
+
 func unusable(err error) error {
 	return fleet.Errorf(fleet.Local, fleet.CodeInvalid, "the paths to push cannot be used").WithCause(err)
 }
 
 // push is one call of Push.
 type push struct {
-	c       *Client
-	o       PushOptions
-	archive archiver
-	total   int
+	c        *Client
+	o        PushOptions
+	archive  archiver
+	upstream map[*nar.PathInfo]bool
+	total    int
+	narTotal int64
 
 	mu    sync.Mutex // guards stats and calls of o.Progress
 	stats *Stats
@@ -177,12 +218,16 @@ func (p *push) uploadInfo(ctx context.Context, info *nar.PathInfo) error {
 func (p *push) count(info *nar.PathInfo, differs bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.stats.Pushed++
-	p.stats.NarBytes += info.NarSize
+	if p.upstream[info] {
+		p.stats.Upstream++
+	} else {
+		p.stats.Pushed++
+		p.stats.NarBytes += info.NarSize
+	}
 	if differs {
 		p.stats.Differ = append(p.stats.Differ, info.StorePath)
 	}
 	if p.o.Progress != nil {
-		p.o.Progress(Progress{info.StorePath, p.stats.Pushed, p.total, p.stats.NarBytes})
+		p.o.Progress(Progress{info.StorePath, p.stats.Pushed + p.stats.Upstream, p.total, p.stats.NarBytes, p.narTotal})
 	}
 }
