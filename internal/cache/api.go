@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"context"
 	"encoding/json"
 	"net/http"
 
@@ -14,11 +15,13 @@ const (
 )
 
 // postMissingPaths answers which of the hash parts are to be pushed: those that
-// neither the cache has, content and all, nor an upstream. (Attic's API.)
+// neither the cache has, content and all, nor an upstream. (Attic's API.) Who sends their NarHashes along, in the same
+// order, learns which archives of those paths are stored already, from an upload that broke off.
 func (s *Server) postMissingPaths(w http.ResponseWriter, r *http.Request) error {
 	var query struct {
 		Cache  string   `json:"cache"`
 		Hashes []string `json:"store_path_hashes"`
+		Nars   []string `json:"nar_hashes"`
 	}
 	body, err := readBody(w, r, maxQueryBytes)
 	if err != nil {
@@ -43,8 +46,11 @@ func (s *Server) postMissingPaths(w http.ResponseWriter, r *http.Request) error 
 	if err != nil {
 		return err
 	}
-	missing := []string{}
-	for _, h := range query.Hashes {
+	if len(query.Nars) > 0 && len(query.Nars) != len(query.Hashes) {
+		return badRequest("%d NarHashes for %d paths", len(query.Nars), len(query.Hashes))
+	}
+	missing, stored := []string{}, []string{}
+	for i, h := range query.Hashes {
 		record, ok := have[h]
 		if ok {
 			ok, err = s.isThere(r.Context(), record)
@@ -52,12 +58,34 @@ func (s *Server) postMissingPaths(w http.ResponseWriter, r *http.Request) error 
 		if err != nil {
 			return err
 		}
-		if !ok {
-			missing = append(missing, h)
+		if ok {
+			continue
+		}
+		missing = append(missing, h)
+		if len(query.Nars) > 0 {
+			if stored, err = s.addStored(r.Context(), stored, query.Nars[i]); err != nil {
+				return err
+			}
 		}
 	}
-	writeJSON(w, http.StatusOK, map[string][]string{"missing_paths": missing})
+	answer := map[string][]string{"missing_paths": missing}
+	if len(query.Nars) > 0 {
+		answer["stored_nars"] = stored
+	}
+	writeJSON(w, http.StatusOK, answer)
 	return nil
+}
+
+func (s *Server) addStored(ctx context.Context, to []string, narHash string) ([]string, error) {
+	hash, err := nar.ParseHash(narHash)
+	if err != nil {
+		return to, badRequest("%v", err)
+	}
+	ok, err := s.stored(ctx, hash)
+	if ok {
+		to = append(to, narHash)
+	}
+	return to, err
 }
 
 // getCacheConfig tells Attic's client what it needs to use the cache.

@@ -21,6 +21,7 @@ import (
 	"net/http"
 	"net/url"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -93,37 +94,38 @@ func newHTTP() *http.Client {
 // URL is the cache's, as in nix.conf's substituters.
 func (c *Client) URL() string { return c.base + "/" + c.name }
 
-// maxQuery is how many hashes the server takes in one query.
-const maxQuery = 100_000
+// maxQuery is how many paths are asked for in one query: the server takes 8 MiB.
+const maxQuery = 50_000
 
 // Missing returns those of the 32-character hash parts that neither the cache has nor, as far as it knows, an upstream.
 func (c *Client) Missing(ctx context.Context, hashes []string) ([]string, error) {
-	var missing []string
-	for len(hashes) > 0 {
-		n := min(len(hashes), maxQuery)
-		part, err := c.missing(ctx, hashes[:n])
-		if err != nil {
-			return nil, err
-		}
-		missing = append(missing, part...)
-		hashes = hashes[n:]
-	}
-	return missing, nil
+	missing, _, err := c.missing(ctx, hashes, nil)
+	return missing, err
 }
 
-func (c *Client) missing(ctx context.Context, hashes []string) ([]string, error) {
-	query, err := json.Marshal(map[string]any{"cache": c.name, "store_path_hashes": hashes})
-	if err != nil {
-		return nil, err
+// missing is Missing, and says which of the NarHashes (one for each path, or none) belong to a missing path whose archive is stored.
+func (c *Client) missing(ctx context.Context, hashes, nars []string) (missing, stored []string, err error) {
+	for part := range slices.Chunk(hashes, maxQuery) {
+		n := min(len(part), len(nars))
+		query, err := json.Marshal(map[string]any{"cache": c.name, "store_path_hashes": part, "nar_hashes": nars[:n]})
+		if err != nil {
+			return nil, nil, err
+		}
+		nars = nars[n:]
+		var answer struct {
+			Missing []string `json:"missing_paths"`
+			Stored  []string `json:"stored_nars"`
+		}
+		err = c.getJSON(ctx, request{
+			what: "ask what is missing", method: http.MethodPost, url: c.base + "/_api/v1/get-missing-paths",
+			contentType: "application/json", body: fixedBody(query), maxAnswer: 8 << 20,
+		}, &answer)
+		if err != nil {
+			return nil, nil, err
+		}
+		missing, stored = append(missing, answer.Missing...), append(stored, answer.Stored...)
 	}
-	var answer struct {
-		Missing []string `json:"missing_paths"`
-	}
-	err = c.getJSON(ctx, request{
-		what: "ask what is missing", method: http.MethodPost, url: c.base + "/_api/v1/get-missing-paths",
-		contentType: "application/json", body: fixedBody(query), maxAnswer: 8 << 20,
-	}, &answer)
-	return answer.Missing, err
+	return missing, stored, nil
 }
 
 // Info describes a cache.

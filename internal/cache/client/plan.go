@@ -41,9 +41,9 @@ type plan struct {
 	err      error   // the first failure; nothing more is handed out
 }
 
-// newPlan plans the upload of paths, without archives of those that are upstream. References to paths that are not among them
+// newPlan plans the upload of paths, some of them without their archives. References to paths that are not among them
 // are in the cache. It fails when paths refer to each other in a circle.
-func newPlan(paths []*nar.PathInfo, upstream map[*nar.PathInfo]bool) (*plan, error) {
+func newPlan(paths []*nar.PathInfo, noArchive map[*nar.PathInfo]bool) (*plan, error) {
 	nodes := make(map[string]*node, len(paths))
 	for _, p := range paths {
 		nodes[p.StorePath] = &node{path: p}
@@ -65,7 +65,7 @@ func newPlan(paths []*nar.PathInfo, upstream map[*nar.PathInfo]bool) (*plan, err
 	}
 	for _, n := range sorted {
 		switch {
-		case !upstream[n.path]:
+		case !noArchive[n.path]:
 			n.waits++
 			p.archives = append(p.archives, n)
 		case n.waits == 0:
