@@ -34,7 +34,7 @@ type Nix struct {
 	Store string
 	// EvalHeap bounds the heap of one evaluation, in bytes; 0 does not.
 	EvalHeap int64
-	// OnEvent is told what happens while it builds; may be nil.
+	// OnEvent is told how far it is while it builds; may be nil.
 	OnEvent func(Event)
 	// Log gets what nix says while it evaluates, builds and fetches; nil drops it.
 	Log io.Writer
