@@ -27,6 +27,7 @@ type node struct {
 	path      *nar.PathInfo
 	waits     int     // its own archive, if that is uploaded, and the paths that it refers to
 	dependent []*node // paths that refer to it
+	same      []*node // paths with the very same archive, which is uploaded for this one
 }
 
 // plan hands out the uploads of a push: archives in the order of references, and
@@ -63,13 +64,19 @@ func newPlan(paths []*nar.PathInfo, noArchive map[*nar.PathInfo]bool) (*plan, er
 	if len(sorted) != len(paths) {
 		return nil, unusable(fmt.Errorf("%d of them refer to each other in a circle", len(paths)-len(sorted)))
 	}
+	first := map[nar.Hash]*node{}
 	for _, n := range sorted {
-		switch {
-		case !noArchive[n.path]:
-			n.waits++
-			p.archives = append(p.archives, n)
-		case n.waits == 0:
+		switch other := first[n.path.NarHash]; {
+		case noArchive[n.path] && n.waits == 0:
 			p.ready = append(p.ready, n)
+		case noArchive[n.path]:
+		case other != nil:
+			n.waits++
+			other.same = append(other.same, n)
+		default:
+			n.waits++
+			first[n.path.NarHash] = n
+			p.archives = append(p.archives, n)
 		}
 	}
 	return p, nil
@@ -122,6 +129,9 @@ func (p *plan) done(j job) {
 	defer p.mu.Unlock()
 	if j.kind == uploadArchive {
 		p.release(j.node)
+		for _, n := range j.node.same {
+			p.release(n)
+		}
 	} else {
 		p.left--
 		for _, d := range j.node.dependent {

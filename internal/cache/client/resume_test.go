@@ -8,6 +8,8 @@ import (
 	"maps"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -91,6 +93,33 @@ func TestPushAsksOnceAndSendsOnce(t *testing.T) {
 	}
 	if r.posts != 2 || r.gets != 0 || r.n != 24 {
 		t.Errorf("again: %d queries, %d other questions, %d uploads", r.posts, r.gets, r.n)
+	}
+}
+
+// TestSameContentIsSentOnce: many paths of a system are the same file.
+func TestSameContentIsSentOnce(t *testing.T) {
+	r := &recorder{}
+	s := cachetest.NewServer(t, r.wrap)
+	dir := t.TempDir()
+	var paths []nar.PathInfo
+	for i := range 5 {
+		info := describe(t, fmt.Sprintf("%032d-same", i), "same")
+		if err := os.WriteFile(filepath.Join(dir, filepath.Base(info.StorePath)), []byte("same"), 0o444); err != nil {
+			t.Fatal(err)
+		}
+		if i > 0 {
+			info.References = []string{paths[i-1].StorePath}
+		}
+		paths = append(paths, info)
+	}
+	stats, err := newClient(t, s.CacheURL(), cachetest.PushToken).Push(t.Context(), paths, client.PushOptions{RealStoreDir: dir})
+	if err != nil || stats.Pushed != 5 || r.n != 6 {
+		t.Errorf("%+v, %d uploads, %v", stats, r.n, err)
+	}
+	for _, p := range paths {
+		if served(t, s, p.StorePath) == nil {
+			t.Errorf("%s is not there", p.StorePath)
+		}
 	}
 }
 
