@@ -234,6 +234,8 @@ func classOf(err error, otherwise fleet.Class) fleet.Class {
 		{"No space left on device", fleet.Local},
 		{"cannot connect to daemon", fleet.Local},
 		{"cannot connect to socket", fleet.Local},
+		{"cannot build on '", fleet.Transient}, // a remote builder that is not reached
+		{"Failed to find a machine for remote build", fleet.Local},
 		{"unable to download '", fleet.Transient},
 		{"Could not resolve host", fleet.Transient},
 		{"Couldn't resolve host", fleet.Transient},

@@ -56,6 +56,33 @@ func TestProgressOfRealBuilds(t *testing.T) {
 	}
 }
 
+// TestProgressOfRealFetches has nix fetch a path from a cache in a folder.
+func TestProgressOfRealFetches(t *testing.T) {
+	from, to, dir := "local?root="+t.TempDir(), "local?root="+t.TempDir(), "file://"+t.TempDir()
+	t.Setenv("NIX_CONFIG", "substituters = "+dir+"\nrequire-sigs = false\nbuild-users-group =\nexperimental-features = nix-command\nnarinfo-cache-negative-ttl = 0")
+	run := func(program string, args ...string) string {
+		t.Helper()
+		out, err := exec.Command(program, args...).Output()
+		if err != nil {
+			t.Fatalf("%s: %v", program, err)
+		}
+		return strings.TrimSpace(string(out))
+	}
+	path := run("nix-instantiate", "--store", from, "--eval", "--read-write-mode", "--expr", `builtins.toFile "text" "fetch me"`)
+	path = strings.Trim(path, `"`)
+	run("nix", "copy", "--from", from, "--to", dir, path)
+	var last Event
+	p := &Progress{On: func(e Event) { last = e }}
+	cmd := exec.Command("nix-store", "--store", to, "--realise", path, "--log-format", "internal-json")
+	cmd.Stderr = p
+	if err := cmd.Run(); err != nil {
+		t.Fatal(err, p.ErrorText())
+	}
+	if last.Fetches != (Count{Done: 1, Expected: 1}) || last.Builds.Done != 0 {
+		t.Errorf("%+v", last)
+	}
+}
+
 func TestProgressPassesOtherLinesOn(t *testing.T) {
 	var log bytes.Buffer
 	p := &Progress{Log: &log}
