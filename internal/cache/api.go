@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"context"
 	"encoding/json"
 	"net/http"
 
@@ -14,11 +15,13 @@ const (
 )
 
 // postMissingPaths answers which of the hash parts are to be pushed: those that
-// the cache does not have, or whose content is lost. (Attic's API.)
+// neither the cache has, content and all, nor an upstream. (Attic's API.) Who sends their NarHashes along, in the same
+// order, learns which archives of those paths are stored already, from an upload that broke off.
 func (s *Server) postMissingPaths(w http.ResponseWriter, r *http.Request) error {
 	var query struct {
 		Cache  string   `json:"cache"`
 		Hashes []string `json:"store_path_hashes"`
+		Nars   []string `json:"nar_hashes"`
 	}
 	body, err := readBody(w, r, maxQueryBytes)
 	if err != nil {
@@ -43,21 +46,46 @@ func (s *Server) postMissingPaths(w http.ResponseWriter, r *http.Request) error 
 	if err != nil {
 		return err
 	}
-	missing := []string{}
-	for _, h := range query.Hashes {
-		n, ok := have[h]
+	if len(query.Nars) > 0 && len(query.Nars) != len(query.Hashes) {
+		return badRequest("%d NarHashes for %d paths", len(query.Nars), len(query.Hashes))
+	}
+	missing, stored := []string{}, []string{}
+	for i, h := range query.Hashes {
+		record, ok := have[h]
 		if ok {
-			ok, err = s.hasBlob(r.Context(), n)
+			ok, err = s.isThere(r.Context(), record)
 		}
 		if err != nil {
 			return err
 		}
-		if !ok {
-			missing = append(missing, h)
+		if ok {
+			continue
+		}
+		missing = append(missing, h)
+		if len(query.Nars) > 0 {
+			if stored, err = s.addStored(r.Context(), stored, query.Nars[i]); err != nil {
+				return err
+			}
 		}
 	}
-	writeJSON(w, http.StatusOK, map[string][]string{"missing_paths": missing})
+	answer := map[string][]string{"missing_paths": missing}
+	if len(query.Nars) > 0 {
+		answer["stored_nars"] = stored
+	}
+	writeJSON(w, http.StatusOK, answer)
 	return nil
+}
+
+func (s *Server) addStored(ctx context.Context, to []string, narHash string) ([]string, error) {
+	hash, err := nar.ParseHash(narHash)
+	if err != nil {
+		return to, badRequest("%v", err)
+	}
+	ok, err := s.stored(ctx, hash)
+	if ok {
+		to = append(to, narHash)
+	}
+	return to, err
 }
 
 // getCacheConfig tells Attic's client what it needs to use the cache.
@@ -66,7 +94,10 @@ func (s *Server) getCacheConfig(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	base := s.baseURL(r)
+	base, names := s.baseURL(r), []string{}
+	for _, k := range s.Upstreams {
+		names = append(names, k.Name)
+	}
 	writeJSON(w, http.StatusOK, map[string]any{
 		"substituter_endpoint":     base + "/" + c.name,
 		"api_endpoint":             base + "/",
@@ -74,7 +105,7 @@ func (s *Server) getCacheConfig(w http.ResponseWriter, r *http.Request) error {
 		"is_public":                s.isPublic(r, c),
 		"store_dir":                s.StoreDir,
 		"priority":                 s.Priority,
-		"upstream_cache_key_names": []string{},
+		"upstream_cache_key_names": names,
 		"retention_period":         "Global",
 	})
 	return nil
@@ -98,14 +129,15 @@ func (s *Server) isPublic(r *http.Request, c *openCache) bool {
 
 // Info describes a cache: the answer to GET /api/v1/caches/{cache}.
 type Info struct {
-	Schema      int    `json:"schema"` // 1
-	Name        string `json:"name"`
-	PublicKey   string `json:"publicKey"`
-	Paths       int64  `json:"paths"`
-	NarBytes    int64  `json:"narBytes"`    // uncompressed, sum over paths
-	StoredBytes int64  `json:"storedBytes"` // compressed, sum over distinct archives
-	Priority    int    `json:"priority"`
-	StoreDir    string `json:"storeDir"`
+	Schema      int      `json:"schema"` // 1
+	Name        string   `json:"name"`
+	PublicKey   string   `json:"publicKey"`
+	Upstreams   []string `json:"upstreams"` // public keys: archives of what they signed need not be pushed
+	Paths       int64    `json:"paths"`
+	NarBytes    int64    `json:"narBytes"`    // uncompressed, sum over paths
+	StoredBytes int64    `json:"storedBytes"` // compressed, sum over distinct archives
+	Priority    int      `json:"priority"`
+	StoreDir    string   `json:"storeDir"`
 }
 
 func (s *Server) getInfo(w http.ResponseWriter, r *http.Request) error {
@@ -117,8 +149,12 @@ func (s *Server) getInfo(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	upstreams := []string{}
+	for _, k := range s.Upstreams {
+		upstreams = append(upstreams, k.String())
+	}
 	writeJSON(w, http.StatusOK, Info{
-		Schema: 1, Name: c.name, PublicKey: c.key.Public().String(),
+		Schema: 1, Name: c.name, PublicKey: c.key.Public().String(), Upstreams: upstreams,
 		Paths: stats.Paths, NarBytes: stats.NarBytes, StoredBytes: stats.StoredBytes,
 		Priority: s.Priority, StoreDir: s.StoreDir,
 	})

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/garrison-nix/garrison/internal/cache/cachetest"
 	"github.com/garrison-nix/garrison/internal/cache/client"
@@ -44,6 +45,36 @@ func BenchmarkMissing50000(b *testing.B) {
 		if err != nil || len(missing) != 48_000 {
 			b.Fatal(len(missing), err)
 		}
+	}
+}
+
+// BenchmarkUpstream2000 is the first push of a system of which 2,000 paths are upstream, and the question what its closure is.
+func BenchmarkUpstream2000(b *testing.B) {
+	key, err := nar.GenerateKey("up")
+	if err != nil {
+		b.Fatal(err)
+	}
+	dir := b.TempDir()
+	for n := 0; b.Loop(); n++ {
+		b.StopTimer()
+		s := cachetest.NewServer(b, nil)
+		s.Cache.Upstreams = []nar.PublicKey{key.Public()}
+		c := newClient(b, s)
+		paths := tinyPaths(b, dir, n, 2000)
+		for i := range paths[:1999] {
+			paths[i].Sigs = []string{key.Sign(paths[i].Fingerprint())}
+		}
+		b.StartTimer()
+		start := time.Now()
+		if stats, err := c.Push(b.Context(), paths, client.PushOptions{RealStoreDir: dir}); err != nil || stats.Upstream != 1999 {
+			b.Fatal(stats, err)
+		}
+		b.ReportMetric(time.Since(start).Seconds(), "push-s")
+		start = time.Now()
+		if have, _, err := c.Closure(b.Context(), []string{paths[1999].StorePath}); err != nil || len(have) != 2000 {
+			b.Fatal(len(have), err)
+		}
+		b.ReportMetric(time.Since(start).Seconds(), "closure-s")
 	}
 }
 

@@ -4,7 +4,8 @@
 // What it guarantees:
 //
 //   - Nothing is stored that was not verified: an archive is well-formed and hashes
-//     to its name, a path's archive and every path it refers to are there.
+//     to its name, a path's archive and every path it refers to are there. Instead of its archive
+//     a path may have the signature of an upstream cache that is trusted: it is noted, and never served.
 //     A bad or broken upload leaves nothing.
 //   - Nothing answers 200 before everything it promises is there.
 //   - An upload that was answered with 200 survives a power cut.
@@ -51,6 +52,9 @@ type Options struct {
 	// 403, any other with 500. It is also asked with the request stripped of its
 	// credentials, to learn whether a cache is public. Token takes the token out of r.
 	Authorize func(r *http.Request, cache string, p Permission) error
+
+	// Upstreams are the keys of caches that hosts ask besides this one: the archives of what they signed need not be here.
+	Upstreams []nar.PublicKey
 
 	BaseURL     string       // "https://cache.example.org", without a path; "" = the host that the client asked for
 	StoreDir    string       // default "/nix/store"
@@ -148,6 +152,7 @@ func (s *Server) Handler() http.Handler {
 	handle("GET /_api/v1/cache-config/{cache}", s.getCacheConfig)
 	handle("POST /_api/v1/get-missing-paths", s.postMissingPaths)
 	handle("GET /api/v1/caches/{cache}", s.getInfo)
+	handle("POST /api/v1/caches/{cache}/closure", s.postClosure)
 	handle("/", func(_ http.ResponseWriter, r *http.Request) error { return noSuchObject(r.URL.Path) })
 	return mux
 }

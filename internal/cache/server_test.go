@@ -348,6 +348,17 @@ func TestMissingPaths(t *testing.T) {
 	}
 	ask("c", o.hash, p.hash).want(t, 200, `{"missing_paths":["`+p.hash+`"]}`)
 	ask("c").want(t, 200, `{"missing_paths":[]}`)
+	call(t, s, "PUT", "/c/"+p.info.URL, p.file).want(t, 200, "")
+	withNars := func(nars ...string) answer {
+		b, err := json.Marshal(map[string]any{"cache": "c", "store_path_hashes": []string{o.hash, p.hash}, "nar_hashes": nars})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return call(t, s, "POST", "/_api/v1/get-missing-paths", b)
+	}
+	withNars(o.info.NarHash.String(), p.info.NarHash.String()).want(t, 200, `{"missing_paths":["`+p.hash+`"],"stored_nars":["`+p.info.NarHash.String()+`"]}`)
+	withNars(p.info.NarHash.String(), strings.Replace(p.info.NarHash.String(), ":", ":0", 1)).want(t, 400, "RequestError")
+	withNars(p.info.NarHash.String()).want(t, 400, "1 NarHashes for 2 paths")
 	ask("d").want(t, 404, "NoSuchCache")
 	ask("c", "x").want(t, 400, "RequestError")
 	ask("c", make([]string, 100_001)...).want(t, 400, "at most 100000")
@@ -360,7 +371,7 @@ func TestInfoAndConfig(t *testing.T) {
 	o := newObject(t, "hello", "hello")
 	o.put(t, s)
 	call(t, s, "GET", "/api/v1/caches/c", nil).want(t, 200, fmt.Sprintf(
-		`{"schema":1,"name":"c","publicKey":%q,"paths":1,"narBytes":%d,"storedBytes":%d,"priority":41,"storeDir":"/nix/store"}`,
+		`{"schema":1,"name":"c","publicKey":%q,"upstreams":[],"paths":1,"narBytes":%d,"storedBytes":%d,"priority":41,"storeDir":"/nix/store"}`,
 		s.Key, len(o.nar), len(o.file)))
 	var config map[string]any
 	if err := json.Unmarshal([]byte(call(t, s, "GET", "/_api/v1/cache-config/c", nil).body), &config); err != nil {

@@ -58,7 +58,14 @@ type Path struct {
 	NarInfo    []byte   // signed text, without FileHash and FileSize, which are the Nar's
 }
 
-// Stats counts what a cache holds.
+// Record is what Lookup finds of a path: its archive, or the upstream cache that serves it.
+type Record struct {
+	NarInfo  []byte
+	Nar      Nar    // zero for an upstream path
+	Upstream string // "" or the public key that an upstream path is signed with, as nar.PublicKey prints it
+}
+
+// Stats counts what a cache holds; upstream paths do not count.
 type Stats struct {
 	Paths       int64
 	NarBytes    int64 // sum over paths
@@ -97,19 +104,24 @@ type Index interface {
 	// there with another NarHash, or another name behind the same hash part, is
 	// ErrConflict, unless replace allows to put p in its place. When a reference
 	// is not in the cache it fails with *MissingReferencesError; an unknown
-	// cache or NarHash is ErrNotFound. A failure changes nothing.
+	// cache or NarHash is ErrNotFound. A failure changes nothing. An upstream path is replaced as if it were not there.
 	PutPath(ctx context.Context, p Path, replace bool) (written bool, err error)
 
+	// PutUpstream stores p as a path that the upstream cache with that public key serves, in place of what was known of
+	// its hash part: others may refer to it, and no archive is needed. References count as for PutPath, and so do the
+	// errors for them and for an unknown cache. It need not survive a crash of the machine before a PutPath that follows has returned.
+	PutUpstream(ctx context.Context, p Path, publicKey string) error
+
 	// Path returns the path with that hash part, and its archive; false if the
-	// cache has none. References is not filled in.
+	// cache has none, or it is an upstream path. References is not filled in.
 	Path(ctx context.Context, cache, hashPart string) (Path, Nar, bool, error)
 
 	// HasNar says whether a path of the cache has that archive.
 	HasNar(ctx context.Context, cache string, narHash nar.Hash) (bool, error)
 
-	// Lookup returns the archives of those of the hash parts that the cache has,
+	// Lookup returns what is known of those of the hash parts that the cache has, upstream paths too,
 	// by hash part. Any number of hash parts may be asked for, some twice.
-	Lookup(ctx context.Context, cache string, hashParts []string) (map[string]Nar, error)
+	Lookup(ctx context.Context, cache string, hashParts []string) (map[string]Record, error)
 
 	// Stats counts what the cache holds; all zero for an unknown cache.
 	Stats(ctx context.Context, cache string) (Stats, error)

@@ -124,7 +124,7 @@ func (s *Server) receive(body io.Reader, to io.Writer, want nar.Hash) (Nar, erro
 	return n, nil
 }
 
-// putNarInfo receives the description of a path whose archive is here, signs it and stores it.
+// putNarInfo receives the description of a path, signs it if its archive is here, and stores it.
 func (s *Server) putNarInfo(w http.ResponseWriter, r *http.Request) error {
 	c, err := s.open(r, r.PathValue("cache"), Push)
 	if err != nil {
@@ -182,10 +182,16 @@ func (s *Server) putPath(ctx context.Context, c *openCache, hashPart string, inf
 	if exists {
 		return conflict(info.StorePath, old.NarHash)
 	}
-	if err := s.checkNar(ctx, info); err != nil {
-		return err
+	err = s.checkNar(ctx, info)
+	key, upstream := info.Signer(s.Upstreams...)
+	switch {
+	case errors.Is(err, errNoNar) && upstream:
+		err = s.Index.PutUpstream(ctx, pathOf(c, info, info.Encode()), key.String())
+	case errors.Is(err, errNoNar):
+		return badRequest("the archive of %s is not here: upload it as %s first", info.StorePath, narURL(info.NarHash))
+	case err == nil:
+		_, err = s.Index.PutPath(ctx, pathOf(c, info, s.signed(c, info)), true)
 	}
-	_, err = s.Index.PutPath(ctx, s.signed(c, info), true)
 	var missing *MissingReferencesError
 	if errors.As(err, &missing) {
 		return badRequest("%v; upload those first", missing)
@@ -198,7 +204,10 @@ func conflict(storePath string, have nar.Hash) error {
 		"; the first upload wins, because hosts may have it"}
 }
 
-// checkNar makes sure that the path's archive was uploaded and has the size that is claimed.
+// errNoNar means that a path's archive was not uploaded.
+var errNoNar = errors.New("the archive is not here")
+
+// checkNar makes sure that the path's archive was uploaded (else errNoNar) and has the size that is claimed.
 func (s *Server) checkNar(ctx context.Context, info *nar.NarInfo) error {
 	n, ok, err := s.Index.Nar(ctx, info.NarHash)
 	if err != nil {
@@ -211,7 +220,7 @@ func (s *Server) checkNar(ctx context.Context, info *nar.NarInfo) error {
 		return err
 	}
 	if !ok {
-		return badRequest("the archive of %s is not here: upload it as %s first", info.StorePath, narURL(info.NarHash))
+		return errNoNar
 	}
 	if n.NarSize != info.NarSize {
 		return badRequest("the archive of %s has %d bytes, not %d", info.StorePath, n.NarSize, info.NarSize)
@@ -219,9 +228,9 @@ func (s *Server) checkNar(ctx context.Context, info *nar.NarInfo) error {
 	return nil
 }
 
-// signed is what the index keeps of info: where the archive is here, and our
+// signed is what is served of info: where the archive is here, and our
 // signature beside those of others.
-func (s *Server) signed(c *openCache, info *nar.NarInfo) Path {
+func (s *Server) signed(c *openCache, info *nar.NarInfo) []byte {
 	out := nar.NarInfo{PathInfo: info.PathInfo, URL: narURL(info.NarHash), Compression: "zstd"}
 	out.Sigs = []string{c.key.Sign(info.Fingerprint())}
 	for _, sig := range info.Sigs {
@@ -230,8 +239,13 @@ func (s *Server) signed(c *openCache, info *nar.NarInfo) Path {
 			out.Sigs = append(out.Sigs, sig)
 		}
 	}
+	return out.Encode()
+}
+
+// pathOf is what the index keeps of info.
+func pathOf(c *openCache, info *nar.NarInfo, text []byte) Path {
 	others := slices.DeleteFunc(slices.Clone(info.References), func(r string) bool { return r == info.StorePath })
-	return Path{Cache: c.name, StorePath: info.StorePath, NarHash: info.NarHash, References: others, NarInfo: out.Encode()}
+	return Path{Cache: c.name, StorePath: info.StorePath, NarHash: info.NarHash, References: others, NarInfo: text}
 }
 
 // fileWriter counts and hashes what is stored, and remembers when storing failed.

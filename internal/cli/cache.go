@@ -44,8 +44,8 @@ func (a *app) cacheInfo() *cobra.Command {
 			return a.json(info)
 		}
 		w := tabwriter.NewWriter(a.Out, 0, 0, 2, ' ', 0)
-		fmt.Fprintf(w, "name\t%s\nsubstituter\t%s\npublic key\t%s\npaths\t%d\nNAR bytes\t%d\nstored bytes\t%d\n",
-			info.Name, c.URL(), info.PublicKey, info.Paths, info.NarBytes, info.StoredBytes)
+		fmt.Fprintf(w, "name\t%s\nsubstituter\t%s\npublic key\t%s\nupstreams\t%s\npaths\t%d\nNAR bytes\t%d\nstored bytes\t%d\n",
+			info.Name, c.URL(), info.PublicKey, strings.Join(info.Upstreams, " "), info.Paths, info.NarBytes, info.StoredBytes)
 		return w.Flush()
 	}
 	return cmd

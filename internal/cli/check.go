@@ -111,15 +111,16 @@ func (a *app) runCheck(ctx context.Context, f checkFlags, asJSON bool) error {
 		commit = id
 	}
 	inActions := os.Getenv("GITHUB_ACTIONS") == "true" // the runners of Gitea and Forgejo set it too
-	if a.verbose {
-		n.Log = &prefixer{to: a.Err, prefix: "  | "}
-	}
-	found, err := release.Check(ctx, release.CheckOptions{Repo: repo, Commit: commit, Jobs: f.jobs, EvalMemory: int64(f.memory), NoBuild: f.noBuild, Nix: n,
+	progress, end := a.showProgress()
+	defer end()
+	a.listen(n, progress)
+	found, err := release.Check(ctx, release.CheckOptions{Repo: repo, Commit: commit, Jobs: f.jobs, EvalMemory: int64(f.memory), NoBuild: f.noBuild, Nix: n, Evaluated: progress.evaluated,
 		Each: func(x release.Finding) {
 			if !asJSON && !inActions {
 				a.tellFinding(x)
 			}
 		}})
+	end()
 	if found != nil {
 		if werr := a.writeFindings(found, f.junit, asJSON, inActions); err == nil {
 			err = werr

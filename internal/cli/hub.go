@@ -190,6 +190,10 @@ func (a *app) runHub(ctx context.Context, c hub.Config) (err error) {
 
 // openCache opens the named cache in the data folder.
 func openCache(ctx context.Context, c hub.Config, tokens func() (hub.Tokens, error), log *slog.Logger) (*cache.Server, func() error, error) {
+	upstreams, err := c.UpstreamKeys()
+	if err != nil {
+		return nil, nil, err
+	}
 	blobs, err := local.Open(filepath.Join(c.DataDir, "cache"))
 	if err != nil {
 		return nil, nil, err
@@ -215,7 +219,7 @@ func openCache(ctx context.Context, c hub.Config, tokens func() (hub.Tokens, err
 		}
 		return nil
 	}
-	s := cache.New(cache.Options{Blobs: blobs, Index: index, Authorize: authorize, Log: log})
+	s := cache.New(cache.Options{Blobs: blobs, Index: index, Authorize: authorize, Upstreams: upstreams, Log: log})
 	key, err := blobs.Key(c.Cache.Name)
 	if err == nil {
 		err = s.EnsureCache(ctx, c.Cache.Name, key)

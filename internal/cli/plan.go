@@ -81,12 +81,12 @@ func (a *app) runPlan(ctx context.Context, f planFlags, args []string) (*release
 			return nil, err
 		}
 	}
-	if a.verbose {
-		n.Log = &prefixer{to: a.Err, prefix: "  | "}
-	}
+	progress, end := a.showProgress()
+	defer end()
+	a.listen(n, progress)
 	o := release.PlanOptions{NoBuild: f.noBuild, Closure: f.closure, Options: release.Options{
 		Repo: repo, Remote: f.remote, Source: source, AllowedSigners: f.signer, Jobs: f.jobs, EvalMemory: int64(f.memory),
-		Nix: n, Log: a.logger(), Trace: os.Getenv("TRACEPARENT")}}
+		Nix: n, Log: a.logger(), Evaluated: progress.evaluated, Trace: os.Getenv("TRACEPARENT")}}
 	if len(args) == 1 {
 		o.Base = args[0]
 	}

@@ -85,18 +85,20 @@ func (a *app) runRelease(ctx context.Context, f releaseFlags, asJSON bool) error
 	if err != nil {
 		return err
 	}
-	said := &prefixer{to: a.Err, prefix: "  | "}
-	n.Log = said
-	t := &proc.Timeline{OnStage: func(s fleet.StageTime, ended bool) {
-		if ended {
-			fmt.Fprintf(a.Err, "%-9s %6.2f s\n", s.Stage, s.Seconds)
-		}
-	}}
+	progress, end := a.showProgress()
+	defer end()
+	a.listen(n, progress)
+	t := &proc.Timeline{OnStage: progress.stage}
 	out, err := release.Run(proc.WithTimeline(ctx, t), release.Options{
 		Repo: repo, Remote: f.remote, Source: f.source, SigningKey: f.key, AllowedSigners: f.signer,
 		Identities: identities(f.identity), VerifyWith: keys, Cache: f.cache, Trace: os.Getenv("TRACEPARENT"),
 		Jobs: f.jobs, EvalMemory: int64(f.memory), DryRun: f.dryRun, KeepGoing: f.keepGoing, RollbackTo: f.rollbackTo, Nix: n, Log: a.logger(),
+		KeepLog: true, Evaluated: progress.evaluated, Pushed: progress.pushed,
 	})
+	end()
+	if err != nil && out.Log != "" {
+		fmt.Fprintf(a.Err, "%-9s %s\n", "log", out.Log)
+	}
 	if err != nil {
 		return err
 	}
@@ -183,6 +185,14 @@ func readSmall(file string) ([]byte, error) {
 	}
 	defer f.Close()
 	return io.ReadAll(io.LimitReader(f, 64<<10))
+}
+
+// listen has nix tell how far it is and, with -v, all that it says.
+func (a *app) listen(n *nix.Nix, progress *live) {
+	n.OnEvent = progress.building
+	if a.verbose {
+		n.Log = &prefixer{to: a.Err, prefix: "  | "}
+	}
 }
 
 // prefixer marks lines that other programs said, several of them at the same time.

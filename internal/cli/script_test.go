@@ -2,13 +2,10 @@ package cli
 
 import (
 	"bytes"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -64,6 +61,7 @@ func TestScript(t *testing.T) {
 			bin, _, _ := strings.Cut(e.Getenv("PATH"), string(os.PathListSeparator))
 			e.Setenv("GARRISON", filepath.Join(bin, "garrison"))
 			e.Setenv("GIT", git)
+			e.Values[hubKey{}] = &hubProcess{}
 			return nil
 		},
 	})
@@ -71,6 +69,7 @@ func TestScript(t *testing.T) {
 
 var scriptCommands = map[string]func(ts *testscript.TestScript, neg bool, args []string){
 	"exits": exits, "complains": complains, "fleet": fleetCmd, "hub": hubCmd, "schema": schema, "wants": wants, "until": until, "sshd": sshdCmd, "canary": canaryCmd, "quietly": quietly,
+	"frail": frail, "sentonce": sentOnce,
 }
 
 // exits CODE PROGRAM ARGS... runs a program and wants that exit code.
@@ -90,7 +89,7 @@ func exits(ts *testscript.TestScript, _ bool, args []string) {
 }
 
 // progress is what release and the daemons say besides: stages, log lines, and other programs' words.
-var progress = regexp.MustCompile(`(?m)^([a-z-]+ +[0-9.]+ s|time=.*|  \| .*)\n`)
+var progress = regexp.MustCompile(`(?m)^([a-z-]+ +[0-9.]+ s|build +.* ended|log +/.*|time=.*|  \| .*)\n`)
 
 var update = flag.Bool("update", false, "write what scripts complain of into the scripts")
 
@@ -208,39 +207,6 @@ func fleetCmd(ts *testscript.TestScript, _ bool, _ []string) {
 	pub, err := os.ReadFile(filepath.Join(work, "key.pub"))
 	ts.Check(err)
 	ts.Check(os.WriteFile(filepath.Join(work, "signers"), append([]byte("garrison "), pub...), 0o644))
-}
-
-// hubCmd starts a hub without CI on a free port, and sets HUB to its URL and ADDRESS to host and port. Its tokens are the files
-// push-token and read-token in $WORK; what it says is in hub.log.
-func hubCmd(ts *testscript.TestScript, _ bool, _ []string) {
-	work := ts.Getenv("WORK")
-	var tokens strings.Builder
-	for _, scope := range []string{"push", "read"} {
-		sum := sha256.Sum256([]byte("secret of " + scope))
-		fmt.Fprintf(&tokens, "[[token]]\nname = %q\nsha256 = %q\nscopes = [%q]\n", scope, hex.EncodeToString(sum[:]), scope)
-		ts.Check(os.WriteFile(filepath.Join(work, scope+"-token"), []byte("secret of "+scope+"\n"), 0o600))
-	}
-	ts.Check(os.WriteFile(filepath.Join(work, "tokens.toml"), []byte(tokens.String()), 0o600))
-	config := fmt.Sprintf("listen = \"127.0.0.1:0\"\ndataDir = %q\ntokens = %q\n", work+"/.hub", work+"/tokens.toml")
-	ts.Check(os.WriteFile(filepath.Join(work, "hub.toml"), []byte(config), 0o644))
-	log, err := os.Create(filepath.Join(work, "hub.log"))
-	ts.Check(err)
-	defer log.Close()
-	cmd := exec.Command(ts.Getenv("GARRISON"), "hub", "--config", work+"/hub.toml")
-	cmd.Stdout, cmd.Stderr = log, log
-	ts.Check(cmd.Start())
-	ts.Defer(func() {
-		_ = cmd.Process.Signal(os.Interrupt)
-		ts.Check(cmd.Wait()) // a hub that is told to stop exits with 0
-	})
-	wants(ts, false, []string{"hub.log", "hub serves"})
-	said := ts.ReadFile("hub.log")
-	url := "http://" + regexp.MustCompile(`address=(\S+)`).FindStringSubmatch(said)[1]
-	ts.Setenv("HUB", url)
-	ts.Setenv("ADDRESS", strings.TrimPrefix(url, "http://"))
-	resp, err := http.Get(url + "/healthz")
-	ts.Check(err)
-	ts.Check(resp.Body.Close())
 }
 
 // sshdCmd NAME KEYS... answers by a real sshd with those host keys, and sets NAME to its address.

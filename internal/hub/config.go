@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/garrison-nix/garrison/internal/fleet"
+	"github.com/garrison-nix/garrison/internal/nar"
 	"github.com/garrison-nix/garrison/internal/tomlfile"
 )
 
@@ -24,6 +25,9 @@ type Config struct {
 
 	Cache struct {
 		Name string `toml:"name"` // default "fleet"
+		// Upstreams are public keys: what these caches signed is not kept here, hosts fetch it from there.
+		// Default: cache.nixos.org's; none when the list is there and empty.
+		Upstreams []string `toml:"upstreams"`
 	} `toml:"cache"`
 
 	// CI is built-in when Remote is set.
@@ -36,6 +40,9 @@ type Config struct {
 	} `toml:"ci"`
 }
 
+// nixosKey is the key of cache.nixos.org, which NixOS trusts unless it is told otherwise.
+const nixosKey = "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY="
+
 // ReadConfig reads and checks the hub's file. Errors have CodeConfig.
 func ReadConfig(path string) (Config, error) {
 	var c Config
@@ -47,6 +54,9 @@ func ReadConfig(path string) (Config, error) {
 			*s = def
 		}
 	}
+	if c.Cache.Upstreams == nil {
+		c.Cache.Upstreams = []string{nixosKey}
+	}
 	c.CI.Poll = tomlfile.Duration(c.CI.Poll.Or(time.Minute))
 	switch {
 	case c.Tokens == "":
@@ -54,10 +64,27 @@ func ReadConfig(path string) (Config, error) {
 	case c.CI.Remote != "" && c.CI.SigningKey == "":
 		return c, fleet.Errorf(fleet.Local, fleet.CodeConfig, "%s: ci.signingKey is missing", path).WithHint("make one: ssh-keygen -t ed25519 -N '' -f FILE")
 	}
+	if _, err := c.UpstreamKeys(); err != nil {
+		return c, fleet.Errorf(fleet.Local, fleet.CodeConfig, "%s: cache.upstreams: %v", path, err).
+			WithHint("list public keys as nix.conf's trusted-public-keys does: name:base64")
+	}
 	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
 		return c, fleet.Errorf(fleet.Local, fleet.CodeConfig, "%s: listen %q is not host:port", path, c.Listen).WithCause(err)
 	}
 	return c, nil
+}
+
+// UpstreamKeys are Cache.Upstreams, read.
+func (c Config) UpstreamKeys() ([]nar.PublicKey, error) {
+	var keys []nar.PublicKey
+	for _, s := range c.Cache.Upstreams {
+		k, err := nar.ParsePublicKey(s)
+		if err != nil {
+			return nil, err
+		}
+		keys = append(keys, k)
+	}
+	return keys, nil
 }
 
 // Scopes that a token may have. ScopeReport is followed by a colon and a host's name.

@@ -370,12 +370,20 @@ func TestReadConfig(t *testing.T) {
 	if err != nil || c.Listen != "127.0.0.1:8420" || c.DataDir != "/var/lib/garrison-hub" || c.Cache.Name != "fleet" || time.Duration(c.CI.Poll) != time.Minute {
 		t.Errorf("%+v, %v", c, err)
 	}
+	for text, want := range map[string]string{"": "cache.nixos.org-1", "upstreams = []": "", "upstreams = ['a:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=']": "a"} {
+		c, err := read("tokens = '/t'\n[cache]\n" + text + "\n")
+		keys, kerr := c.UpstreamKeys()
+		if err != nil || kerr != nil || (len(keys) == 0) != (want == "") || len(keys) > 0 && keys[0].Name != want {
+			t.Errorf("%q: %v, %v, %v", text, keys, err, kerr)
+		}
+	}
 	for text, want := range map[string]string{
-		"":                                     "tokens is missing",
-		"tokens = '/t'\nlisten = 'x'\n":        "is not host:port",
-		"tokens = '/t'\n[ci]\nremote = 'x'\n":  "ci.signingKey is missing",
-		"tokens = '/t'\n[ci]\npol = '1s'\n":    `hub.toml:3: unknown key "ci.pol"`,
-		"tokens = '/t'\n[ci]\npoll = 'soon'\n": "positive duration",
+		"":                                            "tokens is missing",
+		"tokens = '/t'\nlisten = 'x'\n":               "is not host:port",
+		"tokens = '/t'\n[ci]\nremote = 'x'\n":         "ci.signingKey is missing",
+		"tokens = '/t'\n[ci]\npol = '1s'\n":           `hub.toml:3: unknown key "ci.pol"`,
+		"tokens = '/t'\n[ci]\npoll = 'soon'\n":        "positive duration",
+		"tokens = '/t'\n[cache]\nupstreams = ['x']\n": "cache.upstreams",
 	} {
 		if _, err := read(text); fleet.CodeOf(err) != fleet.CodeConfig || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v", text, err)

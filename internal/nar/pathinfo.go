@@ -87,13 +87,19 @@ func (p *PathInfo) Fingerprint() []byte {
 
 // SignedBy returns whether one of p's signatures is valid for one of the keys.
 func (p *PathInfo) SignedBy(keys ...PublicKey) bool {
+	_, ok := p.Signer(keys...)
+	return ok
+}
+
+// Signer returns the first of the keys that one of p's signatures is valid for.
+func (p *PathInfo) Signer(keys ...PublicKey) (PublicKey, bool) {
 	fp := p.Fingerprint()
 	for _, k := range keys {
 		if slices.ContainsFunc(p.Sigs, func(s string) bool { return k.Verify(fp, s) }) {
-			return true
+			return k, true
 		}
 	}
-	return false
+	return PublicKey{}, false
 }
 
 // sortedBases returns the base names of references, sorted.

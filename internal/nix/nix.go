@@ -37,7 +37,7 @@ type Nix struct {
 	EvalHeap int64
 	// MaxStdout bounds what nix prints in answer to one question, in bytes; 0 stands for 512 MiB, half a million paths.
 	MaxStdout int
-	// OnEvent is told what happens while it builds; may be nil.
+	// OnEvent is told how far it is while it builds; may be nil.
 	OnEvent func(Event)
 	// Log gets what nix says while it evaluates, builds and fetches; nil drops it.
 	Log io.Writer
@@ -237,6 +237,8 @@ func classOf(err error, otherwise fleet.Class) fleet.Class {
 		{"No space left on device", fleet.Local},
 		{"cannot connect to daemon", fleet.Local},
 		{"cannot connect to socket", fleet.Local},
+		{"cannot build on '", fleet.Transient}, // a remote builder that is not reached
+		{"Failed to find a machine for remote build", fleet.Local},
 		{"unable to download '", fleet.Transient},
 		{"Could not resolve host", fleet.Transient},
 		{"Couldn't resolve host", fleet.Transient},

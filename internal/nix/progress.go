@@ -7,32 +7,20 @@ import (
 	"io"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 )
 
-// EventKind says what an Event is.
-type EventKind string
-
-// The kinds of events.
-const (
-	BuildStarted EventKind = "build-started"
-	BuildEnded   EventKind = "build-ended" // well or not: the exit status of the whole tells
-	BuildLine    EventKind = "build-line"
-	FetchStarted EventKind = "fetch-started" // a path from a substituter
-	FetchEnded   EventKind = "fetch-ended"
-	Counted      EventKind = "counted" // Done, Expected, Running, Failed of all builds
-	Said         EventKind = "said"    // a message of Nix's own
-)
-
-// Event is something that nix tells while it builds.
+// Event says how far nix is with building, each time that this changes.
 type Event struct {
-	Kind EventKind
-	Path string // of the derivation, or the store path fetched
-	Line string // of a build's log, or the message
-	// Level of a message: 0 error, 1 warning, 2 notice, 3 info; above that it is talk.
-	Level                           int
-	Done, Expected, Running, Failed int
+	Building []string // names of what is being built, oldest first
+	Ended    string   // the name of what has just been built, well or not; "" when something else changed
+	Builds   Count
+	Fetches  Count // paths from substituters
 }
+
+// Count is how many of a kind nix has done, expects, is at, and gave up.
+type Count struct{ Done, Expected, Running, Failed int }
 
 // Progress reads nix's --log-format internal-json from the writer's side: what it understands becomes
 // events, and plain lines for Log; anything else is a plain line as it is. The format is that of Nix's
@@ -43,6 +31,7 @@ type Progress struct {
 
 	part   []byte
 	active map[uint64]*activity
+	event  Event
 	ended  []*activity // builds, the last few
 	errors []string    // messages of level error, the last few
 }
@@ -55,6 +44,7 @@ type activity struct {
 
 // Types of activities and results that are understood (Nix: logging.hh).
 const (
+	actFetches    = 103
 	actBuilds     = 104
 	actBuild      = 105
 	actSubstitute = 108
@@ -156,13 +146,14 @@ func (p *Progress) line(line []byte) error {
 	case "stop":
 		a, known := p.active[m.ID]
 		delete(p.active, m.ID)
-		switch {
-		case known && a.kind == actBuild:
+		if known && a.kind == actBuild {
 			p.ended = append(p.ended, a)
 			p.ended = p.ended[max(0, len(p.ended)-maxEnded):]
-			p.tell(Event{Kind: BuildEnded, Path: a.path})
-		case known && a.kind == actSubstitute:
-			p.tell(Event{Kind: FetchEnded, Path: a.path})
+			name := drvName(a.path)
+			if i := slices.Index(p.event.Building, name); i >= 0 {
+				p.event.Building = slices.Delete(p.event.Building, i, i+1)
+			}
+			p.tell(name)
 		}
 	case "result":
 		return p.result(m)
@@ -182,14 +173,13 @@ func (p *Progress) start(m message) error {
 	switch m.Type {
 	case actBuild:
 		p.active[m.ID] = &activity{kind: actBuild, path: m.text(0)}
-		p.tell(Event{Kind: BuildStarted, Path: m.text(0)})
+		p.event.Building = append(p.event.Building, drvName(m.text(0)))
+		p.tell("")
 		return p.plain("building " + m.text(0))
 	case actSubstitute:
-		p.active[m.ID] = &activity{kind: actSubstitute, path: m.text(0)}
-		p.tell(Event{Kind: FetchStarted, Path: m.text(0)})
 		return p.plain("fetching " + m.text(0) + " from " + m.text(1))
-	case actBuilds:
-		p.active[m.ID] = &activity{kind: actBuilds}
+	case actBuilds, actFetches:
+		p.active[m.ID] = &activity{kind: m.Type}
 	}
 	return nil
 }
@@ -204,10 +194,11 @@ func (p *Progress) result(m message) error {
 		line := clean(m.text(0))
 		a.log = append(a.log, strings.ToValidUTF8(line[:min(len(line), maxTailLine)], ""))
 		a.log = a.log[max(0, len(a.log)-maxTail):]
-		p.tell(Event{Kind: BuildLine, Path: a.path, Line: line})
 		return p.plain(drvName(a.path) + "> " + line)
 	case m.Type == resProgress && a.kind == actBuilds:
-		p.tell(Event{Kind: Counted, Done: m.number(0), Expected: m.number(1), Running: m.number(2), Failed: m.number(3)})
+		p.count(&p.event.Builds, m)
+	case m.Type == resProgress && a.kind == actFetches:
+		p.count(&p.event.Fetches, m)
 	}
 	return nil
 }
@@ -218,15 +209,23 @@ func (p *Progress) said(m message) error {
 		p.errors = append(p.errors, text)
 		p.errors = p.errors[max(0, len(p.errors)-maxErrors):]
 	}
-	p.tell(Event{Kind: Said, Line: text, Level: m.Level})
 	if m.Level > 3 {
 		return nil
 	}
 	return p.plain(text)
 }
 
-func (p *Progress) tell(e Event) {
+func (p *Progress) count(c *Count, m message) {
+	if now := (Count{m.number(0), m.number(1), m.number(2), m.number(3)}); now != *c {
+		*c = now
+		p.tell("")
+	}
+}
+
+func (p *Progress) tell(ended string) {
 	if p.On != nil {
+		e := p.event
+		e.Building, e.Ended = slices.Clone(e.Building), ended
 		p.On(e)
 	}
 }

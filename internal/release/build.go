@@ -216,7 +216,7 @@ func (s *state) push(ctx context.Context) error {
 	}
 	stats := client.Stats{}
 	if len(closure) > 0 {
-		stats, err = s.cache.Push(ctx, closure, client.PushOptions{RealStoreDir: s.Nix.RealStoreDir()})
+		stats, err = s.cache.Push(ctx, closure, client.PushOptions{RealStoreDir: s.Nix.RealStoreDir(), Progress: s.Pushed})
 	}
 	s.outcome.Pushed = &stats
 	return err

@@ -28,6 +28,8 @@ type CheckOptions struct {
 	Nix        *nix.Nix
 	// Each is told of every finding when it is made; may be nil.
 	Each func(Finding)
+	// Evaluated is told how many hosts have been evaluated, of how many; may be nil.
+	Evaluated func(done, total int)
 }
 
 // checkRef keeps the commit that is being checked.
@@ -113,7 +115,7 @@ func (c *checking) evaluate(ctx context.Context) error {
 	}
 	began := time.Now()
 	v := newEvaluator(c.Nix, c.Jobs, c.EvalMemory)
-	v.system = c.system
+	v.system, v.told = c.system, c.Evaluated
 	failed := false
 	v.each = func(h nix.Host, err error) {
 		f := finding(FoundHost, h.Name, h.Began, err)

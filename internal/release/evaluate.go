@@ -87,6 +87,8 @@ type evaluator struct {
 	accept func(names []string) error
 	// each is called for every host when it was evaluated, never twice at the same time.
 	each func(h nix.Host, err error)
+	// told is how many hosts have been evaluated, of how many; called as each is. May be nil.
+	told func(done, total int)
 }
 
 // evalMemoryLeast is what an evaluation needs at the least to be worth starting, in bytes.
@@ -135,6 +137,13 @@ func (v *evaluator) all(ctx context.Context, flakes []nix.Flake) (*evaluation, e
 	}
 	errs = make([]error, len(e.hosts))
 	var mu sync.Mutex
+	done := 0
+	tell := func() {
+		if v.told != nil {
+			v.told(done, len(e.hosts))
+		}
+	}
+	tell()
 	v.parallel(len(e.hosts), func(i int) {
 		h := e.hosts[i]
 		got, err := v.nix.Host(ctx, h.Flake, h.Kind, h.Name)
@@ -144,6 +153,8 @@ func (v *evaluator) all(ctx context.Context, flakes []nix.Flake) (*evaluation, e
 		if v.each != nil {
 			v.each(got, err)
 		}
+		done++
+		tell()
 	})
 	if ctx.Err() != nil {
 		return e, fmt.Errorf("evaluate: %w", context.Cause(ctx))

@@ -59,6 +59,11 @@ type Options struct {
 	// KeepGoing publishes although a host's system does not build, if garrison.toml allows it for that host (hosts.partial).
 	KeepGoing bool
 	DryRun    bool // stop before building, publish nothing
+	// KeepLog keeps what nix says in the repository, in a file that Outcome.Log names.
+	KeepLog bool
+	// Evaluated is told how many hosts have been evaluated, of how many, and Pushed how far the push is; may be nil.
+	Evaluated func(done, total int)
+	Pushed    func(client.Progress)
 
 	Nix *nix.Nix
 	Log *slog.Logger // nil drops it
@@ -80,6 +85,7 @@ type Outcome struct {
 	Rotate   []string          `json:"rotate,omitempty"` // who could read what, and may not any more
 	Failed   []string          `json:"failed,omitempty"` // hosts that keep their previous system, because theirs does not build
 	Pushed   *client.Stats     `json:"pushed,omitempty"`
+	Log      string            `json:"log,omitempty"` // the file with all that nix said
 }
 
 // state is what a run knows, filled in from stage to stage.
@@ -145,7 +151,7 @@ func lockRepo(repo *git.Repo) (unlock func(), err error) {
 	return func() { _ = lock.Unlock() }, nil
 }
 
-func (s *state) run(ctx context.Context) error {
+func (s *state) run(ctx context.Context) (failure error) {
 	released := false
 	err := proc.Stage(ctx, fleet.Fetch, func() (err error) {
 		released, err = s.prepare(ctx)
@@ -153,6 +159,13 @@ func (s *state) run(ctx context.Context) error {
 	})
 	if err != nil || released {
 		return err
+	}
+	if s.KeepLog {
+		end, err := s.openLog(time.Now())
+		if err != nil {
+			return err
+		}
+		defer func() { end(failure) }()
 	}
 	if err := s.settle(ctx); err != nil {
 		return err

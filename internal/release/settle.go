@@ -133,7 +133,7 @@ func (s *state) evaluate(ctx context.Context) (*evaluation, error) {
 		return nil, err
 	}
 	v := newEvaluator(s.Nix, s.Jobs, s.EvalMemory)
-	v.accept = s.config.check
+	v.accept, v.told = s.config.check, s.Evaluated
 	e, err := v.all(ctx, flakes)
 	if err != nil {
 		return nil, err

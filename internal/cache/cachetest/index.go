@@ -25,6 +25,7 @@ func Index(t *testing.T, open func(t *testing.T) cache.Index) {
 		"unknown cache or nar": testUnknown,
 		"caches are apart":     testApart,
 		"lookup":               testLookup,
+		"upstream paths":       testUpstream,
 		"stats":                testStats,
 		"concurrent":           testConcurrentPaths,
 	} {
@@ -197,8 +198,57 @@ func testLookup(t *testing.T, x cache.Index) {
 		asked = append(asked, hashPart(fmt.Sprint(i)))
 	}
 	got, err := x.Lookup(t.Context(), "c", asked)
-	if err != nil || !reflect.DeepEqual(got, map[string]cache.Nar{hashPart("a"): n}) {
+	if err != nil || !reflect.DeepEqual(got, map[string]cache.Record{hashPart("a"): {Nar: n, NarInfo: aPath("c", "a", n).NarInfo}}) {
 		t.Error(got, err)
+	}
+}
+
+func testUpstream(t *testing.T, x cache.Index) {
+	must(t, x.EnsureCache(t.Context(), cache.Cache{Name: "d", PublicKey: "d:key"}))
+	n := aNar("content")
+	var missing *cache.MissingReferencesError
+	if err := x.PutUpstream(t.Context(), aPath("c", "curl", n, storePath("glibc")), "up:key"); !errors.As(err, &missing) {
+		t.Fatalf("a reference that is nowhere: %v", err)
+	}
+	if err := x.PutUpstream(t.Context(), aPath("nope", "glibc", n), "up:key"); !errors.Is(err, cache.ErrNotFound) {
+		t.Errorf("unknown cache: %v", err)
+	}
+	must(t, x.PutUpstream(t.Context(), aPath("c", "glibc", n), "old:key"))
+	must(t, x.PutUpstream(t.Context(), aPath("c", "glibc", n), "up:key"))
+	must(t, x.PutUpstream(t.Context(), aPath("c", "curl", n, storePath("glibc")), "up:key"))
+	asked := []string{hashPart("glibc"), hashPart("curl"), hashPart("git")}
+	want := map[string]cache.Record{
+		hashPart("glibc"): {NarInfo: aPath("c", "glibc", n).NarInfo, Upstream: "up:key"},
+		hashPart("curl"):  {NarInfo: aPath("c", "curl", n).NarInfo, Upstream: "up:key"},
+	}
+	if got, err := x.Lookup(t.Context(), "c", asked); err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if _, _, ok, err := x.Path(t.Context(), "c", hashPart("curl")); ok || err != nil {
+		t.Errorf("an upstream path is served: %v, %v", ok, err)
+	}
+	if got, err := x.Stats(t.Context(), "c"); got != (cache.Stats{}) || err != nil {
+		t.Errorf("upstream paths count: %+v, %v", got, err)
+	}
+	if got, err := x.Lookup(t.Context(), "d", asked); len(got) != 0 || err != nil {
+		t.Errorf("in another cache: %+v, %v", got, err)
+	}
+	must(t, x.PutNar(t.Context(), n))
+	if _, err := x.PutPath(t.Context(), aPath("d", "git", n, storePath("curl")), false); !errors.As(err, &missing) {
+		t.Errorf("a reference into another cache: %v", err)
+	}
+	put(t, x, aPath("c", "git", n, storePath("curl")), n)
+
+	// A path stands in one place: what is stored is not upstream any more, and the other way round.
+	put(t, x, aPath("c", "curl", n, storePath("glibc")), n)
+	must(t, x.PutUpstream(t.Context(), aPath("c", "git", n, storePath("curl")), "up:key"))
+	want[hashPart("curl")] = cache.Record{NarInfo: aPath("c", "curl", n).NarInfo, Nar: n}
+	want[hashPart("git")] = cache.Record{NarInfo: aPath("c", "git", n).NarInfo, Upstream: "up:key"}
+	if got, err := x.Lookup(t.Context(), "c", asked); err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if got, err := x.Stats(t.Context(), "c"); got.Paths != 1 || err != nil {
+		t.Errorf("%+v, %v", got, err)
 	}
 }
 

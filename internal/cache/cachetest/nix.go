@@ -85,7 +85,18 @@ in sh "toplevel" "echo ${app} ${lib} ${text} > $out"
 // the last path is the toplevel. salt makes it different from others.
 func (s Store) BuildClosure(t *testing.T, salt string) []nar.PathInfo {
 	t.Helper()
-	expr := strings.ReplaceAll(closure, "salt", salt)
+	return s.build(t, strings.ReplaceAll(closure, "salt", salt))
+}
+
+// BuildOn builds a path that refers to storePath, and describes its closure; it is the last.
+func (s Store) BuildOn(t *testing.T, storePath string) []nar.PathInfo {
+	t.Helper()
+	return s.build(t, `derivation { name = "system"; system = builtins.currentSystem; builder = "/bin/sh"; args = [ "-c" "echo ${builtins.storePath `+
+		storePath+`} > $out" ]; }`)
+}
+
+func (s Store) build(t *testing.T, expr string) []nar.PathInfo {
+	t.Helper()
 	out := strings.TrimSpace(s.Nix(t, "build", "--no-link", "--json", "--impure", "--expr", expr))
 	var built []struct {
 		Outputs map[string]string `json:"outputs"`

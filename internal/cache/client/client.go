@@ -4,7 +4,8 @@
 // and paths after those they refer to, so that whatever it was interrupted at, the
 // cache holds only whole closures; an archive is checked against its NarHash
 // while it is read, so that a damaged local store is found and not spread;
-// memory is bounded, whatever the size of a path.
+// memory is bounded, whatever the size of a path. Of a path that an upstream cache signed, whose key
+// the cache trusts, only the description is pushed.
 //
 // Failures that may pass (the network, 5xx, 429) are retried with backoff; then
 // they are fleet.Transient. Every error is a *fleet.Error, or the context's own.
@@ -20,11 +21,11 @@ import (
 	"net/http"
 	"net/url"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/garrison-nix/garrison/internal/fleet"
-	"github.com/garrison-nix/garrison/internal/nar"
 )
 
 // Config says which cache, and how it is reached.
@@ -93,49 +94,51 @@ func newHTTP() *http.Client {
 // URL is the cache's, as in nix.conf's substituters.
 func (c *Client) URL() string { return c.base + "/" + c.name }
 
-// maxQuery is how many hashes the server takes in one query.
-const maxQuery = 100_000
+// maxQuery is how many paths are asked for in one query: the server takes 8 MiB.
+const maxQuery = 50_000
 
-// Missing returns those of the 32-character hash parts that the cache does not have.
+// Missing returns those of the 32-character hash parts that neither the cache has nor, as far as it knows, an upstream.
 func (c *Client) Missing(ctx context.Context, hashes []string) ([]string, error) {
-	var missing []string
-	for len(hashes) > 0 {
-		n := min(len(hashes), maxQuery)
-		part, err := c.missing(ctx, hashes[:n])
-		if err != nil {
-			return nil, err
-		}
-		missing = append(missing, part...)
-		hashes = hashes[n:]
-	}
-	return missing, nil
+	missing, _, err := c.missing(ctx, hashes, nil)
+	return missing, err
 }
 
-func (c *Client) missing(ctx context.Context, hashes []string) ([]string, error) {
-	query, err := json.Marshal(map[string]any{"cache": c.name, "store_path_hashes": hashes})
-	if err != nil {
-		return nil, err
+// missing is Missing, and says which of the NarHashes (one for each path, or none) belong to a missing path whose archive is stored.
+func (c *Client) missing(ctx context.Context, hashes, nars []string) (missing, stored []string, err error) {
+	for part := range slices.Chunk(hashes, maxQuery) {
+		n := min(len(part), len(nars))
+		query, err := json.Marshal(map[string]any{"cache": c.name, "store_path_hashes": part, "nar_hashes": nars[:n]})
+		if err != nil {
+			return nil, nil, err
+		}
+		nars = nars[n:]
+		var answer struct {
+			Missing []string `json:"missing_paths"`
+			Stored  []string `json:"stored_nars"`
+		}
+		err = c.getJSON(ctx, request{
+			what: "ask what is missing", method: http.MethodPost, url: c.base + "/_api/v1/get-missing-paths",
+			contentType: "application/json", body: fixedBody(query), maxAnswer: 8 << 20,
+		}, &answer)
+		if err != nil {
+			return nil, nil, err
+		}
+		missing, stored = append(missing, answer.Missing...), append(stored, answer.Stored...)
 	}
-	var answer struct {
-		Missing []string `json:"missing_paths"`
-	}
-	err = c.getJSON(ctx, request{
-		what: "ask what is missing", method: http.MethodPost, url: c.base + "/_api/v1/get-missing-paths",
-		contentType: "application/json", body: fixedBody(query), maxAnswer: 8 << 20,
-	}, &answer)
-	return answer.Missing, err
+	return missing, stored, nil
 }
 
 // Info describes a cache.
 type Info struct {
-	Schema      int    `json:"schema"`
-	Name        string `json:"name"`
-	PublicKey   string `json:"publicKey"` // for trusted-public-keys
-	Paths       int64  `json:"paths"`
-	NarBytes    int64  `json:"narBytes"`    // uncompressed
-	StoredBytes int64  `json:"storedBytes"` // compressed, each archive once
-	Priority    int    `json:"priority"`
-	StoreDir    string `json:"storeDir"`
+	Schema      int      `json:"schema"`
+	Name        string   `json:"name"`
+	PublicKey   string   `json:"publicKey"` // for trusted-public-keys
+	Upstreams   []string `json:"upstreams"` // public keys of caches that hosts are to have besides
+	Paths       int64    `json:"paths"`
+	NarBytes    int64    `json:"narBytes"`    // uncompressed
+	StoredBytes int64    `json:"storedBytes"` // compressed, each archive once
+	Priority    int      `json:"priority"`
+	StoreDir    string   `json:"storeDir"`
 }
 
 // Info asks what the cache is and holds.
@@ -143,21 +146,6 @@ func (c *Client) Info(ctx context.Context) (Info, error) {
 	var info Info
 	err := c.getJSON(ctx, request{what: "ask about the cache", method: http.MethodGet, url: c.base + "/api/v1/caches/" + c.name}, &info)
 	return info, err
-}
-
-// NarInfo returns what the cache says of the path with that hash part; false if it does not have it.
-func (c *Client) NarInfo(ctx context.Context, hash string) (*nar.NarInfo, bool, error) {
-	text, err := c.do(ctx, request{
-		what: "ask for " + hash, method: http.MethodGet, url: c.URL() + "/" + hash + ".narinfo", absentOK: true,
-	})
-	if err != nil || text == nil {
-		return nil, false, err
-	}
-	info, err := nar.ParseNarInfo(text)
-	if err != nil {
-		return nil, false, c.nonsense("ask for "+hash, err)
-	}
-	return info, true, nil
 }
 
 func (c *Client) getJSON(ctx context.Context, r request, into any) error {

@@ -25,8 +25,9 @@ type job struct {
 // node is a path of the plan: its info may be uploaded once waits is 0.
 type node struct {
 	path      *nar.PathInfo
-	waits     int     // its own archive, and the paths that it refers to
+	waits     int     // its own archive, if that is uploaded, and the paths that it refers to
 	dependent []*node // paths that refer to it
+	same      []*node // paths with the very same archive, which is uploaded for this one
 }
 
 // plan hands out the uploads of a push: archives in the order of references, and
@@ -41,12 +42,12 @@ type plan struct {
 	err      error   // the first failure; nothing more is handed out
 }
 
-// newPlan plans the upload of paths. References to paths that are not among them
+// newPlan plans the upload of paths, some of them without their archives. References to paths that are not among them
 // are in the cache. It fails when paths refer to each other in a circle.
-func newPlan(paths []*nar.PathInfo) (*plan, error) {
+func newPlan(paths []*nar.PathInfo, noArchive map[*nar.PathInfo]bool) (*plan, error) {
 	nodes := make(map[string]*node, len(paths))
 	for _, p := range paths {
-		nodes[p.StorePath] = &node{path: p, waits: 1}
+		nodes[p.StorePath] = &node{path: p}
 	}
 	for _, p := range paths {
 		n := nodes[p.StorePath]
@@ -59,9 +60,24 @@ func newPlan(paths []*nar.PathInfo) (*plan, error) {
 	}
 	p := &plan{left: len(paths)}
 	p.changed = sync.NewCond(&p.mu)
-	p.archives = inOrder(paths, nodes)
-	if len(p.archives) != len(paths) {
-		return nil, unusable(fmt.Errorf("%d of them refer to each other in a circle", len(paths)-len(p.archives)))
+	sorted := inOrder(paths, nodes)
+	if len(sorted) != len(paths) {
+		return nil, unusable(fmt.Errorf("%d of them refer to each other in a circle", len(paths)-len(sorted)))
+	}
+	first := map[nar.Hash]*node{}
+	for _, n := range sorted {
+		switch other := first[n.path.NarHash]; {
+		case noArchive[n.path] && n.waits == 0:
+			p.ready = append(p.ready, n)
+		case noArchive[n.path]:
+		case other != nil:
+			n.waits++
+			other.same = append(other.same, n)
+		default:
+			n.waits++
+			first[n.path.NarHash] = n
+			p.archives = append(p.archives, n)
+		}
 	}
 	return p, nil
 }
@@ -72,7 +88,7 @@ func inOrder(paths []*nar.PathInfo, nodes map[string]*node) []*node {
 	out := make([]*node, 0, len(nodes))
 	for _, p := range paths {
 		n := nodes[p.StorePath]
-		if open[n] = n.waits - 1; open[n] == 0 {
+		if open[n] = n.waits; open[n] == 0 {
 			out = append(out, n)
 		}
 	}
@@ -113,6 +129,9 @@ func (p *plan) done(j job) {
 	defer p.mu.Unlock()
 	if j.kind == uploadArchive {
 		p.release(j.node)
+		for _, n := range j.node.same {
+			p.release(n)
+		}
 	} else {
 		p.left--
 		for _, d := range j.node.dependent {

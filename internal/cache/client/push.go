@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -24,13 +25,15 @@ type Progress struct {
 	StorePath string // what was just pushed
 	Done      int    // paths pushed
 	Total     int    // paths to push: those that were missing
-	NarBytes  int64  // pushed so far, uncompressed
+	NarBytes  int64  // of archives pushed so far, uncompressed
+	NarTotal  int64  // of all archives to push
 }
 
 // Stats says what a push did.
 type Stats struct {
 	Paths    int           // paths asked for
-	Pushed   int           // of those, were uploaded
+	Pushed   int           // of those, whose archives were uploaded
+	Upstream int           // of those, are left to an upstream cache, which the cache was only told
 	NarBytes int64         // uploaded, uncompressed
 	Differ   []string      // paths that somebody else uploaded meanwhile, built otherwise; the cache keeps the first
 	Elapsed  time.Duration // the whole call
@@ -47,53 +50,96 @@ func (c *Client) Push(ctx context.Context, paths []nar.PathInfo, o PushOptions) 
 	}
 	start := time.Now()
 	stats.Paths = len(paths)
-	todo, err := c.choose(ctx, paths)
+	p := push{c: c, o: o, stats: &stats, noArchive: map[*nar.PathInfo]bool{}}
+	todo, err := p.choose(ctx, paths)
 	if err != nil {
 		return stats, err
 	}
-	plan, err := newPlan(todo)
+	if err := p.findUpstream(ctx, todo); err != nil {
+		return stats, err
+	}
+	plan, err := newPlan(todo, p.noArchive)
 	if err != nil {
 		return stats, err
 	}
-	p := push{c: c, o: o, stats: &stats, total: len(todo)}
+	p.total = len(todo)
+	for _, info := range todo {
+		if !p.noArchive[info] {
+			p.narTotal += info.NarSize
+		}
+	}
 	err = p.run(ctx, plan)
 	stats.Elapsed = time.Since(start)
 	return stats, err
 }
 
-// choose returns the paths that are missing.
-func (c *Client) choose(ctx context.Context, paths []nar.PathInfo) ([]*nar.PathInfo, error) {
+// choose returns the paths that are missing, and notes those whose archives are not.
+func (p *push) choose(ctx context.Context, paths []nar.PathInfo) ([]*nar.PathInfo, error) {
 	byHash := make(map[string]*nar.PathInfo, len(paths))
-	hashes := make([]string, 0, len(paths))
+	hashes, nars := make([]string, len(paths)), make([]string, len(paths))
 	for i := range paths {
-		p := &paths[i]
-		if err := p.Validate(); err != nil {
+		info := &paths[i]
+		if err := info.Validate(); err != nil {
 			return nil, unusable(err)
 		}
-		hash, err := nar.HashPart(p.StorePath)
+		hash, err := nar.HashPart(info.StorePath)
 		if err != nil {
 			return nil, unusable(err)
 		}
 		if byHash[hash] != nil {
-			return nil, unusable(errors.New(p.StorePath + " is listed twice"))
+			return nil, unusable(errors.New(info.StorePath + " is listed twice"))
 		}
-		byHash[hash] = p
-		hashes = append(hashes, hash)
+		byHash[hash] = info
+		hashes[i], nars[i] = hash, info.NarHash.String()
 	}
-	missing, err := c.Missing(ctx, hashes)
+	missing, stored, err := p.c.missing(ctx, hashes, nars)
 	if err != nil {
 		return nil, err
 	}
+	isStored := map[string]bool{}
+	for _, s := range stored {
+		isStored[s] = true
+	}
 	var todo []*nar.PathInfo
 	for _, hash := range missing {
-		p := byHash[hash]
-		if p == nil {
-			return nil, c.nonsense("ask what is missing", errors.New("it misses a path that was not asked for: "+hash))
+		info := byHash[hash]
+		if info == nil {
+			return nil, p.c.nonsense("ask what is missing", errors.New("it misses a path that was not asked for: "+hash))
 		}
 		delete(byHash, hash)
-		todo = append(todo, p)
+		todo = append(todo, info)
+		if isStored[info.NarHash.String()] {
+			p.noArchive[info] = true
+		}
 	}
 	return todo, nil
+}
+
+// findUpstream notes those of the paths that a cache signed whose key this one trusts: it takes them without
+// their archives. It asks for the keys, since a name says nothing.
+func (p *push) findUpstream(ctx context.Context, paths []*nar.PathInfo) error {
+	if !slices.ContainsFunc(paths, func(info *nar.PathInfo) bool { return len(info.Sigs) > 0 }) {
+		return nil
+	}
+	info, err := p.c.Info(ctx)
+	if err != nil {
+		return err
+	}
+	var keys []nar.PublicKey
+	for _, s := range info.Upstreams {
+		k, err := nar.ParsePublicKey(s)
+		if err != nil {
+			return p.c.nonsense("ask for the keys of upstream caches", err)
+		}
+		keys = append(keys, k)
+	}
+	for _, info := range paths {
+		if info.SignedBy(keys...) && !p.noArchive[info] {
+			p.noArchive[info] = true
+			p.stats.Upstream++
+		}
+	}
+	return nil
 }
 
 func unusable(err error) error {
@@ -102,10 +148,13 @@ func unusable(err error) error {
 
 // push is one call of Push.
 type push struct {
-	c       *Client
-	o       PushOptions
-	archive archiver
-	total   int
+	c         *Client
+	o         PushOptions
+	archive   archiver
+	noArchive map[*nar.PathInfo]bool // only their descriptions are to be uploaded
+	total     int
+	narTotal  int64
+	done      int
 
 	mu    sync.Mutex // guards stats and calls of o.Progress
 	stats *Stats
@@ -177,12 +226,15 @@ func (p *push) uploadInfo(ctx context.Context, info *nar.PathInfo) error {
 func (p *push) count(info *nar.PathInfo, differs bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.stats.Pushed++
-	p.stats.NarBytes += info.NarSize
+	p.done++
+	if !p.noArchive[info] {
+		p.stats.Pushed++
+		p.stats.NarBytes += info.NarSize
+	}
 	if differs {
 		p.stats.Differ = append(p.stats.Differ, info.StorePath)
 	}
 	if p.o.Progress != nil {
-		p.o.Progress(Progress{info.StorePath, p.stats.Pushed, p.total, p.stats.NarBytes})
+		p.o.Progress(Progress{info.StorePath, p.done, p.total, p.stats.NarBytes, p.narTotal})
 	}
 }

@@ -23,7 +23,6 @@ type request struct {
 	contentType string
 	body        func() body // nil: none
 	maxAnswer   int64       // bytes; 0 means 1 MiB
-	absentOK    bool        // 404 is an answer: nil
 }
 
 // body is what a request sends. size is -1 when it is not known beforehand.
@@ -189,16 +188,12 @@ func (r request) read(res *http.Response) ([]byte, error) {
 	}
 	b, err := io.ReadAll(io.LimitReader(res.Body, most+1))
 	switch {
-	case res.StatusCode == http.StatusNotFound && r.absentOK:
-		return nil, nil
 	case res.StatusCode < 200 || res.StatusCode > 299:
 		return nil, &statusError{res.StatusCode, messageOf(res, b), retryAfter(res)}
 	case err != nil:
 		return nil, err
 	case int64(len(b)) > most:
 		return nil, fmt.Errorf("the answer has more than %d bytes", most)
-	case b == nil:
-		return []byte{}, nil
 	}
 	return b, nil
 }

@@ -74,32 +74,37 @@ func (x *Index) Path(ctx context.Context, name, hashPart string) (cache.Path, ca
 }
 
 // Lookup implements cache.Index.
-func (x *Index) Lookup(ctx context.Context, name string, hashParts []string) (map[string]cache.Nar, error) {
+func (x *Index) Lookup(ctx context.Context, name string, hashParts []string) (map[string]cache.Record, error) {
 	list, err := json.Marshal(hashParts)
 	if err != nil {
 		return nil, err
 	}
 	// CROSS JOIN is SQLite's way to say in which order to go: one search per hash part.
 	rows, err := x.read.QueryContext(ctx, `
-		SELECT p.hash_part, n.nar_hash, n.nar_size, n.file_hash, n.file_size
-		FROM caches c CROSS JOIN json_each(?) j
+		SELECT p.hash_part, p.narinfo, '', n.nar_hash, n.nar_size, n.file_hash, n.file_size
+		FROM caches c CROSS JOIN json_each(?1) j
 		CROSS JOIN paths p ON p.cache_id = c.id AND p.hash_part = j.value CROSS JOIN nars n ON n.id = p.nar_id
-		WHERE c.name = ?`, string(list), name)
+		WHERE c.name = ?2
+		UNION ALL
+		SELECT u.hash_part, u.narinfo, u.public_key, x'', 0, x'', 0
+		FROM caches c CROSS JOIN json_each(?1) j
+		CROSS JOIN upstream_paths u ON u.cache_id = c.id AND u.hash_part = j.value
+		WHERE c.name = ?2`, string(list), name)
 	if err != nil {
 		return nil, fmt.Errorf("look up paths in the index: %w", err)
 	}
 	defer rows.Close()
-	out := make(map[string]cache.Nar)
+	out := make(map[string]cache.Record)
 	for rows.Next() {
 		var hashPart string
-		var n cache.Nar
+		var r cache.Record
 		var narHash, fileHash sql.RawBytes
-		if err := rows.Scan(&hashPart, &narHash, &n.NarSize, &fileHash, &n.FileSize); err != nil {
+		if err := rows.Scan(&hashPart, &r.NarInfo, &r.Upstream, &narHash, &r.Nar.NarSize, &fileHash, &r.Nar.FileSize); err != nil {
 			return nil, fmt.Errorf("look up paths in the index: %w", err)
 		}
-		copy(n.NarHash[:], narHash)
-		copy(n.FileHash[:], fileHash)
-		out[hashPart] = n
+		copy(r.Nar.NarHash[:], narHash)
+		copy(r.Nar.FileHash[:], fileHash)
+		out[hashPart] = r
 	}
 	if err := rows.Err(); err != nil {
 		return nil, fmt.Errorf("look up paths in the index: %w", err)
@@ -123,19 +128,34 @@ func (x *Index) Stats(ctx context.Context, name string) (cache.Stats, error) {
 
 // PutPath implements cache.Index.
 func (x *Index) PutPath(ctx context.Context, p cache.Path, replace bool) (written bool, err error) {
+	return x.put(ctx, x.durable, p, func(u *pathPut) (bool, error) { return u.path(replace) })
+}
+
+// PutUpstream implements cache.Index.
+func (x *Index) PutUpstream(ctx context.Context, p cache.Path, publicKey string) error {
+	_, err := x.put(ctx, x.relaxed, p, func(u *pathPut) (bool, error) { return true, u.upstream(publicKey) })
+	return err
+}
+
+// put runs write in a transaction on db.
+func (x *Index) put(ctx context.Context, db *sql.DB, p cache.Path, write func(*pathPut) (bool, error)) (written bool, err error) {
 	hashPart, err := nar.HashPart(p.StorePath)
 	if err != nil {
 		return false, err
 	}
-	err = x.write(ctx, x.durable, func(tx *sql.Tx) error {
-		put := pathPut{ctx: ctx, tx: tx, p: p, hashPart: hashPart}
-		written, err = put.run(replace)
+	err = x.write(ctx, db, func(tx *sql.Tx) error {
+		u := &pathPut{ctx: ctx, tx: tx, p: p, hashPart: hashPart}
+		err := tx.QueryRowContext(ctx, `SELECT id FROM caches WHERE name = ?`, p.Cache).Scan(&u.cacheID)
+		if ok, err := found(err); !ok {
+			return errors.Join(err, fmt.Errorf("cache %s: %w", p.Cache, cache.ErrNotFound))
+		}
+		written, err = write(u)
 		return err
 	})
 	return written && err == nil, err
 }
 
-// pathPut is one PutPath within its transaction.
+// pathPut is one PutPath or PutUpstream within its transaction.
 type pathPut struct {
 	ctx      context.Context
 	tx       *sql.Tx
@@ -145,9 +165,10 @@ type pathPut struct {
 	narID    int64
 }
 
-func (u *pathPut) run(replace bool) (written bool, err error) {
-	if err := u.ids(); err != nil {
-		return false, err
+func (u *pathPut) path(replace bool) (written bool, err error) {
+	err = u.tx.QueryRowContext(u.ctx, `SELECT id FROM nars WHERE nar_hash = ?`, u.p.NarHash[:]).Scan(&u.narID)
+	if ok, err := found(err); !ok {
+		return false, errors.Join(err, fmt.Errorf("archive %s: %w", u.p.NarHash, cache.ErrNotFound))
 	}
 	same, err := u.existing(replace)
 	if err != nil || same {
@@ -161,19 +182,31 @@ func (u *pathPut) run(replace bool) (written bool, err error) {
 		ON CONFLICT (cache_id, hash_part) DO UPDATE SET store_path = excluded.store_path,
 			nar_id = excluded.nar_id, narinfo = excluded.narinfo, created_at = excluded.created_at`,
 		u.cacheID, u.hashPart, u.p.StorePath, u.narID, u.p.NarInfo, time.Now().Unix())
-	return err == nil, err
+	if err != nil {
+		return false, err
+	}
+	return true, u.remove("upstream_paths")
 }
 
-func (u *pathPut) ids() error {
-	err := u.tx.QueryRowContext(u.ctx, `SELECT id FROM caches WHERE name = ?`, u.p.Cache).Scan(&u.cacheID)
-	if ok, err := found(err); !ok {
-		return errors.Join(err, fmt.Errorf("cache %s: %w", u.p.Cache, cache.ErrNotFound))
+func (u *pathPut) upstream(publicKey string) error {
+	if err := u.checkReferences(); err != nil {
+		return err
 	}
-	err = u.tx.QueryRowContext(u.ctx, `SELECT id FROM nars WHERE nar_hash = ?`, u.p.NarHash[:]).Scan(&u.narID)
-	if ok, err := found(err); !ok {
-		return errors.Join(err, fmt.Errorf("archive %s: %w", u.p.NarHash, cache.ErrNotFound))
+	_, err := u.tx.ExecContext(u.ctx, `
+		INSERT INTO upstream_paths (cache_id, hash_part, store_path, public_key, narinfo, created_at) VALUES (?, ?, ?, ?, ?, ?)
+		ON CONFLICT (cache_id, hash_part) DO UPDATE SET store_path = excluded.store_path,
+			public_key = excluded.public_key, narinfo = excluded.narinfo, created_at = excluded.created_at`,
+		u.cacheID, u.hashPart, u.p.StorePath, publicKey, u.p.NarInfo, time.Now().Unix())
+	if err != nil {
+		return err
 	}
-	return nil
+	return u.remove("paths")
+}
+
+// remove keeps a path from standing in both tables.
+func (u *pathPut) remove(table string) error {
+	_, err := u.tx.ExecContext(u.ctx, `DELETE FROM `+table+` WHERE cache_id = ? AND hash_part = ?`, u.cacheID, u.hashPart)
+	return err
 }
 
 // existing says whether the path is there already with the same archive.
@@ -196,7 +229,9 @@ func (u *pathPut) existing(replace bool) (same bool, err error) {
 
 func (u *pathPut) checkReferences() error {
 	var missing []string
-	stmt, err := u.tx.PrepareContext(u.ctx, `SELECT 1 FROM paths WHERE cache_id = ? AND hash_part = ? AND store_path = ?`)
+	stmt, err := u.tx.PrepareContext(u.ctx, `
+		SELECT 1 FROM paths WHERE cache_id = ?1 AND hash_part = ?2 AND store_path = ?3
+		UNION ALL SELECT 1 FROM upstream_paths WHERE cache_id = ?1 AND hash_part = ?2 AND store_path = ?3`)
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,128 @@
+package cli
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+// hubProcess is a script's hub, and what went through frail's proxy to it.
+type hubProcess struct {
+	mu      sync.Mutex
+	cmd     *exec.Cmd
+	url     string
+	killed  map[*exec.Cmd]bool
+	proxy   *httptest.Server
+	left    int            // uploads until it is killed
+	uploads map[string]int // how often each was answered with 200
+}
+
+type hubKey struct{}
+
+func theHub(ts *testscript.TestScript) *hubProcess { return ts.Value(hubKey{}).(*hubProcess) }
+
+// hubCmd starts a hub without CI on a free port, and sets HUB to its URL and ADDRESS to host and port. Its tokens are the files
+// push-token and read-token in $WORK; what it says is in hub.log. A second one has the data of the first, which frail has killed.
+func hubCmd(ts *testscript.TestScript, _ bool, _ []string) {
+	work := ts.Getenv("WORK")
+	var tokens strings.Builder
+	for _, scope := range []string{"push", "read"} {
+		sum := sha256.Sum256([]byte("secret of " + scope))
+		fmt.Fprintf(&tokens, "[[token]]\nname = %q\nsha256 = %q\nscopes = [%q]\n", scope, hex.EncodeToString(sum[:]), scope)
+		ts.Check(os.WriteFile(filepath.Join(work, scope+"-token"), []byte("secret of "+scope+"\n"), 0o600))
+	}
+	ts.Check(os.WriteFile(filepath.Join(work, "tokens.toml"), []byte(tokens.String()), 0o600))
+	config := fmt.Sprintf("listen = \"127.0.0.1:0\"\ndataDir = %q\ntokens = %q\n", work+"/.hub", work+"/tokens.toml")
+	ts.Check(os.WriteFile(filepath.Join(work, "hub.toml"), []byte(config), 0o644))
+	log, err := os.Create(filepath.Join(work, "hub.log"))
+	ts.Check(err)
+	defer log.Close()
+	cmd := exec.Command(ts.Getenv("GARRISON"), "hub", "--config", work+"/hub.toml")
+	cmd.Stdout, cmd.Stderr = log, log
+	ts.Check(cmd.Start())
+	h := theHub(ts)
+	ts.Defer(func() {
+		_ = cmd.Process.Signal(os.Interrupt)
+		if err := cmd.Wait(); !h.killed[cmd] {
+			ts.Check(err) // a hub that is told to stop exits with 0
+		}
+	})
+	wants(ts, false, []string{work + "/hub.log", "hub serves"})
+	said := ts.ReadFile(work + "/hub.log")
+	url := "http://" + regexp.MustCompile(`address=(\S+)`).FindStringSubmatch(said)[1]
+	ts.Setenv("HUB", url)
+	ts.Setenv("ADDRESS", strings.TrimPrefix(url, "http://"))
+	resp, err := http.Get(url + "/healthz")
+	ts.Check(err)
+	ts.Check(resp.Body.Close())
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.cmd, h.url = cmd, url
+}
+
+// frail N sets CACHE to the cache's URL through a proxy that kills the hub, as a power cut would, after N more uploads.
+func frail(ts *testscript.TestScript, _ bool, args []string) {
+	h := theHub(ts)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var err error
+	h.left, err = strconv.Atoi(args[0])
+	ts.Check(err)
+	if h.proxy != nil {
+		return
+	}
+	h.killed, h.uploads = map[*exec.Cmd]bool{}, map[string]int{}
+	h.proxy = httptest.NewServer(&httputil.ReverseProxy{
+		Rewrite: func(r *httputil.ProxyRequest) {
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			to, err := url.Parse(h.url)
+			ts.Check(err)
+			r.SetURL(to)
+		},
+		ModifyResponse: func(r *http.Response) error {
+			if r.Request.Method != http.MethodPut || r.StatusCode != http.StatusOK {
+				return nil
+			}
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			h.uploads[r.Request.URL.Path]++
+			if h.left--; h.left == 0 {
+				h.killed[h.cmd] = true
+				return h.cmd.Process.Kill()
+			}
+			return nil
+		},
+		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, _ error) { w.WriteHeader(http.StatusBadGateway) },
+	})
+	ts.Defer(h.proxy.Close)
+	ts.Setenv("CACHE", h.proxy.URL+"/fleet")
+}
+
+// sentonce N wants N uploads to have come through frail's proxy, and none of them twice.
+func sentOnce(ts *testscript.TestScript, _ bool, args []string) {
+	h := theHub(ts)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for path, times := range h.uploads {
+		if times != 1 {
+			ts.Fatalf("%s was sent %d times", path, times)
+		}
+	}
+	if fmt.Sprint(len(h.uploads)) != args[0] {
+		ts.Fatalf("%d uploads: %v", len(h.uploads), h.uploads)
+	}
+}
