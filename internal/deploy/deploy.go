@@ -209,7 +209,7 @@ func turn(r Record, s fleet.Systems, at time.Time) (Record, []Effect) {
 		return r, nil
 	}
 	r.Target, r.Failure, r.Attempt, r.RetryAt = nil, nil, 0, nil
-	target := &fleet.Target{Release: *r.Newest, OutPath: r.Entry.OutPath, At: at}
+	target := &fleet.Target{Release: *r.Newest, OutPath: r.Entry.OutPath, At: at, Checks: r.Entry.Checks}
 	// Where nothing changed for this host, what somebody may have switched to by hand meanwhile stays.
 	// What a failed roll-back left does not.
 	left := wasHeld && !r.Reboot && r.Active != nil && s.Current != r.Active.OutPath

@@ -62,6 +62,8 @@ type Entry struct {
 	ClosureBytes int64  `json:"closureBytes"` // sum of NAR sizes
 	Previous     string `json:"previous,omitempty"`
 	Error        string `json:"error,omitempty"`
+	// Checks are what must be well in the new system before the host commits it.
+	Checks []HealthCheck `json:"checks,omitempty"`
 }
 
 // TagPrefix is what names of release tags start with; the number follows.
@@ -166,6 +168,9 @@ func (m *Manifest) Validate() error {
 		}
 		if !ValidStorePath(e.DrvPath) || !strings.HasSuffix(e.DrvPath, ".drv") {
 			return fmt.Errorf("manifest's drvPath of host %s, %q, is not a derivation", h, e.DrvPath)
+		}
+		if err := validateChecks(e.Checks); err != nil {
+			return fmt.Errorf("manifest's host %s: %w", h, err)
 		}
 	}
 	return nil

@@ -102,6 +102,8 @@ type Host struct {
 	System    string       `json:"system"`
 	Secrets   []SecretFile `json:"secrets"`
 	PublicKey string       `json:"publicKey"` // age.rekey.hostPubkey, "" when not declared
+	// Checks are services.garrison.checks, sorted by name.
+	Checks []fleet.HealthCheck `json:"-"`
 }
 
 // SecretFile is a secret that a host declares.
@@ -114,10 +116,14 @@ type SecretFile struct {
 
 // Host evaluates one host, once, and writes its derivations to the store. What may stand in it:
 // config.system.build.toplevel as in NixOS, config.age.secrets as in agenix, rekeyFile and config.age.rekey.hostPubkey
-// as in agenix-rekey, config.sops.secrets as in sops-nix.
+// as in agenix-rekey, config.sops.secrets as in sops-nix, config.services.garrison.checks as in Garrison's module.
 func (n *Nix) Host(ctx context.Context, f Flake, kind Kind, name string) (Host, error) {
 	h := Host{Name: name, Kind: kind, Flake: f, Began: time.Now()}
-	err := n.eval(ctx, &h, `let
+	said := struct {
+		*Host
+		Checks map[string]json.RawMessage `json:"checks"`
+	}{Host: &h}
+	err := n.eval(ctx, &said, `let
 		host = (builtins.getFlake `+quote(f.URL())+`).`+string(kind)+`Configurations.${`+quote(name)+`};
 		top = host.config.system.build.toplevel;
 		key = host.config.age.rekey.hostPubkey or "";
@@ -130,11 +136,17 @@ func (n *Nix) Host(ctx context.Context, f Flake, kind Kind, name string) (Host, 
 			file = toString (s.sopsFile or host.config.sops.defaultSopsFile);
 			key = if builtins.elem (s.format or host.config.sops.defaultSopsFormat or "yaml") [ "yaml" "json" ] then s.key or name else "";
 		}) (host.config.sops.secrets or { });
+		plain = v: # what a command names is in the system's closure: Garrison's module puts it there
+			if builtins.isString v || v ? outPath then builtins.unsafeDiscardStringContext "${v}"
+			else if builtins.isList v then map plain v
+			else if builtins.isAttrs v then builtins.mapAttrs (_: plain) v
+			else v;
 	in {
 		drv = top.drvPath;
 		out = top.outPath;
 		inherit (top) system;
 		inherit secrets;
+		checks = plain (host.config.services.garrison.checks or { });
 		publicKey = if builtins.isPath key then builtins.readFile key else toString key;
 	}`)
 	if err != nil {
@@ -144,6 +156,10 @@ func (n *Nix) Host(ctx context.Context, f Flake, kind Kind, name string) (Host, 
 		return h, fleet.Errorf(fleet.Bad, fleet.CodeEvaluate, "host %s: its toplevel is not a derivation in /nix/store (outPath %q)", name, h.OutPath)
 	}
 	h.PublicKey = strings.TrimSpace(h.PublicKey)
+	if h.Checks, err = fleet.ParseChecks(said.Checks); err != nil {
+		return h, fleet.Errorf(fleet.Bad, fleet.CodeEvaluate, "host %s: services.garrison.checks: %s", name, err).
+			WithHint("docs/FORMATS.md lists what a check may be")
+	}
 	return h, nil
 }
 

@@ -139,6 +139,7 @@ in
           secrets = builtins.mapAttrs secret (module.age.secrets or { });
           rekey.hostPubkey = firstLine (builtins.readFile (root + "/hosts/${name}/host.pub"));
         };
+        services.garrison.checks = module.services.garrison.checks or { };
         system.build.toplevel = toplevel name config;
       };
     in
