@@ -40,6 +40,8 @@ type Agent struct {
 	nix     *nix.Nix
 	looker  *looker
 	history *durable.Journal
+	self    activate.Self
+	stop    context.CancelFunc // ends the loop
 
 	// of the loop alone
 	record      deploy.Record
@@ -52,6 +54,7 @@ type Agent struct {
 	cancelStage context.CancelFunc
 	stageDone   chan struct{} // closed when the newest stage has ended
 	retry       *time.Timer   // fires when a retry is due
+	replacement error         // *Replaced
 
 	results chan result
 	wake    chan struct{}
@@ -70,7 +73,8 @@ const (
 
 // Run follows releases until ctx ends; then it stops what it started, but never an activation.
 // It fails only before it is ready: with CodeBusy when another agent works in the same state directory,
-// CodeMissingTool and CodeNixTooOld, CodeState. Everything that can come right by itself is waited for.
+// CodeMissingTool and CodeNixTooOld, CodeState. Everything that can come right by itself is waited for. After a deployment
+// that replaced the agent's program it returns a *Replaced.
 func Run(ctx context.Context, o Options) error {
 	a := &Agent{Options: o, results: make(chan result), wake: make(chan struct{}, 1), report: make(chan struct{}, 1)}
 	if err := os.MkdirAll(o.Config.StateDir, 0o755); err != nil {
@@ -88,10 +92,11 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	defer a.history.Close()
+	a.self = activate.KnowSelf(ctx)
 
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, a.stop = context.WithCancel(ctx)
 	defer a.tasks.Wait()
-	defer cancel()
+	defer a.stop()
 	stopAPI, err := a.serve()
 	if err != nil {
 		return err
@@ -106,7 +111,7 @@ func Run(ctx context.Context, o Options) error {
 		o.Ready()
 	}
 	a.loop(ctx)
-	return nil
+	return a.replacement
 }
 
 func stateError(err error) error {

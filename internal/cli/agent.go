@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -33,7 +34,12 @@ closure into the store, activates it in a process of its own, and commits it or 
 				return err
 			}
 			defer outlive(syscall.SIGPIPE)()
-			return agent.Run(cmd.Context(), agent.Options{Config: c, Version: Version(), Exe: exe, Ready: ready, Log: a.logger()})
+			err = agent.Run(cmd.Context(), agent.Options{Config: c, Version: Version(), Exe: exe, Ready: ready, Log: a.logger()})
+			var next *agent.Replaced
+			if errors.As(err, &next) {
+				return syscall.Exec(next.Program, os.Args, os.Environ())
+			}
+			return err
 		},
 	}
 	cmd.Flags().StringVar(&config, "config", "/etc/garrison/agent.toml", "configuration file")
