@@ -38,6 +38,9 @@ type Request struct {
 	PreviousProfile string `json:"previousProfile"`
 	// CheckSeconds is how long the new system has to become healthy.
 	CheckSeconds float64 `json:"checkSeconds"`
+	// Checks are what must be well in it, and Endpoints what it must reach if Previous does.
+	Checks    []fleet.HealthCheck `json:"checks,omitempty"`
+	Endpoints []Endpoint          `json:"endpoints,omitempty"`
 }
 
 // Outcome is what became of a request; it stands in outcome.json.
@@ -98,7 +101,6 @@ type helper struct {
 	req     Request
 	journal *durable.Journal
 	nix     nix.Nix // only for the profile, which any Nix can set
-	units   *services
 	log     *slog.Logger
 }
 
@@ -131,8 +133,6 @@ func Run(ctx context.Context, dir string, log *slog.Logger) error {
 	if err != nil {
 		return err // what was begun is unknown: nothing may be done yet
 	}
-	h.units = &services{}
-	defer h.units.close()
 	timeline := &proc.Timeline{}
 	ctx = proc.WithTimeline(ctx, timeline)
 	out := Outcome{Schema: schema, ID: h.req.ID}
@@ -201,7 +201,11 @@ func (h *helper) done(name string, code int) error {
 
 func (h *helper) write(s step) error {
 	s.ID, s.At = h.req.ID, time.Now().UTC()
-	return stateError(h.journal.Append(s))
+	if err := h.journal.Append(s); err != nil {
+		return stateError(err)
+	}
+	h.log.Info("noted", "step", s.Step, "done", s.Done)
+	return nil
 }
 
 // steps are the lines of the journal that are about this request. A damaged line is no step; the others tell enough.

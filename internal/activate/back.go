@@ -11,6 +11,7 @@ import (
 
 // recover ends what a helper that died had begun. What was confirmed is committed, what was not is undone.
 func (h *helper) recover(ctx context.Context, steps []step) (fleet.Result, *fleet.Failure) {
+	endAll(0, marker(h.req.ID)) // checks that it left behind
 	if err := h.awaitSwitch(ctx); err != nil {
 		h.log.Error("cannot tell whether a switch is under way", "err", err)
 	}

@@ -154,16 +154,16 @@ func sleep(ctx context.Context, d time.Duration) error {
 }
 
 // Start starts a helper on the request in dir and returns at once; exe is the garrison binary.
-// Under systemd the helper is a transient unit, elsewhere a process in a session of its own whose output goes to the log.
+// Under systemd the helper is a transient unit, elsewhere a process in a session of its own; what it says goes to the log.
 func Start(ctx context.Context, exe, dir string, r Request) error {
-	if HasSystemd() {
-		return startUnit(ctx, exe, dir, r)
-	}
 	log, err := os.OpenFile(LogFile(dir), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o640)
 	if err != nil {
 		return stateError(err)
 	}
 	defer log.Close()
+	if HasSystemd() {
+		return startUnit(ctx, exe, dir, r)
+	}
 	cmd := exec.Command(exe, "activate", "--dir", dir)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}

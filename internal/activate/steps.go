@@ -4,7 +4,6 @@ import (
 	"context"
 	"os"
 	"path/filepath"
-	"time"
 
 	"github.com/garrison-nix/garrison/internal/fleet"
 	"github.com/garrison-nix/garrison/internal/proc"
@@ -16,7 +15,7 @@ func (h *helper) carryOut(ctx context.Context) (fleet.Result, *fleet.Failure) {
 	if err := h.ready(); err != nil {
 		return fleet.NotActivated, fleet.FailureOf(fleet.Activate, err)
 	}
-	before, err := h.units.look(ctx)
+	was, err := h.observe(ctx)
 	if err != nil {
 		return fleet.NotActivated, fleet.FailureOf(fleet.Activate, err)
 	}
@@ -29,8 +28,12 @@ func (h *helper) carryOut(ctx context.Context) (fleet.Result, *fleet.Failure) {
 	case now == forNextBoot:
 		return h.commit(ctx, true)
 	}
-	if err := h.check(ctx, before); err != nil {
-		return h.rollback(ctx, fleet.FailureOf(fleet.Check, err))
+	if err := h.check(ctx, was); err != nil {
+		result, why := h.rollback(ctx, fleet.FailureOf(fleet.Check, err))
+		if result == fleet.RolledBack {
+			h.blame(ctx, err, why)
+		}
+		return result, why
 	}
 	return h.commit(ctx, false)
 }
@@ -75,27 +78,6 @@ func (h *helper) test(ctx context.Context) (now verdict, err error) {
 		return h.done(stepTest, code)
 	})
 	return now, err
-}
-
-// check waits until the new system is healthy: it runs, and no unit fails that did not fail before.
-func (h *helper) check(ctx context.Context, before unitStates) error {
-	deadline := time.Duration(h.req.CheckSeconds * float64(time.Second))
-	return proc.Stage(ctx, fleet.Check, func() error {
-		ctx, cancel := context.WithTimeout(ctx, deadline)
-		defer cancel()
-		if err := h.intent(stepCheck); err != nil {
-			return err
-		}
-		if now := current(); now != h.req.OutPath {
-			return fleet.Errorf(fleet.Bad, fleet.CodeCheck, "switch-to-configuration ended well, but %s is %q", CurrentSystem, now)
-		}
-		if HasSystemd() {
-			if err := settle(ctx, h.units.look, before, patience); err != nil {
-				return err
-			}
-		}
-		return h.done(stepCheck, 0)
-	})
 }
 
 // commit makes the checked system the one that the next boot takes.

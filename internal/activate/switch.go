@@ -36,6 +36,10 @@ func (h *helper) judge(code int) (verdict, error) {
 		return forNextBoot, nil
 	case lockHeld:
 		return untouched, fleet.Errorf(fleet.Transient, fleet.CodeBusy, "another switch is under way on this host (switch-to-configuration exited with %d)", code)
+	case 1: // it refused, or stopped in the middle: units may be down in either case, hence not untouched
+		if now := current(); now != "" && now == h.req.Previous {
+			return live, h.switchFailed("exited with 1 before the new system ran")
+		}
 	case 2:
 		return live, h.switchFailed("exited with 2 (its activation script failed)")
 	}

@@ -2,6 +2,8 @@ package activate
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -77,14 +79,45 @@ func (s *services) list(ctx context.Context) (unitStates, error) {
 	return states, nil
 }
 
-// connect reaches systemd by its own socket, which needs no D-Bus daemon, else by the system bus. The connection may
-// outlive ctx.
+// connect reaches systemd by its own socket, which needs no D-Bus daemon, else by the system bus. It gives up with ctx, as a
+// systemd that hangs takes connections and says nothing; the connection outlives ctx.
 func connect(ctx context.Context) (*dbus.Conn, error) {
-	ctx = context.WithoutCancel(ctx)
-	if conn, err := dbus.NewSystemdConnectionContext(ctx); err == nil {
-		return conn, nil
+	life, end := context.WithCancel(context.WithoutCancel(ctx))
+	keep := context.AfterFunc(ctx, end)
+	conn, err := dbus.NewSystemdConnectionContext(life)
+	if err != nil && ctx.Err() == nil {
+		conn, err = dbus.NewSystemConnectionContext(life)
 	}
-	return dbus.NewSystemConnectionContext(ctx)
+	if !keep() {
+		if err == nil {
+			conn.Close()
+		}
+		return nil, context.Cause(ctx)
+	}
+	if err != nil {
+		end()
+	}
+	return conn, err
+}
+
+// isActive asks whether a unit is up.
+func isActive(ctx context.Context, unit string) error {
+	if !HasSystemd() {
+		return errors.New("this host has no systemd")
+	}
+	conn, err := connect(ctx)
+	if err != nil {
+		return fmt.Errorf("systemd does not answer: %w", err)
+	}
+	defer conn.Close()
+	state, err := conn.GetUnitPropertyContext(ctx, unit, "ActiveState")
+	if err != nil {
+		return fmt.Errorf("systemd does not answer: %w", inTimeOr(ctx, err))
+	}
+	if is, _ := state.Value.Value().(string); is != "active" && is != "reloading" {
+		return fmt.Errorf("%s is %s", unit, is)
+	}
+	return nil
 }
 
 // patienceTimes are how long settle bears what.
@@ -127,8 +160,8 @@ func settle(ctx context.Context, look func(context.Context) (unitStates, error),
 		}
 		select {
 		case <-ctx.Done():
-			if err != nil {
-				return err
+			if err != nil { // whatever class it has: it answered before the switch
+				return fleet.Errorf(fleet.Bad, fleet.CodeCheck, "systemd does not answer in the new system").WithCause(err)
 			}
 			return unitsFailed(append(loops, busy...), "did not come up in time")
 		case <-time.After(p.every):

@@ -50,6 +50,8 @@ type Agent struct {
 	policy  deploy.Policy
 	watcher *watcher
 	pusher  pusher
+	self    activate.Self
+	stop    context.CancelFunc // ends the loop
 
 	// of the loop alone
 	record      deploy.Record
@@ -66,6 +68,7 @@ type Agent struct {
 	rebootFailure *fleet.Failure
 	checkingBoot  bool
 	due           *time.Timer // fires when the record waits for a time that has come
+	replacement   error       // *Replaced
 
 	results  chan result
 	wake     chan struct{}
@@ -92,7 +95,8 @@ const (
 
 // Run follows releases until ctx ends; then it stops what it started, but never an activation.
 // It fails only before it is ready: with CodeBusy when another agent works in the same state directory,
-// CodeMissingTool and CodeNixTooOld, CodeState. Everything that can come right by itself is waited for.
+// CodeMissingTool and CodeNixTooOld, CodeState. Everything that can come right by itself is waited for. After a deployment
+// that replaced the agent's program it returns a *Replaced.
 func Run(ctx context.Context, o Options) error {
 	a := &Agent{Options: o, policy: o.Config.policy(), results: make(chan result),
 		wake: make(chan struct{}, 1), switched: make(chan struct{}, 1), report: make(chan struct{}, 1), pusher: newPusher()}
@@ -112,10 +116,11 @@ func Run(ctx context.Context, o Options) error {
 	}
 	defer a.history.Close()
 	defer a.acts.Close()
+	a.self = activate.KnowSelf(ctx)
 
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, a.stop = context.WithCancel(ctx)
 	defer a.tasks.Wait()
-	defer cancel()
+	defer a.stop()
 	stopAPI, err := a.serve()
 	if err != nil {
 		return err
@@ -138,7 +143,7 @@ func Run(ctx context.Context, o Options) error {
 	a.manage(daemon.SdNotifyReady)
 	a.loop(ctx)
 	a.manage(daemon.SdNotifyStopping)
-	return nil
+	return a.replacement
 }
 
 func stateError(err error) error {

@@ -1,9 +1,12 @@
 package agent_test
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"os"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -11,31 +14,91 @@ import (
 	"github.com/garrison-nix/garrison/internal/fleet"
 )
 
-// points are where a deployment is stopped, in its order: inside and after each program that it runs. early says that
-// the system has not passed its checks then.
-var points = []struct {
-	gate  string // with VARIANT for the new system's
-	early bool
-}{
-	{"in-test-VARIANT", true}, {"after-test-VARIANT", true}, {"before-profile", false}, {"after-profile", false},
-	{"in-boot-VARIANT", false}, {"after-boot-VARIANT", false},
+// points are where a deployment is stopped, in its order as far as that goes: inside and after each program that it runs, and
+// after each line that the helper says, which it does after every effect. VARIANT stands for the new system's.
+var points = append([]string{"in-test-VARIANT", "after-test-VARIANT", "before-profile", "after-profile", "in-boot-VARIANT", "after-boot-VARIANT"}, lines(undisturbed)...)
+
+// undisturbed is how many lines a deployment has that nothing comes in the way of, back how many one that is rolled back.
+const undisturbed, back = 9, 6
+
+func lines(n int) (gates []string) {
+	for i := range n {
+		gates = append(gates, "line-"+strconv.Itoa(i+1))
+	}
+	return gates
 }
 
-// crash stops a deployment at a gate, does the damage, and lets go.
-func (b *box) crash(variant, gate string, damage func()) fleet.Status {
+// noted is a line of the helper's journal.
+type noted struct {
+	ID, Step string
+	Done     bool
+}
+
+// journal is what the helper had written down of a release's deployment when the crash came.
+func (b *box) journal(number int) (steps []noted) {
+	b.t.Helper()
+	data, err := b.host.ReadFile(stateDir + "/activation/journal.jsonl")
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		b.t.Fatal(err)
+	}
+	for d := json.NewDecoder(bytes.NewReader(data)); ; {
+		var n noted
+		if err := d.Decode(&n); err != nil {
+			return steps
+		}
+		if strings.HasPrefix(n.ID, strconv.Itoa(number)+"-") {
+			steps = append(steps, n)
+		}
+	}
+}
+
+// crash stops a deployment at a gate, does the damage, and lets go. It returns what came of it, and what stood in the journal.
+func (b *box) crash(variant, gate string, damage func()) (fleet.Status, []noted) {
 	b.t.Helper()
 	gate = strings.ReplaceAll(gate, "VARIANT", variant)
 	b.shut(gate)
 	n := b.publish(variant)
 	b.reached(gate)
+	steps := b.journal(n)
 	damage()
 	time.Sleep(300 * time.Millisecond) // whoever comes next meets the switch at work
 	b.open(gate)
 	s := b.ended(n)
 	if d := b.history(n); len(d) != 1 || d[0].Result != s.Last.Result {
-		b.t.Errorf("the history of release-%d: %+v", n, d)
+		b.t.Errorf("%s: the history of release-%d: %+v", gate, n, d)
 	}
-	return s
+	return s, steps
+}
+
+// survives crashes a deployment of a good system at a gate, and holds what came of it against what must: it was confirmed
+// and stays, or it was not and is undone and held. It returns whether it stays.
+func (b *box) survives(running, variant, gate string, damage func(), stays func(steps []noted) bool) bool {
+	b.t.Helper()
+	s, steps := b.crash(variant, gate, func() {
+		if profile, entry := b.nextBoot(); !checked(b.journal(b.number)) && (profile != b.lab.out(running) || entry != b.lab.out(running)) {
+			b.t.Errorf("%s: not confirmed yet, but profile %q, boot entry %q", gate, profile, entry)
+		}
+		damage()
+	})
+	if len(steps) == 0 || stays(steps) {
+		if s.Last.Result != fleet.Committed || s.Phase != fleet.PhaseIdle {
+			b.t.Errorf("%s, %+v: %s, phase %s, %+v", gate, steps, s.Last.Result, s.Phase, s.Failure)
+		}
+		b.runs(variant)
+		b.says(0)
+		return true
+	}
+	if s.Last.Result != fleet.RolledBack || s.Phase != fleet.PhaseHeld || s.Failure.Code != fleet.CodeInterrupted {
+		b.t.Errorf("%s, %+v: %s, phase %s, %+v", gate, steps, s.Last.Result, s.Phase, s.Failure)
+	}
+	b.runs(running)
+	b.says(3, "held", "the activation was interrupted", "power cut")
+	return false // and a newer release tries the same system again
+}
+
+// checked says whether the new system had passed its checks.
+func checked(steps []noted) bool {
+	return slices.ContainsFunc(steps, func(n noted) bool { return n.Step == "check" && n.Done })
 }
 
 // TestKilled kills agent, helper, or both at every point. Without the agent the deployment is what it
@@ -51,77 +114,77 @@ func TestKilled(t *testing.T) {
 			b := newBox(t, boxOptions{})
 			b.deploy("good1")
 			runs, other := "good1", "good2"
-			for _, p := range points {
-				s := b.crash(other, p.gate, func() { kill(b) })
-				if p.early && who != "agent" {
-					if s.Last.Result != fleet.RolledBack || s.Phase != fleet.PhaseHeld || s.Failure.Code != fleet.CodeInterrupted {
-						t.Errorf("%s: %s, phase %s, %+v", p.gate, s.Last.Result, s.Phase, s.Failure)
-					}
-					b.runs(runs)
-					b.says(3, "held", "the activation was interrupted")
-					continue // and a newer release tries the same system again
+			for _, gate := range points {
+				if b.survives(runs, other, gate, func() { kill(b) }, func(steps []noted) bool { return who == "agent" || checked(steps) }) {
+					runs, other = other, runs
 				}
-				if s.Last.Result != fleet.Committed || s.Phase != fleet.PhaseIdle {
-					t.Errorf("%s: %s, phase %s, %+v", p.gate, s.Last.Result, s.Phase, s.Failure)
-				}
-				runs, other = other, runs
-				b.runs(runs)
-				b.says(0)
 			}
-			// The way back is as safe.
-			for _, gate := range []string{"in-test-" + runs, "after-test-" + runs} {
-				b.shut(gate)
-				n := b.publish("fails")
-				b.reached(gate)
-				kill(b)
-				time.Sleep(300 * time.Millisecond)
-				b.open(gate)
-				s := b.ended(n)
-				if s.Last.Result != fleet.RolledBack || s.Failure.Code != fleet.CodeActivate || !strings.Contains(s.Failure.Message, "the valve is stuck") {
-					t.Errorf("roll-back, %s: %s, %+v", gate, s.Last.Result, s.Failure)
-				}
-				b.runs(runs)
-				b.deploy(other)
-				b.deploy(runs)
+			if told := b.must("grep -c ^time= " + stateDir + "/activation/log"); told != strconv.Itoa(undisturbed) && who == "agent" {
+				t.Errorf("a deployment has %s lines: there are more points than these %d", told, undisturbed)
 			}
+			b.waysBack(runs, other, func() { kill(b) })
 		})
 	}
 }
 
-// TestPowerCut cuts the power at every point: the host comes back with one system, all of it, and says so.
-func TestPowerCut(t *testing.T) {
-	t.Parallel()
-	b := newBox(t, boxOptions{})
-	b.deploy("good1")
-	runs, other := "good1", "good2"
-	for _, p := range points {
-		s := b.crash(other, p.gate, func() {
-			if err := b.host.Kill(); err != nil {
-				t.Fatal(err)
-			}
-			if err := b.host.Start(testContext(t)); err != nil {
-				t.Fatal(err)
-			}
-		})
-		booted := !p.early && strings.HasPrefix(p.gate, "after-boot") // else the boot entry was the old one still
-		switch {
-		case booted && s.Last.Result == fleet.Committed && s.Phase == fleet.PhaseIdle:
-			runs, other = other, runs
-		case !booted && s.Last.Result == fleet.RolledBack && s.Phase == fleet.PhaseHeld && s.Failure.Code == fleet.CodeInterrupted:
-			b.says(3, "held", "the activation was interrupted", "power cut")
-		default:
-			t.Errorf("%s: %s, phase %s, %+v", p.gate, s.Last.Result, s.Phase, s.Failure)
+// waysBack crashes roll-backs at every point: each is as safe.
+func (b *box) waysBack(runs, other string, damage func()) {
+	b.t.Helper()
+	for _, gate := range append([]string{"in-test-" + runs, "after-test-" + runs}, lines(back)...) {
+		s, steps := b.crash("fails", gate, damage)
+		if s.Last.Result != fleet.RolledBack || s.Phase != fleet.PhaseHeld {
+			b.t.Errorf("roll-back, %s, %+v: %s, phase %s, %+v", gate, steps, s.Last.Result, s.Phase, s.Failure)
+		}
+		why := slices.ContainsFunc(steps, func(n noted) bool { return n.Step == "rollback" }) || len(steps) == 0
+		if why && (s.Failure.Code != fleet.CodeActivate || !strings.Contains(s.Failure.Message, "the valve is stuck")) {
+			b.t.Errorf("roll-back, %s: its reason is lost: %+v", gate, s.Failure)
 		}
 		b.runs(runs)
+		b.deploy(other)
+		b.deploy(runs)
 	}
-	b.deploy(other)
+}
+
+// TestPowerCut cuts the power at every point: the host comes back with one system, all of it, and says so. What the boot
+// entry names then is what was confirmed.
+func TestPowerCut(t *testing.T) {
+	for _, kind := range []string{"sandbox", "systemd"} {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			o := boxOptions{}
+			if kind == "systemd" {
+				o.base = hostBase(t)
+			}
+			b := newBox(t, o)
+			b.deploy("good1")
+			runs, other := "good1", "good2"
+			cut := func() {
+				if err := errors.Join(b.host.Kill(), b.host.Start(testContext(t))); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for _, gate := range points {
+				entry := ""
+				damage := func() {
+					if _, entry = b.nextBoot(); entry != b.lab.out(runs) && entry != b.lab.out(other) {
+						t.Errorf("%s: the boot entry is %q", gate, entry)
+					}
+					cut()
+				}
+				if b.survives(runs, other, gate, damage, func([]noted) bool { return entry == b.lab.out(other) }) {
+					runs, other = other, runs
+				}
+			}
+			b.waysBack(runs, other, cut)
+		})
+	}
 }
 
 // A first deployment that the power was cut in leaves a host as it was.
 func TestPowerCutInTheFirst(t *testing.T) {
 	t.Parallel()
 	b := newBox(t, boxOptions{})
-	s := b.crash("good1", "after-test-good1", func() {
+	s, _ := b.crash("good1", "after-test-good1", func() {
 		if err := errors.Join(b.host.Kill(), b.host.Start(testContext(t))); err != nil {
 			t.Fatal(err)
 		}

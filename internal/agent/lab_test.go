@@ -41,18 +41,6 @@ type lab struct {
 	addrs byte
 }
 
-// variants are the systems that hosts can be given: files of hosts/NAME in the fleet.
-var variants = map[string]map[string]string{
-	"good1": {}, "good2": {}, "good3": {},
-	"fails":     {"activate.sh": "echo 'joker: the valve is stuck' >&2; false\n"},
-	"reboot":    {"init-interface": "systemd 2\n"},
-	"kernel1":   {"build.sh": "mkdir -p $out; ln -s $base/banner $out/kernel\n"},
-	"kernel2":   {"build.sh": "mkdir -p $out; ln -s $base/lib/activate.sh $out/kernel\n"},
-	"unhealthy": {}, // see switchPatch
-	"broken":    {"service.sh": "exit 1\n"},
-	"looping":   {"service.sh": "exit 1\n"}, // and is started again: see pushFleet
-}
-
 // switchPatch makes the fleet's switch-to-configuration stop at gates: a file /run/gate/in-ACTION-VARIANT or
 // after-ACTION-VARIANT keeps it there, with NAME.reached beside it.
 const switchPatch = `
@@ -109,7 +97,12 @@ func testMain(m *testing.M) int {
 	}
 	defer os.RemoveAll(labDir)
 	self = filepath.Join(labDir, "garrison")
-	args := []string{"build", "-o", self}
+	overlay := filepath.Join(labDir, "overlay.json")
+	if err := writeOverlay(overlay); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	args := []string{"build", "-overlay", overlay, "-o", self}
 	if raceFlag != "" {
 		args = append(args, raceFlag)
 	}
@@ -127,6 +120,14 @@ func testMain(m *testing.M) int {
 		}
 	}()
 	return m.Run()
+}
+
+// writeOverlay has the go tool build testdata/main.go for cmd/garrison.
+func writeOverlay(file string) error {
+	main, err1 := filepath.Abs("../../cmd/garrison/main.go")
+	ours, err2 := filepath.Abs("testdata/main.go")
+	data, err3 := json.Marshal(map[string]map[string]string{"Replace": {main: ours}})
+	return errors.Join(err1, err2, err3, os.WriteFile(file, data, 0o600))
 }
 
 // needLab returns the lab, made when first asked for.
@@ -206,8 +207,7 @@ func (l *lab) pushFleet(bare string) error {
 	const anchor = `[ "$action" = check ] && exit 0`
 	for path, change := range map[string][2]string{
 		"lib/switch-to-configuration.sh": {anchor, switchPatch + anchor},
-		// A variant for which systemd starts the service again and again.
-		"lib/default.nix": {"      Type=exec\n", "      Type=exec\n      ${if name == \"looping\" then \"Restart=always\\nRestartSec=3s\" else \"\"}\n"},
+		"lib/default.nix":                {"      Type=exec\n", "      ${readIfThere (root + \"/hosts/${name}/service.conf\") \"Type=exec\"}\n"},
 	} {
 		path = filepath.Join(work, path)
 		text, err := os.ReadFile(path)

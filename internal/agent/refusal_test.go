@@ -1,6 +1,7 @@
 package agent_test
 
 import (
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -73,7 +74,7 @@ func TestRefusals(t *testing.T) {
 			if s.Refused.Failure.Code != c.code || !strings.Contains(s.Refused.Failure.Message, c.says) || time.Since(s.Refused.Since) > time.Minute {
 				t.Errorf("refused: %+v", s.Refused)
 			}
-			if s.Phase != before.Phase || *s.Newest != *before.Newest || *s.Active != *before.Active {
+			if s.Phase != before.Phase || *s.Newest != *before.Newest || !reflect.DeepEqual(s.Active, before.Active) {
 				t.Errorf("the refusal changed more: %+v", s)
 			}
 			b.says(3, "idle: runs what the newest release says", "REFUSED", "→ ", c.says, "(since ", "ago)")

@@ -10,15 +10,21 @@ import (
 	"github.com/garrison-nix/garrison/internal/sandbox"
 )
 
-// TestSystemd is the whole of it on a host with a real systemd: the activation is a unit of its own, which outlives its agent, and units
-// are judged by what they were before.
-func TestSystemd(t *testing.T) {
-	t.Parallel()
+// hostBase is the base of hosts with a real systemd.
+func hostBase(t *testing.T) string {
+	t.Helper()
 	base, err := sandbox.HostBase(testContext(t), "../../scripts/host-base")
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := newBox(t, boxOptions{base: base})
+	return base
+}
+
+// TestSystemd is the whole of it on a host with a real systemd: the activation is a unit of its own, which outlives its agent, and units
+// are judged by what they were before.
+func TestSystemd(t *testing.T) {
+	t.Parallel()
+	b := newBox(t, boxOptions{base: hostBase(t)})
 	ctx := testContext(t)
 	const failedBefore = "printf '[Service]\\nExecStart=/bin/false\\n' > /etc/systemd/system/sickly.service; systemctl daemon-reload; systemctl start sickly; until systemctl is-failed --quiet sickly; do sleep 0.1; done; echo failed"
 	if got := b.must(failedBefore); got != "failed" {
@@ -98,7 +104,7 @@ func TestSystemd(t *testing.T) {
 	b.runs(before)
 
 	// The power is cut in the middle.
-	s = b.crash("good1", "after-test-good1", func() {
+	s, _ = b.crash("good1", "after-test-good1", func() {
 		if err := b.host.Kill(); err != nil {
 			t.Fatal(err)
 		}

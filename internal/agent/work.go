@@ -125,7 +125,7 @@ func (a *Agent) request() activate.Request {
 	r := activate.Request{
 		ID: fmt.Sprintf("%d-%d-%d", target.Release.Number, target.At.UnixNano(), a.record.Attempt), Release: target.Release,
 		OutPath: target.OutPath, Previous: sys.Current, Profile: a.Config.Profile, PreviousProfile: sys.Profile,
-		CheckSeconds: time.Duration(a.Config.CheckTime).Seconds(),
+		CheckSeconds: time.Duration(a.Config.CheckTime).Seconds(), Checks: target.Checks, Endpoints: a.endpoints(sys),
 	}
 	// Where the target runs already, or what a roll-back could not undo, the way back is to what was confirmed.
 	last := a.status.Last
@@ -191,6 +191,7 @@ func (r activated) take(ctx context.Context, a *Agent) {
 	}
 	a.remember(d)
 	a.apply(ctx, deploy.Activated{Result: out.Result, Failure: out.Failure, Systems: a.systems()})
+	a.renew(ctx)
 }
 
 // remember adds to the history, unless an agent before us did so and was killed before it had noted more.

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"os"
 	"os/signal"
 	"runtime/debug"
@@ -39,7 +40,12 @@ closure into the store, activates it in a process of its own, and commits it or 
 			if err != nil {
 				log.Warn("the service manager's watchdog is not answered", "err", err)
 			}
-			return agent.Run(cmd.Context(), agent.Options{Config: c, Version: Version(), Exe: exe, Notify: notify, Watchdog: watchdog, Log: log})
+			err = agent.Run(cmd.Context(), agent.Options{Config: c, Version: Version(), Exe: exe, Notify: notify, Watchdog: watchdog, Log: log})
+			var next *agent.Replaced
+			if errors.As(err, &next) {
+				return syscall.Exec(next.Program, os.Args, os.Environ())
+			}
+			return err
 		},
 	}
 	cmd.Flags().StringVar(&config, "config", "/etc/garrison/agent.toml", "configuration file")

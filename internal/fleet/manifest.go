@@ -63,11 +63,13 @@ type Entry struct {
 	ClosureBytes int64  `json:"closureBytes"` // sum of NAR sizes
 	Previous     string `json:"previous,omitempty"`
 	Error        string `json:"error,omitempty"`
+	// Checks are what must be well in the new system before the host commits it.
+	Checks []HealthCheck `json:"checks,omitempty"`
 }
 
 // Target is e as what a host is to get by a release.
 func (e Entry) Target(r ReleaseRef, at time.Time) *Target {
-	return &Target{Release: r, OutPath: e.OutPath, Built: e.Built, Flake: e.Flake, At: at}
+	return &Target{Release: r, OutPath: e.OutPath, Built: e.Built, Flake: e.Flake, Checks: e.Checks, At: at}
 }
 
 // TagPrefix is what names of release tags start with; the number follows.
@@ -196,6 +198,9 @@ func (m *Manifest) Validate() error {
 		}
 		if e.Flake != "" && !fs.ValidPath(e.Flake) {
 			return fmt.Errorf("manifest's flake of host %s, %q, is not a folder of the repository", h, e.Flake)
+		}
+		if err := validateChecks(e.Checks); err != nil {
+			return fmt.Errorf("manifest's host %s: %w", h, err)
 		}
 	}
 	return nil

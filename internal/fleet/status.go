@@ -37,11 +37,12 @@ type ReleaseRef struct {
 
 // Target is a system that a host has or is to get, and where it came from.
 type Target struct {
-	Release ReleaseRef `json:"release"`
-	OutPath string     `json:"outPath"`
-	Built   bool       `json:"built,omitempty"` // CI built it, and caches should have it
-	Flake   string     `json:"flake,omitempty"` // as in Entry
-	At      time.Time  `json:"at"`              // when it was confirmed, or work on it began
+	Release ReleaseRef    `json:"release"`
+	OutPath string        `json:"outPath"`
+	Built   bool          `json:"built,omitempty"` // CI built it, and caches should have it
+	Flake   string        `json:"flake,omitempty"` // as in Entry
+	At      time.Time     `json:"at"`              // when it was confirmed, or work on it began
+	Checks  []HealthCheck `json:"checks,omitempty"`
 }
 
 // Systems are the three that must be compared: they differ after a manual

@@ -103,6 +103,8 @@ type Host struct {
 	System   string       `json:"system"`
 	Secrets  []SecretFile `json:"secrets"`
 	HostKeys []string     `json:"hostKeys"` // services.garrison.hostKeys, else age.rekey.hostPubkey; none when not declared
+	// Checks are services.garrison.checks, sorted by name.
+	Checks []fleet.HealthCheck `json:"-"`
 }
 
 // SecretFile is a secret that a host declares.
@@ -115,10 +117,15 @@ type SecretFile struct {
 
 // Host evaluates one host, once, and writes its derivations to the store. What may stand in it:
 // config.system.build.toplevel as in NixOS, config.age.secrets as in agenix, rekeyFile and config.age.rekey.hostPubkey
-// as in agenix-rekey, config.sops.secrets as in sops-nix; and our own config.services.garrison.hostKeys, a key or a list of them.
+// as in agenix-rekey, config.sops.secrets as in sops-nix; and our own config.services.garrison.hostKeys, a key or a list of them,
+// and config.services.garrison.checks.
 func (n *Nix) Host(ctx context.Context, f Flake, kind Kind, name string) (Host, error) {
 	h := Host{Name: name, Kind: kind, Flake: f, Began: time.Now()}
-	err := n.eval(ctx, &h, `let
+	said := struct {
+		*Host
+		Checks map[string]json.RawMessage `json:"checks"`
+	}{Host: &h}
+	err := n.eval(ctx, &said, `let
 		host = (builtins.getFlake `+quote(f.URL())+`).`+string(kind)+`Configurations.${`+quote(name)+`};
 		top = host.config.system.build.toplevel;
 		listed = host.config.services.garrison.hostKeys or [ ];
@@ -132,11 +139,17 @@ func (n *Nix) Host(ctx context.Context, f Flake, kind Kind, name string) (Host, 
 			file = toString (s.sopsFile or host.config.sops.defaultSopsFile);
 			key = if builtins.elem (s.format or host.config.sops.defaultSopsFormat or "yaml") [ "yaml" "json" ] then s.key or name else "";
 		}) (host.config.sops.secrets or { });
+		plain = v: # what a command names is in the system's closure: Garrison's module puts it there
+			if builtins.isString v || v ? outPath then builtins.unsafeDiscardStringContext "${v}"
+			else if builtins.isList v then map plain v
+			else if builtins.isAttrs v then builtins.mapAttrs (_: plain) v
+			else v;
 	in {
 		drv = top.drvPath;
 		out = top.outPath;
 		inherit (top) system;
 		inherit secrets;
+		checks = plain (host.config.services.garrison.checks or { });
 		hostKeys = map (k: if builtins.isPath k then builtins.readFile k else toString k)
 			(if own != [ ] then own else [ (host.config.age.rekey.hostPubkey or "") ]);
 	}`)
@@ -150,6 +163,10 @@ func (n *Nix) Host(ctx context.Context, f Flake, kind Kind, name string) (Host, 
 		h.HostKeys[i] = strings.TrimSpace(k)
 	}
 	h.HostKeys = slices.DeleteFunc(h.HostKeys, func(k string) bool { return k == "" })
+	if h.Checks, err = fleet.ParseChecks(said.Checks); err != nil {
+		return h, fleet.Errorf(fleet.Bad, fleet.CodeEvaluate, "host %s: services.garrison.checks: %s", name, err).
+			WithHint("docs/FORMATS.md lists what a check may be")
+	}
 	return h, nil
 }
 

@@ -72,7 +72,7 @@ func Run(ctx context.Context, c Cmd) ([]byte, error) {
 		limit = defaultMaxStdout
 	}
 	out := &limited{limit: limit}
-	tail := &tailBuffer{limit: stderrTail}
+	tail := &Tail{Limit: stderrTail}
 	cmd := command(ctx, c)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = c.Stdin, out, tail
 	copied := &lineCopy{to: c.Stderr}
@@ -204,18 +204,18 @@ func (l *limited) Write(p []byte) (int, error) {
 	return l.buf.Write(p)
 }
 
-// tailBuffer keeps the last limit bytes.
-type tailBuffer struct {
+// Tail keeps the last Limit bytes of what is written to it.
+type Tail struct {
+	Limit int
 	b     []byte
-	limit int
 }
 
-func (t *tailBuffer) Write(p []byte) (int, error) {
+func (t *Tail) Write(p []byte) (int, error) {
 	t.b = append(t.b, p...)
-	if over := len(t.b) - t.limit; over > 0 {
+	if over := len(t.b) - t.Limit; over > 0 {
 		t.b = append(t.b[:0], t.b[over:]...)
 	}
 	return len(p), nil
 }
 
-func (t *tailBuffer) String() string { return string(t.b) }
+func (t *Tail) String() string { return string(t.b) }

@@ -12,7 +12,7 @@ import (
 func (s *state) fillEntries() error {
 	s.entries = map[string]fleet.Entry{}
 	for _, h := range s.hosts {
-		e := fleet.Entry{System: h.System, DrvPath: h.DrvPath, OutPath: h.OutPath, Flake: h.Flake.Dir, Changed: true}
+		e := fleet.Entry{System: h.System, DrvPath: h.DrvPath, OutPath: h.OutPath, Flake: h.Flake.Dir, Changed: true, Checks: h.Checks}
 		if s.prev != nil {
 			e.Previous = s.prev.manifest.Hosts[h.Name].OutPath
 			e.Changed = e.Previous != e.OutPath

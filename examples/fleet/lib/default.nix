@@ -92,6 +92,9 @@ let
     # What a host adds: to the build, and to the end of its activation.
     extraBuild = readIfThere (root + "/hosts/${name}/build.sh") "";
     extraActivation = readIfThere (root + "/hosts/${name}/activate.sh") "";
+    # And before and after a switch.
+    preSwitch = readIfThere (root + "/hosts/${name}/pre-switch.sh") "";
+    postSwitch = readIfThere (root + "/hosts/${name}/post-switch.sh") "";
     # A host whose init interface changes needs a reboot: exit code 100.
     initInterface = firstLine (readIfThere (root + "/hosts/${name}/init-interface") "systemd 1");
     script = ''
@@ -100,6 +103,12 @@ let
       {
         echo '#!/bin/sh'
         echo "toplevel=$out"
+        echo "pre_switch() {"
+        printf '%s\n' "  :" "$preSwitch"
+        echo "}"
+        echo "post_switch() {"
+        printf '%s\n' "  :" "$postSwitch"
+        echo "}"
         echo ". $base/lib/switch-to-configuration.sh"
       } > $out/bin/switch-to-configuration
       {
@@ -139,6 +148,7 @@ in
           secrets = builtins.mapAttrs secret (module.age.secrets or { });
           rekey.hostPubkey = firstLine (builtins.readFile (root + "/hosts/${name}/host.pub"));
         };
+        services.garrison.checks = module.services.garrison.checks or { };
         system.build.toplevel = toplevel name config;
       };
     in

@@ -1,7 +1,8 @@
 # shellcheck shell=sh disable=SC2154,SC2317,SC2015
-# Sourced by bin/switch-to-configuration of a toplevel, which sets $toplevel.
+# Sourced by bin/switch-to-configuration of a toplevel, which sets $toplevel and defines
+# pre_switch and post_switch.
 # It does what NixOS' program of this name does, in its order and with its exit codes:
-# 0 done, 1 wrong call or boot entry failed, 2 activation failed, 4 a unit has failed,
+# 0 done, 1 wrong call, pre-switch check or boot entry failed, 2 activation failed, 4 a unit has failed,
 # 11 another switch holds the lock, 100 a reboot is needed.
 set -u
 PATH=${PATH:+$PATH:}/run/current-system/sw/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
@@ -56,6 +57,10 @@ if ! flock -n 9; then
   exit 11
 fi
 
+if [ "$action" != dry-activate ] && ! (pre_switch); then
+  echo "the pre-switch check failed" >&2
+  exit 1
+fi
 [ "$action" = check ] && exit 0
 
 if [ "$action" = dry-activate ]; then
@@ -95,4 +100,5 @@ if has_systemd; then
     status=4
   fi
 fi
+post_switch # may exit by itself, as what fails in the middle does
 exit $status
