@@ -3,6 +3,7 @@ package cli
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -99,6 +100,9 @@ func frail(ts *testscript.TestScript, _ bool, args []string) {
 			}
 			h.mu.Lock()
 			defer h.mu.Unlock()
+			if h.killed[h.cmd] {
+				return errors.New("the hub died before it could answer")
+			}
 			h.uploads[r.Request.URL.Path]++
 			if h.left--; h.left == 0 {
 				h.killed[h.cmd] = true
@@ -112,8 +116,9 @@ func frail(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Setenv("CACHE", h.proxy.URL+"/fleet")
 }
 
-// sentonce N wants N uploads to have come through frail's proxy, and none of them twice.
-func sentOnce(ts *testscript.TestScript, _ bool, args []string) {
+// sentonce wants no upload that came through frail's proxy to have been taken twice. (One whose answer was lost in the hub's end counts
+// when it is sent again, which it is not if it was stored.)
+func sentOnce(ts *testscript.TestScript, _ bool, _ []string) {
 	h := theHub(ts)
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -121,8 +126,5 @@ func sentOnce(ts *testscript.TestScript, _ bool, args []string) {
 		if times != 1 {
 			ts.Fatalf("%s was sent %d times", path, times)
 		}
-	}
-	if fmt.Sprint(len(h.uploads)) != args[0] {
-		ts.Fatalf("%d uploads: %v", len(h.uploads), h.uploads)
 	}
 }
