@@ -41,6 +41,8 @@ type Request struct {
 	// Checks are what must be well in it, and Endpoints what it must reach if Previous does.
 	Checks    []fleet.HealthCheck `json:"checks,omitempty"`
 	Endpoints []Endpoint          `json:"endpoints,omitempty"`
+	// TestOnly ends it when the system has passed its checks: profile and boot entry stay as they are.
+	TestOnly bool `json:"testOnly,omitempty"`
 }
 
 // Outcome is what became of a request; it stands in outcome.json.

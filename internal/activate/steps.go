@@ -80,8 +80,15 @@ func (h *helper) test(ctx context.Context) (now verdict, err error) {
 	return now, err
 }
 
-// commit makes the checked system the one that the next boot takes.
+// commit makes the checked system the one that the next boot takes, unless it is only tested.
 func (h *helper) commit(ctx context.Context, reboot bool) (fleet.Result, *fleet.Failure) {
+	switch {
+	case h.req.TestOnly && reboot:
+		return h.rollback(ctx, fleet.FailureOf(fleet.Commit, fleet.Errorf(fleet.Bad, fleet.CodeActivate, "%s takes effect with a boot only, so it cannot be tried", h.req.OutPath).
+			WithHint("release it, or test a change that can be switched to")))
+	case h.req.TestOnly:
+		return fleet.Tested, nil
+	}
 	err := proc.Stage(ctx, fleet.Commit, func() error {
 		if err := h.intent(stepProfile); err != nil {
 			return err

@@ -87,6 +87,11 @@ func explain(s fleet.Status) explanation {
 	if r := s.Refused; r != nil {
 		addFailure("refused", fmt.Sprintf("Since %s, the release branch points at something that is not an acceptable release, and nothing of it is used: ", fleet.Moment(r.Since)), &r.Failure)
 	}
+	for _, r := range s.Remotes {
+		if r.Ignored != nil {
+			addFailure("test", "What the host's test branch points at is not tried: ", &r.Ignored.Failure)
+		}
+	}
 	if f := s.Remote.Failure; f != nil {
 		addFailure("remote", fmt.Sprintf("Since %s, it cannot see new releases: ", fleet.Moment(s.Remote.Since)), f)
 	}
@@ -145,6 +150,13 @@ func explainPhase(s fleet.Status) (string, []string) {
 			said += " The next try is at " + fleet.Moment(*s.RetryAt) + "."
 		}
 		return said, append(hints(s.Failure), "garrison retry")
+	case fleet.PhaseTesting:
+		test := "a test release"
+		if s.Test != nil {
+			test = s.Test.Name()
+		}
+		return since + "tries " + test + ". No boot takes it: " + running + " is what comes back with one, when the test branch is deleted, or with a newer release.",
+			[]string{"garrison deploy " + newest + " (to end it here)"}
 	case fleet.PhaseOverruled:
 		return explainOverruled(s, since, newest)
 	case fleet.PhaseWaiting:

@@ -56,7 +56,7 @@ func statusCode(s fleet.Status) error {
 	switch {
 	case !s.Settled():
 		return exitCode(ExitCode(&fleet.Error{Code: fleet.CodeNotConverged}))
-	case s.Drift, s.Phase == fleet.PhaseOverruled:
+	case s.Drift, s.Phase == fleet.PhaseOverruled, s.Phase == fleet.PhaseTesting:
 		return exitCode(ExitCode(&fleet.Error{Code: fleet.CodeDiffers}))
 	}
 	return nil

@@ -43,6 +43,10 @@ type Record struct {
 	Drift       *fleet.Drift        `json:"drift,omitempty"`       // Seen is not Active, and nobody told us
 	Corrections int                 `json:"corrections,omitempty"` // since the last newer system
 	Rebooted    string              `json:"rebooted,omitempty"`    // the system for whose sake the agent rebooted
+
+	Test   *Test             `json:"test,omitempty"`   // in force, or left, as long as the test branch points at it
+	Tested *fleet.ReleaseRef `json:"tested,omitempty"` // the newest test release that was accepted
+	Tried  string            `json:"tried,omitempty"`  // the system of a test that was switched to last
 }
 
 // Acceptance is an operator's word that the history behind a refused tip is in order: its signature must be, too.
@@ -70,6 +74,8 @@ func (r Record) Valid() bool {
 		return r.Newest != nil
 	case fleet.PhaseIdle, fleet.PhaseReboot:
 		return r.Active != nil
+	case fleet.PhaseTesting:
+		return r.Active != nil && r.Test != nil
 	case fleet.PhaseOverruled:
 		return r.Active != nil && (r.Choice != nil || r.Drift != nil)
 	case fleet.PhaseStaging, fleet.PhaseActivating:
@@ -113,6 +119,15 @@ type (
 		Manual  bool         // and says so
 		Systems fleet.Systems
 	}
+	// TestFound is the test release that the host's test branch points at, built on the newest release and verified.
+	TestFound struct {
+		Release fleet.ReleaseRef
+		Entry   fleet.Entry
+		Number  int // of the test release
+		Base    int
+	}
+	// TestGone says that there is no test branch.
+	TestGone struct{}
 	// Nothing says that there is no release, and never was one.
 	Nothing struct{}
 	// Refused is a branch tip that was not accepted.
@@ -139,6 +154,8 @@ type (
 )
 
 func (Found) event()       {}
+func (TestFound) event()   {}
+func (TestGone) event()    {}
 func (Nothing) event()     {}
 func (Refused) event()     {}
 func (Staged) event()      {}

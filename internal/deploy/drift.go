@@ -55,6 +55,9 @@ func (s *step) observe(now fleet.Systems) {
 func (s *step) back() {
 	s.r.Reboot = false
 	switch s.r.Phase {
+	case fleet.PhaseTesting: // a boot ended it, or somebody
+		s.leave()
+		s.settle()
 	case fleet.PhaseReboot, fleet.PhaseIdle:
 		s.r.Drift = nil
 		s.settle()
@@ -89,6 +92,7 @@ func (s *step) drifted() {
 	}
 	held := r.Phase == fleet.PhaseHeld
 	r.Drift = d
+	s.leave()
 	if c := r.Choice; c != nil && c.OutPath != r.Active.OutPath && !held {
 		r.Choice = nil // which had not come to run
 	}

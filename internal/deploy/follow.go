@@ -25,6 +25,7 @@ func (s *step) note(e Found) (newer bool) {
 		return false
 	}
 	newest := e.Release
+	s.r.Test = nil   // overtaken: it is not built on this one
 	s.r.Accept = nil // made use of, or overtaken
 	s.r.Newest, s.r.Entry, s.r.Manual = &newest, e.Entry, e.Manual
 	return true
@@ -46,8 +47,12 @@ func (s *step) turn() {
 		active.Release = *r.Newest
 		r.Active = &active
 	}
+	tested := r.Phase == fleet.PhaseTesting
 	switch {
 	case s.overruled():
+		if s.trying() {
+			s.settle()
+		}
 		return // it brings nothing new
 	case r.Entry == nil:
 		s.leftOut()
@@ -68,7 +73,7 @@ func (s *step) turn() {
 	}
 	now, target := s.seen(), s.released()
 	switch {
-	case r.Active != nil && r.Active.OutPath == target.OutPath && r.Drift == nil && (r.Reboot || now.Current == "" || now.Current == target.OutPath):
+	case r.Active != nil && r.Active.OutPath == target.OutPath && r.Drift == nil && !tested && (r.Reboot || now.Current == "" || now.Current == target.OutPath):
 		s.settle()
 	case (r.Active == nil || r.Drift != nil) && now.Current == target.OutPath && now.Profile == target.OutPath:
 		s.adopt(target)
@@ -138,8 +143,13 @@ func (s *step) activated(e Activated) {
 	if e.Systems.Current != "" {
 		r.Seen = &e.Systems
 	}
+	trying := s.trying()
 	switch e.Result {
-	case fleet.Committed, fleet.RebootNeeded:
+	case fleet.Committed, fleet.RebootNeeded, fleet.Tested:
+		if trying {
+			s.tried()
+			break
+		}
 		target.At = s.at
 		if s.correcting() {
 			r.Corrections++
@@ -159,7 +169,9 @@ func (s *step) activated(e Activated) {
 		}
 		s.failed(f)
 	}
-	if r.Newest != nil && r.Newest.Number != target.Release.Number {
+	switch {
+	case trying && r.Test != nil:
+	case r.Newest != nil && r.Newest.Number != target.Release.Number:
 		s.turn()
 	}
 }

@@ -36,13 +36,21 @@ func (s *step) obstacle() *fleet.Wait {
 	case s.suspended():
 		until := r.Suspended.Until
 		return &fleet.Wait{For: fleet.ForResume, Until: &until}
-	case s.Confirm && !confirmed && !s.correcting():
+	case s.Confirm && !confirmed && r.Target.OutPath != pathOf(r.Active):
 		return &fleet.Wait{For: fleet.ForConfirm}
 	case !s.Windows.Open(s.at, s.Zone) && !(confirmed && r.Confirmed.Now):
 		next := s.Windows.Next(s.at, s.Zone).UTC()
 		return &fleet.Wait{For: fleet.ForWindow, Until: &next}
 	}
 	return nil
+}
+
+// pathOf is a target's system, "" for none.
+func pathOf(t *fleet.Target) string {
+	if t == nil {
+		return ""
+	}
+	return t.OutPath
 }
 
 // isConfirmed says whether an operator gave their word for the very target.

@@ -61,7 +61,7 @@ func (p Policy) May(r Record, e Event, at time.Time) error {
 		switch {
 		case r.Phase == fleet.PhaseActivating:
 			return notNow("%s is just being activated", r.Target.Release.Name()).WithHint("wait for its end: garrison status")
-		case r.Active != nil && r.Active.OutPath == e.Target.OutPath && r.Drift == nil && r.Target == nil:
+		case r.Active != nil && r.Active.OutPath == e.Target.OutPath && r.Drift == nil && r.Target == nil && r.Phase != fleet.PhaseTesting:
 			return notNow("this host runs that system already, from %s", r.Active.Release.Name())
 		}
 	case Suspend:
@@ -130,6 +130,7 @@ func (s *step) choose(e Choose) {
 	target := e.Target
 	target.At = s.at
 	r.Corrections = 0
+	s.leave()
 	r.Choice = &fleet.Choice{Act: e.Act, By: e.By, Reason: e.Reason, Since: s.at, Release: target.Release, OutPath: target.OutPath, Overruled: r.Newest}
 	switch {
 	case r.Entry == nil:

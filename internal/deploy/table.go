@@ -46,20 +46,22 @@ func rules() []rule {
 	const (
 		idle, staging, waiting, activating = fleet.PhaseIdle, fleet.PhaseStaging, fleet.PhaseWaiting, fleet.PhaseActivating
 		retrying, held, manual, reboot     = fleet.PhaseRetrying, fleet.PhaseHeld, fleet.PhaseManual, fleet.PhaseReboot
-		overruled                          = fleet.PhaseOverruled
+		overruled, testing                 = fleet.PhaseOverruled, fleet.PhaseTesting
 	)
 	all := fleet.Phases()
 	return []rule{
-		on((*step).found, but(activating), but(fleet.PhaseNew, activating, retrying), []Effect{Stage}, "a newer release with another system is staged; with the same one it is noted; one that leaves the host out makes it manual"),
+		on((*step).found, but(activating), but(fleet.PhaseNew, activating, retrying, testing), []Effect{Stage}, "a newer release with another system is staged; with the same one it is noted; one that leaves the host out makes it manual"),
 		on((*step).noted, phases(activating), nil, nil, "a newer release is turned to afterwards"),
+		on((*step).testFound, phases(idle, staging, waiting, retrying, held, testing), phases(idle, staging), []Effect{Stage}, "on a host that runs what the newest release says, and that nobody chose for, the test is staged; its activation is not committed"),
+		on((*step).testGone, but(activating), phases(idle, staging, overruled), []Effect{Stage}, "the host goes back to what the newest release says"),
 		on((*step).nothing, all, nil, nil, "ends a refusal"),
 		on((*step).refused, all, nil, nil, "the tip is kept with its reason until another is accepted"),
 		on((*step).staged, phases(staging), phases(waiting, activating), []Effect{Activate}, "the gate: suspended, unconfirmed, or outside its windows it waits"),
 		on((*step).stageFailed, phases(staging), phases(held, retrying), nil, "held if the release is to blame, else tried again"),
-		on((*step).activated, phases(activating), but(activating), []Effect{Stage}, "committed: idle, or for the next boot, or overruled by an operator's choice; failed: held if the release is to blame, else tried again; then a newer release is turned to"),
+		on((*step).activated, phases(activating), but(activating), []Effect{Stage}, "a test release that is well: testing; another, committed: idle, or for the next boot, or overruled by an operator's choice; failed: held if the release is to blame, else tried again; then a newer release is turned to"),
 		on((*step).due, but(activating), phases(staging, waiting, activating), []Effect{Stage, Activate, Reboot}, "a retry, a window, the end of a suspension or of the grace has come; or the window for a reboot"),
 		on((*step).observed, but(activating), phases(fleet.PhaseNew, idle, staging, waiting, reboot, held, manual, overruled), []Effect{Stage}, "somebody switched the host: overruled, or corrected after the grace, or held after three corrections; switched back: as before"),
-		on((*step).restarted, but(staging, activating), but(retrying), []Effect{Stage, Activate}, "reality is looked at, and the gate asked again"),
+		on((*step).restarted, but(staging, activating), but(retrying, testing), []Effect{Stage, Activate}, "reality is looked at, and the gate asked again"),
 		on((*step).restage, phases(staging), phases(staging), []Effect{Stage}, "begun again"),
 		on((*step).resumeHelper, phases(activating), nil, []Effect{Resume}, "the helper is followed"),
 

@@ -210,10 +210,3 @@ func wrong(p Policy, was Record, e Event, is Record, effects []Effect, at time.T
 	}
 	return ""
 }
-
-func pathOf(t *fleet.Target) string {
-	if t == nil {
-		return ""
-	}
-	return t.OutPath
-}

@@ -33,6 +33,17 @@ type Manifest struct {
 	// what is built on it is released after a roll-back.
 	Newest string   `json:"newest,omitempty"`
 	Manual []string `json:"manual,omitempty"` // evaluated and re-keyed, but deployed by hand
+	// Test is the one host that a test release is for, Base the number of the release that it is built on.
+	Test string `json:"test,omitempty"`
+	Base int    `json:"base,omitempty"`
+}
+
+// Name is the name of the tag that the manifest stands in.
+func (m *Manifest) Name() string {
+	if m.Test != "" {
+		return TestTagName(m.Test, m.Number)
+	}
+	return TagName(m.Number)
 }
 
 // NewestSource is the newest source commit that was ever released.
@@ -92,6 +103,22 @@ func TagNumber(name string) (int, bool) {
 	return n, true
 }
 
+// TestBranch is the branch of a host's test releases. Their tags are named after it; TagNumber knows none of them, so
+// nobody takes a test for a release.
+func TestBranch(host string) string { return TagPrefix + host + "-test" }
+
+// TestTagName is the name of the tag of a host's test release n.
+func TestTagName(host string, n int) string { return TestBranch(host) + "-" + strconv.Itoa(n) }
+
+// TestTagNumber is TagNumber for the test releases of a host.
+func TestTagNumber(host, name string) (int, bool) {
+	s, ok := strings.CutPrefix(name, TestBranch(host)+"-")
+	if !ok {
+		return 0, false
+	}
+	return TagNumber(TagPrefix + s)
+}
+
 // MaxNumber bounds the number of a release, so that the next one can always be counted.
 const MaxNumber = 1 << 30
 
@@ -141,7 +168,7 @@ func (m *Manifest) TagMessage() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	msg := fmt.Appendf(nil, "%s: %s\n\n%s\n", TagName(m.Number), oneLine(m.Source.Subject), body)
+	msg := fmt.Appendf(nil, "%s: %s\n\n%s\n", m.Name(), oneLine(m.Source.Subject), body)
 	if len(msg) > MaxManifestBytes {
 		return nil, fmt.Errorf("the manifest has %d bytes, more than the %d that hosts read", len(msg), MaxManifestBytes)
 	}
@@ -186,6 +213,9 @@ func (m *Manifest) Validate() error {
 	if m.Newest != "" && !ValidCommit(m.Newest) || m.RollbackTo < 0 || m.RollbackTo >= m.Number {
 		return fmt.Errorf("manifest goes back to release %d, newest source %q", m.RollbackTo, m.Newest)
 	}
+	if err := m.validateTest(); err != nil {
+		return err
+	}
 	for h, e := range m.Hosts {
 		if !ValidHostName(h) {
 			return fmt.Errorf("manifest has a host with the name %q", h)
@@ -202,6 +232,18 @@ func (m *Manifest) Validate() error {
 		if err := validateChecks(e.Checks); err != nil {
 			return fmt.Errorf("manifest's host %s: %w", h, err)
 		}
+	}
+	return nil
+}
+
+// validateTest checks what only a test release says, and that no other does.
+func (m *Manifest) validateTest() error {
+	if m.Test == "" && m.Base == 0 {
+		return nil
+	}
+	_, there := m.Hosts[m.Test]
+	if !there || len(m.Hosts) != 1 || len(m.Manual) != 0 || m.Base < 1 || m.Base > MaxNumber || m.RollbackTo != 0 || m.Newest != "" {
+		return fmt.Errorf("manifest is of a test for host %q on release %d, and has %d hosts", m.Test, m.Base, len(m.Hosts))
 	}
 	return nil
 }

@@ -125,6 +125,9 @@ type Wait struct {
 
 // Name is the release's tag; the system was named by its store path where there is none.
 func (r ReleaseRef) Name() string {
+	if r.Test != "" {
+		return r.Test
+	}
 	if r.Number == 0 {
 		return "a store path"
 	}

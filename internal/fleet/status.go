@@ -19,12 +19,13 @@ const (
 	PhaseManual     Phase = "manual"     // the release leaves this host to a person
 	PhaseReboot     Phase = "reboot"     // the release is the next boot's; the host must be rebooted
 	PhaseWaiting    Phase = "waiting"    // staged; Wait says for what
+	PhaseTesting    Phase = "testing"    // runs a test release, which no boot takes
 	PhaseOverruled  Phase = "overruled"  // somebody chose another system than the newest release says
 )
 
 // Phases are all of them.
 func Phases() []Phase {
-	return []Phase{PhaseNew, PhaseIdle, PhaseStaging, PhaseWaiting, PhaseActivating, PhaseRetrying, PhaseHeld, PhaseManual, PhaseReboot, PhaseOverruled}
+	return []Phase{PhaseNew, PhaseIdle, PhaseStaging, PhaseWaiting, PhaseActivating, PhaseRetrying, PhaseHeld, PhaseManual, PhaseReboot, PhaseTesting, PhaseOverruled}
 }
 
 // ReleaseRef names a release whose tag was verified.
@@ -33,6 +34,8 @@ type ReleaseRef struct {
 	Commit string `json:"commit"`
 	Tag    string `json:"tag"` // object name of the tag
 	Source Source `json:"source"`
+	// Test is the name of a test release's tag. Then Number is 0: it is no release.
+	Test string `json:"test,omitempty"`
 }
 
 // Target is a system that a host has or is to get, and where it came from.
@@ -65,10 +68,11 @@ type Refusal struct {
 // Result is how a deployment ended.
 type Result string
 
-// The results. Only Committed moves profile and boot entry; RebootNeeded does so too, but the
+// The results. Tested ends an activation that shall not be committed. Only Committed moves profile and boot entry; RebootNeeded does so too, but the
 // running system is still the previous one.
 const (
 	Committed      Result = "committed"
+	Tested         Result = "tested"          // passed its checks and runs, until the next boot
 	RolledBack     Result = "rolled-back"     // the new system failed, the previous one runs
 	NotActivated   Result = "not-activated"   // failed before anything was switched
 	RebootNeeded   Result = "reboot-needed"   // committed, takes effect at the next boot
@@ -104,6 +108,7 @@ type Status struct {
 	Drift     bool          `json:"drift"` // Systems.Current is not what was last confirmed
 	Drifted   *Drift        `json:"drifted,omitempty"`
 	Choice    *Choice       `json:"choice,omitempty"`
+	Test      *ReleaseRef   `json:"test,omitempty"` // the test release that the host turned to
 	Wait      *Wait         `json:"wait,omitempty"`
 	Confirmed *Confirmation `json:"confirmed,omitempty"` // of Target
 	Suspended *Suspension   `json:"suspended,omitempty"`
@@ -144,6 +149,8 @@ type Remote struct {
 	Tip      string    `json:"tip,omitempty"`     // where its release branch was, when it last answered
 	Behind   bool      `json:"behind,omitempty"`  // that is an older release than the newest: not an error of its own
 	Refused  *Refusal  `json:"refused,omitempty"` // why Tip is not accepted
+	// Ignored is what the host's test branch points at and why that is not tried; releases go on.
+	Ignored  *Refusal  `json:"ignored,omitempty"`
 	NextLook time.Time `json:"nextLook"`
 }
 

@@ -27,6 +27,11 @@ func (s Status) Meaning() string {
 		return release + " is bad for this host; one with another system ends this"
 	case PhaseWaiting:
 		return release + " is fetched, and waits " + s.WaitsFor()
+	case PhaseTesting:
+		if s.Test != nil {
+			return "tries " + s.Test.Name() + ", until its branch is deleted or released"
+		}
+		return "tries a test release"
 	case PhaseOverruled:
 		if s.Choice != nil {
 			return fmt.Sprintf("runs what %s chose (%s)", s.Choice.By, s.Choice.Act)
@@ -98,16 +103,16 @@ func (s Status) Summary() string {
 }
 
 // Converged says whether the host is what the newest release says, and nothing stands against it.
-func (s Status) Converged() bool { return s.Settled() && s.Phase != PhaseOverruled }
+func (s Status) Converged() bool { return s.Settled() && s.Phase != PhaseOverruled && s.Phase != PhaseTesting }
 
 // Settled says whether nothing is to be done and nothing stands against it: the host is what the newest release says, or what somebody
-// chose instead.
+// chose or tries instead.
 func (s Status) Settled() bool {
 	// A tip that cannot be verified, or that we are not let in to see, is a release that is not followed; a remote that is away
 	// may come back.
 	f := s.Remote.Failure
 	unverified := f != nil && (f.Stage == Verify || f.Code == CodeKey || f.Code == CodeUnauthorized)
-	return s.Refused == nil && s.Failure == nil && !unverified && (s.Phase == PhaseIdle || s.Phase == PhaseManual || s.Phase == PhaseOverruled) && (s.Reboot == nil || s.Reboot.Failure == nil)
+	return s.Refused == nil && s.Failure == nil && !unverified && (s.Phase == PhaseIdle || s.Phase == PhaseManual || s.Phase == PhaseOverruled || s.Phase == PhaseTesting) && (s.Reboot == nil || s.Reboot.Failure == nil)
 }
 
 // Healthy says whether the host runs a confirmed system and nothing is being done to it. It is of a
@@ -122,9 +127,9 @@ func (s Status) Healthy() bool {
 
 // Stuck says whether somebody is needed: what the host is about does not end by itself.
 func (s Status) Stuck() bool {
-	return s.Refused != nil || s.Phase == PhaseHeld || s.Phase == PhaseReboot || s.Phase == PhaseOverruled ||
+	return s.Refused != nil || s.Phase == PhaseHeld || s.Phase == PhaseReboot || s.Phase == PhaseOverruled || s.Phase == PhaseTesting ||
 		s.Phase == PhaseManual && s.Failure != nil || s.Phase == PhaseWaiting && s.Wait != nil && s.Wait.For == ForConfirm
 }
 
 // Results are all results, in the order of their constants.
-var Results = []Result{Committed, RolledBack, NotActivated, RebootNeeded, RollbackFailed}
+var Results = []Result{Committed, Tested, RolledBack, NotActivated, RebootNeeded, RollbackFailed}
