@@ -82,6 +82,9 @@ func (w *world) begin() {
 	case strings.Contains(to, "-boot"):
 		w.systems.Profile = to
 		w.outcome = Activated{Result: fleet.RebootNeeded, Systems: w.systems}
+	case w.agent.Target.Release.Test != "":
+		w.systems.Current = to
+		w.outcome = Activated{Result: fleet.Tested, Systems: w.systems}
 	default:
 		w.systems.Current, w.systems.Profile = to, to
 		w.outcome = Activated{Result: fleet.Committed, Systems: w.systems}
@@ -153,22 +156,27 @@ func TestKilledAtEveryStep(t *testing.T) {
 		events []Event
 		ends   fleet.Phase
 	}{
-		"releases":          {free, []Event{release(1, "a"), release(2, "b"), release(3, "b"), release(4, "c")}, fleet.PhaseIdle},
-		"held and retried":  {free, []Event{release(1, "a"), release(2, "bad"), Retry{}, release(3, "bad"), Retry{}}, fleet.PhaseHeld},
-		"reverts":           {free, []Event{release(1, "a"), release(2, "bad"), release(3, "a"), release(4, "b"), release(5, "a")}, fleet.PhaseIdle},
-		"confirmed":         {Policy{Confirm: true}, []Event{release(1, "a"), yes(1, false), release(2, "b"), release(3, "c"), yes(3, false)}, fleet.PhaseIdle},
-		"unconfirmed":       {Policy{Confirm: true}, []Event{release(1, "a"), yes(1, false), release(2, "b"), yes(1, false), Due{}}, fleet.PhaseWaiting},
-		"window":            {Policy{Windows: night}, []Event{release(1, "a"), Due{}, Due{}, Due{}, Due{}, Due{}, Due{}}, fleet.PhaseIdle},
-		"before the window": {Policy{Windows: night}, []Event{release(1, "a"), Due{}, yes(1, false)}, fleet.PhaseWaiting},
-		"suspended":         {free, []Event{release(1, "a"), suspended, release(2, "b"), Due{}}, fleet.PhaseWaiting},
-		"resumed":           {free, []Event{release(1, "a"), suspended, release(2, "b"), Due{}, Resumed{}}, fleet.PhaseIdle},
-		"rolled back":       {free, []Event{release(1, "a"), release(2, "b"), chosen(fleet.ActRollback, 1, "a", true), release(3, "b")}, fleet.PhaseOverruled},
-		"chosen, and on":    {free, []Event{release(1, "a"), chosen(fleet.ActDeploy, 0, "x", false), release(2, "a"), release(3, "b")}, fleet.PhaseIdle},
-		"a bad choice":      {free, []Event{release(1, "a"), chosen(fleet.ActDeploy, 0, "bad", false)}, fleet.PhaseHeld},
-		"drift":             {free, []Event{release(1, "a"), observed("x", "x"), release(2, "a"), Due{}}, fleet.PhaseOverruled},
-		"drift, and on":     {free, []Event{release(1, "a"), observed("x", "x"), release(2, "b")}, fleet.PhaseIdle},
-		"corrected":         {Policy{Correct: true, Grace: time.Minute}, []Event{release(1, "a"), observed("x", "x"), Due{}, observed("y", "y"), Due{}}, fleet.PhaseIdle},
-		"rebooted":          {Policy{Reboots: night}, []Event{release(1, "a"), release(2, "boot"), Due{}, Due{}, Due{}, Due{}, Due{}, Due{}, Due{}}, fleet.PhaseIdle},
+		"releases":           {free, []Event{release(1, "a"), release(2, "b"), release(3, "b"), release(4, "c")}, fleet.PhaseIdle},
+		"held and retried":   {free, []Event{release(1, "a"), release(2, "bad"), Retry{}, release(3, "bad"), Retry{}}, fleet.PhaseHeld},
+		"reverts":            {free, []Event{release(1, "a"), release(2, "bad"), release(3, "a"), release(4, "b"), release(5, "a")}, fleet.PhaseIdle},
+		"confirmed":          {Policy{Confirm: true}, []Event{release(1, "a"), yes(1, false), release(2, "b"), release(3, "c"), yes(3, false)}, fleet.PhaseIdle},
+		"unconfirmed":        {Policy{Confirm: true}, []Event{release(1, "a"), yes(1, false), release(2, "b"), yes(1, false), Due{}}, fleet.PhaseWaiting},
+		"window":             {Policy{Windows: night}, []Event{release(1, "a"), Due{}, Due{}, Due{}, Due{}, Due{}, Due{}}, fleet.PhaseIdle},
+		"before the window":  {Policy{Windows: night}, []Event{release(1, "a"), Due{}, yes(1, false)}, fleet.PhaseWaiting},
+		"suspended":          {free, []Event{release(1, "a"), suspended, release(2, "b"), Due{}}, fleet.PhaseWaiting},
+		"resumed":            {free, []Event{release(1, "a"), suspended, release(2, "b"), Due{}, Resumed{}}, fleet.PhaseIdle},
+		"rolled back":        {free, []Event{release(1, "a"), release(2, "b"), chosen(fleet.ActRollback, 1, "a", true), release(3, "b")}, fleet.PhaseOverruled},
+		"chosen, and on":     {free, []Event{release(1, "a"), chosen(fleet.ActDeploy, 0, "x", false), release(2, "a"), release(3, "b")}, fleet.PhaseIdle},
+		"a bad choice":       {free, []Event{release(1, "a"), chosen(fleet.ActDeploy, 0, "bad", false)}, fleet.PhaseHeld},
+		"drift":              {free, []Event{release(1, "a"), observed("x", "x"), release(2, "a"), Due{}}, fleet.PhaseOverruled},
+		"drift, and on":      {free, []Event{release(1, "a"), observed("x", "x"), release(2, "b")}, fleet.PhaseIdle},
+		"corrected":          {Policy{Correct: true, Grace: time.Minute}, []Event{release(1, "a"), observed("x", "x"), Due{}, observed("y", "y"), Due{}}, fleet.PhaseIdle},
+		"tested":             {free, []Event{release(1, "a"), test(1, 1, "x"), test(2, 1, "y")}, fleet.PhaseTesting},
+		"tested, and back":   {free, []Event{release(1, "a"), test(1, 1, "x"), TestGone{}}, fleet.PhaseIdle},
+		"overtaken":          {free, []Event{release(1, "a"), test(1, 1, "x"), release(2, "a"), test(1, 1, "x")}, fleet.PhaseIdle},
+		"a bad test":         {free, []Event{release(1, "a"), test(1, 1, "bad"), test(1, 1, "bad")}, fleet.PhaseHeld},
+		"a bad test, and on": {free, []Event{release(1, "a"), test(1, 1, "bad"), release(2, "b")}, fleet.PhaseIdle},
+		"rebooted":           {Policy{Reboots: night}, []Event{release(1, "a"), release(2, "boot"), Due{}, Due{}, Due{}, Due{}, Due{}, Due{}, Due{}}, fleet.PhaseIdle},
 	} {
 		t.Run(name, func(t *testing.T) {
 			run := func(killAt int) *world {

@@ -123,8 +123,7 @@ type (
 	TestFound struct {
 		Release fleet.ReleaseRef
 		Entry   fleet.Entry
-		Number  int // of the test release
-		Base    int
+		Base    int // the number of the release that it is built on
 	}
 	// TestGone says that there is no test branch.
 	TestGone struct{}

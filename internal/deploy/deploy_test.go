@@ -24,6 +24,13 @@ func release(n int, system string) Found {
 	return Found{Release: ref(n), Entry: &fleet.Entry{OutPath: out(system)}}
 }
 
+// test is test release k of this host, built on release n.
+func test(k, n int, system string) TestFound {
+	r := ref(100 + k)
+	r.Number, r.Test = 0, fleet.TestTagName("h", k)
+	return TestFound{Release: r, Entry: *release(n, system).Entry, Base: n}
+}
+
 // running is a host that runs and would boot a system.
 func running(s string) fleet.Systems { return fleet.Systems{Current: out(s), Profile: out(s)} }
 

@@ -43,7 +43,11 @@ func (s *step) observe(now fleet.Systems) {
 		r.Choice = nil
 		s.adopt(s.released()) // somebody deployed the release by hand
 	case t != nil && now.Current == t.OutPath && t.OutPath != r.Active.OutPath:
-		if now.Profile == t.OutPath && !first {
+		switch {
+		case now.Profile != t.OutPath || first:
+		case s.trying(): // it was switched to for good, which no test is
+			s.drifted()
+		default:
 			s.adopt(t)
 		}
 	default:
@@ -90,7 +94,7 @@ func (s *step) drifted() {
 	if had := r.Drift; had != nil && had.Current == now.Current {
 		d.Since = had.Since
 	}
-	held := r.Phase == fleet.PhaseHeld
+	held := r.Phase == fleet.PhaseHeld && !s.trying()
 	r.Drift = d
 	s.leave()
 	if c := r.Choice; c != nil && c.OutPath != r.Active.OutPath && !held {

@@ -85,7 +85,8 @@ func everyEvent(rng *rand.Rand) []Event {
 		Activated{Result: fleet.NotActivated, Failure: &network, Systems: sys()}, Activated{Result: fleet.RollbackFailed, Failure: &network, Systems: sys()}, Activated{Result: fleet.RolledBack, Failure: &interrupted},
 		Restarted{}, Restarted{sys()}, Observed{sys()}, Observed{}, Due{}, Due{},
 		Retry{}, Confirm{By: root, Release: n, Tag: ref(n).Tag, Now: rng.IntN(2) == 0}, chosen(fleet.ActDeploy), chosen(fleet.ActRollback),
-		Suspend{By: root, Reason: "r", Until: t0.Add(time.Duration(rng.IntN(48)) * time.Hour)}, Resumed{}}
+		Suspend{By: root, Reason: "r", Until: t0.Add(time.Duration(rng.IntN(48)) * time.Hour)}, Resumed{},
+		test(1+rng.IntN(6), n, name()), test(1+rng.IntN(6), 9, name()), TestGone{}, Activated{Result: fleet.Tested, Systems: sys()}}
 }
 
 func somePolicy(rng *rand.Rand) Policy {
@@ -116,7 +117,11 @@ func TestRandomHistories(t *testing.T) {
 			events := everyEvent(rng)
 			e := events[rng.IntN(len(events))]
 			if rng.IntN(3) == 0 { // what moves things on, more often
-				e = []Event{Staged{}, ok, Due{}, Found{Release: ref(9), Entry: release(9, "b").Entry, Systems: running("a")}}[rng.IntN(4)]
+				newest := 9
+				if r.Newest != nil {
+					newest = r.Newest.Number
+				}
+				e = []Event{Staged{}, ok, Due{}, Found{Release: ref(9), Entry: release(9, "b").Entry, Systems: running("a")}, test(1+rng.IntN(60), newest, "c")}[rng.IntN(5)]
 			}
 			at = at.Add(time.Duration(rng.IntN(300)) * time.Minute)
 			was := r
@@ -177,8 +182,16 @@ func wrong(p Policy, was Record, e Event, is Record, effects []Effect, at time.T
 		return "activated without its confirmation"
 	case has(Activate) && !p.Windows.Open(at, time.UTC) && (is.Confirmed == nil || !is.Confirmed.Now || is.Confirmed.Release != is.Target.Release):
 		return "activated outside of the windows"
-	case has(Activate) && is.Newest != nil && is.Target.Release.Number < is.Newest.Number && is.Choice == nil && is.Target.OutPath != pathOf(is.Active):
+	case has(Activate) && is.Newest != nil && is.Target.Release.Test == "" && is.Target.Release.Number < is.Newest.Number && is.Choice == nil && is.Target.OutPath != pathOf(is.Active):
 		return "an older release is activated and nobody asked for it"
+	case was.TestNumber() > is.TestNumber():
+		return "the number of the test went down"
+	case has(Activate) && is.Target.Release.Test != "" && (is.Test == nil || is.Test.Left || is.Choice != nil || is.Test.Release != is.Target.Release):
+		return "a test is activated that is not in force"
+	case KindOf(e) == "Activated" && was.Target != nil && was.Target.Release.Test != "" && pathOf(was.Active) != pathOf(is.Active):
+		return "a test was confirmed"
+	case was.Test != nil && was.Test.Left && is.Phase == fleet.PhaseTesting:
+		return "a test that was left is tried again"
 	case was.Phase == fleet.PhaseActivating && is.Phase == fleet.PhaseActivating && !reflect.DeepEqual(was.Target, is.Target):
 		return "an activation's target changed under it"
 	case was.Phase == fleet.PhaseHeld && is.Phase == fleet.PhaseStaging && !byOperator && KindOf(e) != "Found" && was.Target.OutPath == is.Target.OutPath:
@@ -198,6 +211,8 @@ func wrong(p Policy, was Record, e Event, is Record, effects []Effect, at time.T
 		return "phase and wait disagree"
 	case is.Phase == fleet.PhaseOverruled && is.Drift == nil && is.Choice.OutPath != is.Active.OutPath:
 		return "overruled by a choice that does not run"
+	case is.Phase == fleet.PhaseTesting && (is.Test.Left || is.Choice != nil || is.Drift != nil || is.Tried == ""):
+		return "testing what was left"
 	case is.Phase == fleet.PhaseIdle && (is.Choice != nil || is.Drift != nil || is.Entry == nil || is.Entry.OutPath != is.Active.OutPath):
 		return "idle, and not what the newest release says"
 	}

@@ -146,9 +146,9 @@ type Remote struct {
 	Name string `json:"name"`
 	URL  string `json:"url"` // without credentials
 	Contact
-	Tip      string    `json:"tip,omitempty"`     // where its release branch was, when it last answered
-	Behind   bool      `json:"behind,omitempty"`  // that is an older release than the newest: not an error of its own
-	Refused  *Refusal  `json:"refused,omitempty"` // why Tip is not accepted
+	Tip     string   `json:"tip,omitempty"`     // where its release branch was, when it last answered
+	Behind  bool     `json:"behind,omitempty"`  // that is an older release than the newest: not an error of its own
+	Refused *Refusal `json:"refused,omitempty"` // why Tip is not accepted
 	// Ignored is what the host's test branch points at and why that is not tried; releases go on.
 	Ignored  *Refusal  `json:"ignored,omitempty"`
 	NextLook time.Time `json:"nextLook"`

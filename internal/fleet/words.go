@@ -103,7 +103,9 @@ func (s Status) Summary() string {
 }
 
 // Converged says whether the host is what the newest release says, and nothing stands against it.
-func (s Status) Converged() bool { return s.Settled() && s.Phase != PhaseOverruled && s.Phase != PhaseTesting }
+func (s Status) Converged() bool {
+	return s.Settled() && s.Phase != PhaseOverruled && s.Phase != PhaseTesting
+}
 
 // Settled says whether nothing is to be done and nothing stands against it: the host is what the newest release says, or what somebody
 // chose or tries instead.
