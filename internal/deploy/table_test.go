@@ -122,6 +122,15 @@ func TestRandomHistories(t *testing.T) {
 					newest = r.Newest.Number
 				}
 				e = []Event{Staged{}, ok, Due{}, Found{Release: ref(9), Entry: release(9, "b").Entry, Systems: running("a")}, test(1+rng.IntN(60), newest, "c")}[rng.IntN(5)]
+				if r.Phase == fleet.PhaseIdle && rng.IntN(2) == 0 {
+					e = test(r.TestNumber()+1, newest, "d")
+				}
+				if r.Test != nil && !r.Test.Left && rng.IntN(2) == 0 { // and to its end
+					e = map[fleet.Phase]Event{fleet.PhaseStaging: Staged{}, fleet.PhaseActivating: Activated{Result: fleet.Tested}}[r.Phase]
+				}
+				if e == nil {
+					e = Due{}
+				}
 			}
 			at = at.Add(time.Duration(rng.IntN(300)) * time.Minute)
 			was := r
@@ -161,6 +170,7 @@ func wrong(p Policy, was Record, e Event, is Record, effects []Effect, at time.T
 	has := func(x Effect) bool { return slices.Contains(effects, x) }
 	suspended := is.Suspended != nil && at.Before(is.Suspended.Until)
 	_, byOperator := map[Kind]bool{"Retry": true, "Confirm": true, "Choose": true}[KindOf(e)]
+	pushed := KindOf(e) == "Found" || KindOf(e) == "TestFound"
 	switch {
 	case !is.Valid():
 		return "a record that would be set aside"
@@ -194,9 +204,9 @@ func wrong(p Policy, was Record, e Event, is Record, effects []Effect, at time.T
 		return "a test that was left is tried again"
 	case was.Phase == fleet.PhaseActivating && is.Phase == fleet.PhaseActivating && !reflect.DeepEqual(was.Target, is.Target):
 		return "an activation's target changed under it"
-	case was.Phase == fleet.PhaseHeld && is.Phase == fleet.PhaseStaging && !byOperator && KindOf(e) != "Found" && was.Target.OutPath == is.Target.OutPath:
+	case was.Phase == fleet.PhaseHeld && is.Phase == fleet.PhaseStaging && !byOperator && !pushed && was.Target.OutPath == is.Target.OutPath:
 		return "a held release is tried again by itself"
-	case was.Phase == fleet.PhaseHeld && KindOf(e) == "Found" && is.Phase == fleet.PhaseStaging && was.Target.OutPath == is.Target.OutPath && was.Failure.Code != fleet.CodeInterrupted && pathOf(was.Active) == pathOf(is.Active):
+	case was.Phase == fleet.PhaseHeld && pushed && is.Phase == fleet.PhaseStaging && was.Target.OutPath == is.Target.OutPath && was.Failure.Code != fleet.CodeInterrupted && pathOf(was.Active) == pathOf(is.Active):
 		return "a bad system is tried again because others changed"
 	case has(Reboot) && was.Rebooted == is.Active.OutPath:
 		return "rebooted twice for one system"
