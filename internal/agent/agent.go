@@ -79,6 +79,7 @@ type Agent struct {
 	mu     sync.Mutex
 	status fleet.Status // but for Systems and Drift, which are looked at when asked for
 	reboot bool         // as in the record
+	tried  string       // as in the record
 
 	watching watchers
 	lineMu   sync.Mutex

@@ -30,15 +30,23 @@ type looker struct {
 type known struct {
 	number      int // 0: no release was ever accepted
 	commit, tag string
-	whole       bool   // the record also has what the release says of this host
-	accept      string // the commit that an operator accepted, whatever the history says
+	whole       bool    // the record also has what the release says of this host
+	test        testRef // the test release in force, or left
+	tested      testRef // the newest test release that was ever accepted
+	accept      string  // the commit that an operator accepted, whatever the history says
 }
+
+// testRef is a test release as far as looks need it.
+type testRef struct{ Test, Commit, Tag string }
+
+func testRefOf(r fleet.ReleaseRef) testRef { return testRef{r.Test, r.Commit, r.Tag} }
 
 // seen is what a look at one remote came to.
 type seen struct {
 	event  deploy.Event // Nothing, Found, also of what is known, or Refused; nil when there is an error, or it is behind
 	behind bool         // an older release than what is known, on a remote that never showed that
 	tip    string
+	trial  trial
 	err    error       // the remote could not be asked, or the tip not be verified yet
 	stage  fleet.Stage // in which err was
 }
@@ -97,7 +105,7 @@ func (l *looker) lookOnce(ctx context.Context, m *remote, k known) seen {
 	var e *fleet.Error
 	switch {
 	case err == nil:
-		s.event = found
+		s.event, s.trial = found, l.lookAtTest(ctx, found.Release.Number, k, refs)
 	case errors.Is(err, errBehind):
 		s.behind = true
 	case ctx.Err() == nil && errors.As(err, &e) && e.Class == fleet.Bad:
@@ -117,6 +125,7 @@ func (l *looker) fetch(ctx context.Context, m *remote, k known) (map[string]git.
 	if k.number > 0 {
 		asked = []string{tagsRef + fleet.TagName(k.number), tagsRef + fleet.TagName(k.number+1)}
 		specs = append(specs, m.spec("tags", fleet.TagName(k.number)), m.spec("tags", fleet.TagName(k.number+1)))
+		specs = append(specs, l.testSpecs(m)...)
 	}
 	if err := l.repo.FetchFrom(ctx, m.Remote, specs...); err != nil {
 		return nil, err

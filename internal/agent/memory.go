@@ -49,6 +49,12 @@ func (a *Agent) setKnown() {
 	if n := a.record.Newest; n != nil && n.Number >= k.number {
 		k = known{number: n.Number, commit: n.Commit, tag: n.Tag, whole: true}
 	}
+	if t := a.record.Test; t != nil && k.whole {
+		k.test = testRefOf(t.Release)
+	}
+	if t := a.record.Tested; t != nil {
+		k.tested = testRefOf(*t)
+	}
 	if a.record.Accept != nil {
 		k.accept = a.record.Accept.Commit
 	}

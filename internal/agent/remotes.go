@@ -26,7 +26,8 @@ type remote struct {
 	at   int // in the status
 	wake chan struct{}
 
-	offers int // of the loop: the number of the release that it showed last
+	untested bool // of the loop: it has no test branch
+	offers   int  // of the loop: the number of the release that it showed last
 }
 
 const remotesRef = "refs/garrison/remotes/"
@@ -267,6 +268,9 @@ func (l looked) take(ctx context.Context, a *Agent) {
 		}
 	}
 	a.apply(ctx, l.event)
+	if _, found := l.event.(deploy.Found); found {
+		a.takeTest(ctx, l)
+	}
 }
 
 // An agent that remembers no release asks all remotes before it turns a host that runs something to another system: one of them may

@@ -20,6 +20,7 @@ func (a *Agent) tell(was, now deploy.Record) {
 		a.Log.Info("the release branch is in order again", "stage", fleet.Verify)
 	}
 	a.tellDrift(was.Drift, now.Drift)
+	a.tellTest(was.Test, now.Test)
 	switch {
 	case now.Suspended != nil && was.Suspended != now.Suspended:
 		a.Log.Warn("activations are suspended", "by", now.Suspended.By, "reason", now.Suspended.Reason, "until", now.Suspended.Until.Format(time.RFC3339))

@@ -148,7 +148,7 @@ func (l *looker) forgotten(ctx context.Context, found deploy.Found, refs map[str
 		if !ok || n <= found.Release.Number {
 			continue
 		}
-		_, manifest, err := l.readTag(ctx, n, ref.Commit, ref)
+		_, manifest, err := l.readTag(ctx, fleet.TagName(n), ref.Commit, ref)
 		if err != nil && fleet.ClassOf(err) != fleet.Bad {
 			return err
 		}
@@ -173,7 +173,7 @@ func (l *looker) verifiedTag(ctx context.Context, tip string, refs map[string]gi
 	newest := error(fleet.Errorf(fleet.Bad, fleet.CodeUnsigned, "no release tag points at the branch's tip %.12s", tip).
 		WithHint("only garrison release may move the branch %s; find out who pushed to it, and put it back", l.branch))
 	for i, n := range slices.Backward(numbers) {
-		tag, m, err := l.readTag(ctx, n, tip, refs[tagsRef+fleet.TagName(n)])
+		tag, m, err := l.readTag(ctx, fleet.TagName(n), tip, refs[tagsRef+fleet.TagName(n)])
 		if err == nil || fleet.ClassOf(err) != fleet.Bad {
 			return tag, m, err
 		}
@@ -184,9 +184,8 @@ func (l *looker) verifiedTag(ctx context.Context, tip string, refs map[string]gi
 	return git.Tag{}, nil, newest
 }
 
-// readTag checks the signature of tag n and only then reads it.
-func (l *looker) readTag(ctx context.Context, n int, tip string, ref git.Ref) (git.Tag, *fleet.Manifest, error) {
-	name := fleet.TagName(n)
+// readTag checks the signature of a release's or a test's tag and only then reads it.
+func (l *looker) readTag(ctx context.Context, name, tip string, ref git.Ref) (git.Tag, *fleet.Manifest, error) {
 	if ref.ID == tip {
 		return git.Tag{}, nil, fleet.Errorf(fleet.Bad, fleet.CodeUnsigned, "the tag %s is not a signed one", name).
 			WithHint("find out who made it, and delete it")
@@ -202,8 +201,8 @@ func (l *looker) readTag(ctx context.Context, n int, tip string, ref git.Ref) (g
 	if err != nil {
 		return tag, nil, fleet.Errorf(fleet.Bad, fleet.CodeManifest, "the tag %s says nothing that can be used", name).WithCause(err)
 	}
-	if tag.Name != name || m.Number != n || tag.Commit != tip {
-		return tag, nil, fleet.Errorf(fleet.Bad, fleet.CodeReplayed, "the tag %s was signed as %s with number %d: somebody renamed it", name, tag.Name, m.Number).
+	if tag.Name != name || m.Name() != name || tag.Commit != tip {
+		return tag, nil, fleet.Errorf(fleet.Bad, fleet.CodeReplayed, "the tag %s was signed as %s with the manifest of %s: somebody renamed it", name, tag.Name, m.Name()).
 			WithHint("find out who did it, and delete the false tag")
 	}
 	return tag, m, nil

@@ -125,7 +125,7 @@ func (a *Agent) request() activate.Request {
 	r := activate.Request{
 		ID: fmt.Sprintf("%d-%d-%d", target.Release.Number, target.At.UnixNano(), a.record.Attempt), Release: target.Release,
 		OutPath: target.OutPath, Previous: sys.Current, Profile: a.Config.Profile, PreviousProfile: sys.Profile,
-		CheckSeconds: time.Duration(a.Config.CheckTime).Seconds(), Checks: target.Checks, Endpoints: a.endpoints(sys),
+		CheckSeconds: time.Duration(a.Config.CheckTime).Seconds(), Checks: target.Checks, Endpoints: a.endpoints(sys), TestOnly: target.Release.Test != "",
 	}
 	// Where the target runs already, or what a roll-back could not undo, the way back is to what was confirmed.
 	last := a.status.Last
@@ -229,7 +229,11 @@ func (a *Agent) publish() {
 		if c := r.Confirmed; c != nil && r.Target != nil && c.Release == r.Target.Release {
 			s.Confirmed = c
 		}
-		a.reboot = r.Reboot
+		s.Test = nil
+		if t := r.Test; t != nil && !t.Left {
+			s.Test = &t.Release
+		}
+		a.reboot, a.tried = r.Reboot, r.Tried
 	})
 	a.haveReported()
 }
@@ -269,19 +273,19 @@ func (a *Agent) Status() fleet.Status {
 	s := a.status
 	s.Remotes = slices.Clone(s.Remotes)
 	s.At, s.Systems = time.Now().UTC(), sys
-	s.Drift = drifted(s, a.reboot)
+	s.Drift = drifted(s, a.reboot, a.tried)
 	return s
 }
 
 // drifted says whether somebody switched the host by hand: it runs neither what was confirmed nor what is worked on.
-func drifted(s fleet.Status, reboot bool) bool {
+func drifted(s fleet.Status, reboot bool, tried string) bool {
 	switch {
 	case s.Active == nil, s.Phase == fleet.PhaseManual, s.Phase == fleet.PhaseActivating:
 		return false
 	case s.Drifted != nil, reboot:
 		return s.Drifted != nil
 	}
-	return s.Systems.Current != s.Active.OutPath && (s.Target == nil || s.Systems.Current != s.Target.OutPath)
+	return s.Systems.Current != s.Active.OutPath && s.Systems.Current != tried && (s.Target == nil || s.Systems.Current != s.Target.OutPath)
 }
 
 // Wake has the agent look at git again, soon.

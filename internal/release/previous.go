@@ -125,8 +125,8 @@ func (s *state) readRelease(ctx context.Context, n int, ref git.Ref) (*previous,
 	if err != nil {
 		return nil, fleet.Errorf(fleet.Bad, fleet.CodeManifest, "the tag %s says nothing that can be used", name).WithCause(err)
 	}
-	if tag.Name != name || m.Number != n {
-		return nil, fleet.Errorf(fleet.Bad, fleet.CodeReplayed, "the tag %s was signed as %s with number %d: somebody renamed it", name, tag.Name, m.Number)
+	if tag.Name != name || m.Name() != name {
+		return nil, fleet.Errorf(fleet.Bad, fleet.CodeReplayed, "the tag %s was signed as %s with the manifest of %s: somebody renamed it", name, tag.Name, m.Name())
 	}
 	p := &previous{tag: tag, manifest: m}
 	data, there, err := s.Repo.ReadFile(ctx, tag.Commit, fleet.SecretsPath)
