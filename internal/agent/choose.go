@@ -85,7 +85,7 @@ func (l *looker) past(ctx context.Context, m *remote, number int, newest string)
 		return git.Ref{}, nil, err
 	}
 	ref := refs[pastRef+name]
-	_, manifest, err := l.readTag(ctx, number, ref.Commit, ref)
+	_, manifest, err := l.readTag(ctx, fleet.TagName(number), ref.Commit, ref)
 	if err == nil && ref.Commit != newest {
 		var older bool
 		if older, err = l.repo.IsAncestor(ctx, ref.Commit, newest); err == nil && !older {

@@ -26,6 +26,7 @@ type releaseFlags struct {
 	key, identity, signer string
 	cacheURL, cacheToken  string
 	rollbackTo            int
+	test                  string
 	dryRun, keepGoing     bool
 	verifyWith            *[]string
 }
@@ -53,6 +54,7 @@ the release branch and a signed tag in one atomic push. If anything fails, nothi
 	f.verifyWith = verifyWith(cmd)
 	f.evalFlags.add(fl)
 	fl.IntVar(&f.rollbackTo, "rollback-to", 0, "release the content of the release with this number again, as a new release")
+	fl.StringVar(&f.test, "test", "", "make a test release for this host alone, of the branch HOST-test on the remote")
 	fl.BoolVar(&f.keepGoing, "keep-going", false, "publish although hosts named by hosts.partial in garrison.toml do not build; they keep their previous system")
 	fl.BoolVar(&f.dryRun, "dry-run", false, "evaluate and re-key, but build, push and publish nothing")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -62,6 +64,9 @@ the release branch and a signed tag in one atomic push. If anything fails, nothi
 }
 
 func (a *app) runRelease(ctx context.Context, f releaseFlags, asJSON bool) error {
+	if f.test != "" && (f.rollbackTo != 0 || f.source != "" || f.keepGoing) {
+		return fleet.Errorf("", fleet.CodeUsage, "--test goes with none of --source, --rollback-to and --keep-going")
+	}
 	if f.rollbackTo != 0 && f.source != "" {
 		return fleet.Errorf("", fleet.CodeUsage, "--rollback-to and --source exclude each other")
 	}
@@ -92,7 +97,7 @@ func (a *app) runRelease(ctx context.Context, f releaseFlags, asJSON bool) error
 	out, err := release.Run(proc.WithTimeline(ctx, t), release.Options{
 		Repo: repo, Remote: f.remote, Source: f.source, SigningKey: f.key, AllowedSigners: f.signer,
 		Identities: identities(f.identity), VerifyWith: keys, Cache: f.cache, Trace: os.Getenv("TRACEPARENT"),
-		Jobs: f.jobs, EvalMemory: int64(f.memory), DryRun: f.dryRun, KeepGoing: f.keepGoing, RollbackTo: f.rollbackTo, Nix: n, Log: a.logger(),
+		Jobs: f.jobs, EvalMemory: int64(f.memory), DryRun: f.dryRun, KeepGoing: f.keepGoing, RollbackTo: f.rollbackTo, Test: f.test, Nix: n, Log: a.logger(),
 		KeepLog: true, Evaluated: progress.evaluated, Pushed: progress.pushed,
 	})
 	end()
@@ -121,15 +126,15 @@ func (a *app) tellRelease(out release.Outcome, dryRun bool) {
 	m := out.Manifest
 	switch {
 	case dryRun && out.Release == nil:
-		fmt.Fprintf(a.Out, "would release %s as %s (nothing was published)\n", short(m.Source.Commit), fleet.TagName(m.Number))
+		fmt.Fprintf(a.Out, "would release %s as %s (nothing was published)\n", short(m.Source.Commit), m.Name())
 	case out.State == fleet.RunUnchanged && m.RollbackTo != 0:
 		fmt.Fprintf(a.Out, "%s went back to %s: only what is built on %s is released now\n", fleet.TagName(m.Number), fleet.TagName(m.RollbackTo), short(m.NewestSource()))
 		return
 	case out.State == fleet.RunUnchanged:
-		fmt.Fprintf(a.Out, "%s is released already, as %s\n", short(m.Source.Commit), fleet.TagName(m.Number))
+		fmt.Fprintf(a.Out, "%s is released already, as %s\n", short(m.Source.Commit), m.Name())
 		return
 	default:
-		fmt.Fprintf(a.Out, "released %s as %s\n", short(m.Source.Commit), fleet.TagName(m.Number))
+		fmt.Fprintf(a.Out, "released %s as %s\n", short(m.Source.Commit), m.Name())
 	}
 	for _, h := range sortedKeys(m.Hosts) {
 		what := "unchanged"

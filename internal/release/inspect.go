@@ -43,7 +43,7 @@ func inspect(ctx context.Context, o Options, tag string) (*inspected, error) {
 	if err := s.findPrevious(ctx); err != nil {
 		return nil, err
 	}
-	if n, isTag := fleet.TagNumber(tag); isTag {
+	if _, isTag := fleet.TagNumber(tag); isTag {
 		tags, err := s.Repo.Refs(ctx, tagsRef)
 		if err != nil {
 			return nil, err
@@ -52,7 +52,7 @@ func inspect(ctx context.Context, o Options, tag string) (*inspected, error) {
 		if !there {
 			return nil, fleet.Errorf("", fleet.CodeNotFound, "there is no %s", tag)
 		}
-		if s.prev, err = s.readRelease(ctx, n, ref); err != nil {
+		if s.prev, err = s.readRelease(ctx, tag, ref); err != nil {
 			return nil, err
 		}
 	} else if tag != "" {

@@ -129,7 +129,7 @@ func (s *state) findBase(ctx context.Context, name string) (base, error) {
 		s.Log.Warn("the signatures of releases are not checked: no keys were given")
 	}
 	from := s.prev
-	if n, isTag := fleet.TagNumber(name); isTag {
+	if _, isTag := fleet.TagNumber(name); isTag {
 		tags, err := s.Repo.Refs(ctx, tagsRef)
 		if err != nil {
 			return b, err
@@ -138,7 +138,7 @@ func (s *state) findBase(ctx context.Context, name string) (base, error) {
 		if !there {
 			return b, fleet.Errorf("", fleet.CodeNotFound, "there is no %s", name).WithHint("git ls-remote --tags shows which there are")
 		}
-		if from, err = s.readRelease(ctx, n, ref); err != nil {
+		if from, err = s.readRelease(ctx, name, ref); err != nil {
 			return b, err
 		}
 	} else if name != "" {

@@ -20,7 +20,7 @@ type previous struct {
 }
 
 func (p *previous) ref() *fleet.ReleaseRef {
-	return &fleet.ReleaseRef{Number: p.manifest.Number, Commit: p.tag.Commit, Tag: p.tag.ID, Source: p.manifest.Source}
+	return refTo(p.manifest, p.tag)
 }
 
 // findPrevious finds the release that the release branch points at and notes where the branch is. When the branch is gone,
@@ -93,7 +93,7 @@ func (s *state) newestRelease(ctx context.Context, tags map[string]git.Ref) erro
 	var newest error
 	var passed []string
 	for _, n := range slices.Backward(numbers) {
-		p, err := s.readRelease(ctx, n, tags[fleet.TagName(n)])
+		p, err := s.readRelease(ctx, fleet.TagName(n), tags[fleet.TagName(n)])
 		switch {
 		case err == nil:
 			s.prev = p
@@ -111,9 +111,8 @@ func (s *state) newestRelease(ctx context.Context, tags map[string]git.Ref) erro
 	return newest
 }
 
-// readRelease reads what tag n says. Errors of class Bad say that it is not to be trusted or used.
-func (s *state) readRelease(ctx context.Context, n int, ref git.Ref) (*previous, error) {
-	name := fleet.TagName(n)
+// readRelease reads what the tag with that name says. Errors of class Bad say that it is not to be trusted or used.
+func (s *state) readRelease(ctx context.Context, name string, ref git.Ref) (*previous, error) {
 	if err := s.verifyTag(ctx, ref.ID); err != nil {
 		return nil, err
 	}

@@ -20,6 +20,9 @@ func (s *state) fillEntries() error {
 		s.entries[h.Name] = e
 	}
 	if len(s.entries) == 0 {
+		if s.Test != "" {
+			return fleet.Errorf(fleet.Bad, fleet.CodeNoHosts, "%s makes %s manual: there is no agent that would try it", ConfigPath, s.Test)
+		}
 		return fleet.Errorf(fleet.Bad, fleet.CodeNoHosts, "%s makes every host manual: there is nothing to release", ConfigPath)
 	}
 	return nil
@@ -27,13 +30,17 @@ func (s *state) fillEntries() error {
 
 // publish signs the tag and moves branch and tag on the remote, both or none.
 func (s *state) publish(ctx context.Context) error {
+	source, branch := s.branches()
 	m := &fleet.Manifest{
 		Schema: fleet.ManifestSchema, Number: s.number, CreatedAt: time.Now().UTC().Truncate(time.Millisecond),
-		Source: fleet.Source{Commit: s.source, Branch: s.config.Branches.Source, Subject: s.subject(), PushedAt: s.PushedAt},
+		Source: fleet.Source{Commit: s.source, Branch: source, Subject: s.subject(), PushedAt: s.PushedAt},
 		Trace:  s.Trace, Hosts: s.entries,
 	}
 	if s.back != nil {
 		m.RollbackTo, m.Newest = s.RollbackTo, s.prev.manifest.NewestSource()
+	}
+	if s.Test != "" {
+		m.Test, m.Base = s.Test, s.prev.manifest.Number
 	}
 	for _, h := range s.manual {
 		m.Manual = append(m.Manual, h.Name)
@@ -46,18 +53,18 @@ func (s *state) publish(ctx context.Context) error {
 	if err != nil {
 		return fleet.Errorf(fleet.Bad, fleet.CodeManifest, "the release cannot be described").WithCause(err)
 	}
-	name := fleet.TagName(s.number)
+	name := m.Name()
 	tag, err := s.Repo.SignTag(ctx, tagsRef+name, name, s.commit, message, s.SigningKey, m.CreatedAt)
 	if err != nil {
 		return err
 	}
 	err = s.Repo.Push(ctx, s.Remote,
-		git.Move{Ref: "refs/heads/" + s.config.Branches.Release, From: s.branchTip, To: s.commit},
+		git.Move{Ref: "refs/heads/" + branch, From: s.branchTip, To: s.commit},
 		git.Move{Ref: "refs/tags/" + name, From: "", To: tag})
 	if err != nil {
 		return err
 	}
 	s.outcome.State = fleet.RunReleased
-	s.outcome.Release = &fleet.ReleaseRef{Number: s.number, Commit: s.commit, Tag: tag, Source: m.Source}
+	s.outcome.Release = refTo(m, git.Tag{ID: tag, Commit: s.commit})
 	return nil
 }

@@ -44,6 +44,9 @@ type Options struct {
 	// RollbackTo is the number of a release whose content to release again, in place of Source; 0 for none.
 	RollbackTo int
 
+	// Test is the host whose test branch to release, for that host alone, in place of Source; "" for none.
+	Test string
+
 	SigningKey     string // SSH private key, a file; a dry run does without
 	AllowedSigners string // who may have signed the previous release; "" means only SigningKey itself
 	Identities     func() ([]age.Identity, error)
@@ -98,6 +101,7 @@ type state struct {
 	info      git.CommitInfo
 	prev      *previous
 	back      *previous // what is gone back to; nil for none
+	last      *previous // the host's last test release; nil for none
 	branchTip string    // where the release branch is on the remote; "" when it is not there
 	number    int
 	blobs     map[string]string             // path → blob, in source
@@ -211,7 +215,11 @@ func (s *state) prepare(ctx context.Context) (released bool, err error) {
 			return false, err
 		}
 	}
-	if s.prev != nil {
+	if s.Test != "" {
+		if made, err := s.prepareTest(ctx); made || err != nil {
+			return made, err
+		}
+	} else if s.prev != nil {
 		m := s.prev.manifest
 		same := s.source == m.Source.Commit || s.back == nil && s.source == m.NewestSource()
 		if same && s.branchTip != "" {
@@ -249,6 +257,9 @@ func Tip(ctx context.Context, repo *git.Repo, remote string) (fleet.Source, erro
 // findSource resolves the commit to release and reads garrison.toml in it. That file may name another
 // source branch than the one it was found on; then that one's tip is taken.
 func (s *state) findSource(ctx context.Context) error {
+	if s.Test != "" {
+		return s.testSource(ctx)
+	}
 	name, rev := s.Source, s.Source
 	if s.Source == "" {
 		name, rev = "a branch "+defaultSource, headsRef+defaultSource
@@ -306,6 +317,10 @@ func (s *state) checkDescends(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if !ok && s.Test != "" {
+		return fleet.Errorf(fleet.Bad, fleet.CodeNotDescendant, "%s (%.12s) does not descend from %.12s, which %s was made of", testSourceBranch(s.Test), s.source, last, s.prev.tag.Name).
+			WithHint("rebase it on %s and push it again", s.config.Branches.Source)
+	}
 	if !ok {
 		return fleet.Errorf(fleet.Bad, fleet.CodeNotDescendant, "%.12s does not descend from %.12s, which %s was made of", s.source, last, s.prev.tag.Name).
 			WithHint("a newer commit was released already, or %s was rewritten: merge %.12s into it", s.config.Branches.Source, last)
@@ -324,7 +339,7 @@ func (s *state) goBack(ctx context.Context) error {
 	if !there || s.prev == nil {
 		return fleet.Errorf("", fleet.CodeNotFound, "there is no %s to go back to", name).WithHint("git ls-remote --tags shows which there are")
 	}
-	if s.back, err = s.readRelease(ctx, s.RollbackTo, ref); err != nil {
+	if s.back, err = s.readRelease(ctx, name, ref); err != nil {
 		return err
 	}
 	return s.readSource(ctx, name+"'s source", s.back.manifest.Source.Commit)

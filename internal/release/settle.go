@@ -64,6 +64,9 @@ func (s *state) keepSecrets(ctx context.Context) error {
 	if s.back != nil {
 		maps.Copy(before, s.back.secrets.Files)
 	}
+	if s.last != nil { // shared secrets were re-keyed for this host alone then
+		maps.Copy(before, s.last.secrets.Files)
+	}
 	maps.DeleteFunc(before, func(path string, r fleet.SecretRecord) bool { return s.blobs[path] != r.Source })
 	var ids []string
 	for _, r := range before {
@@ -102,7 +105,7 @@ func (s *state) compose(ctx context.Context) error {
 		files[path] = r.Released
 	}
 	c := git.Commit{
-		Message: fmt.Sprintf("%s: %s\n\nReleased from %s.\n", fleet.TagName(s.number), s.subject(), s.source),
+		Message: fmt.Sprintf("%s: %s\n\nReleased from %s.\n", s.name(), s.subject(), s.source),
 		When:    s.info.When,
 	}
 	if s.prev != nil {
@@ -134,6 +137,9 @@ func (s *state) evaluate(ctx context.Context) (*evaluation, error) {
 	}
 	v := newEvaluator(s.Nix, s.Jobs, s.EvalMemory)
 	v.accept, v.told = s.config.check, s.Evaluated
+	if s.Test != "" {
+		v.accept, v.only = nil, s.Test
+	}
 	e, err := v.all(ctx, flakes)
 	if err != nil {
 		return nil, err
@@ -179,7 +185,7 @@ func (s *state) rekey(ctx context.Context, found *evaluation) (settled bool, err
 // noteDropped notes who could read a secret in the previous release and cannot in this one: what they have read, they keep.
 // Nobody loses a secret unless garrison.toml says so.
 func (s *state) noteDropped(in secret.Input) error {
-	if s.prev == nil {
+	if s.prev == nil || s.Test != "" { // nobody loses what the release gave them
 		return nil
 	}
 	in.Previous = &s.prev.secrets

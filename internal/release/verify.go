@@ -42,10 +42,11 @@ func keysOfHosts(keys []HostKey, public map[string][]string, names []string) (ma
 
 // verify decrypts what is about to be published with the hosts' private keys that were given: theirs must open, others' must not.
 func (s *state) verify(ctx context.Context, in secret.Input, names []string) error {
-	if len(s.VerifyWith) == 0 {
+	keys := s.only(s.VerifyWith, in)
+	if len(keys) == 0 {
 		return nil
 	}
-	identities, err := keysOfHosts(s.VerifyWith, in.HostKeys, names)
+	identities, err := keysOfHosts(keys, in.HostKeys, names)
 	if err != nil {
 		return err
 	}
