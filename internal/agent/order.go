@@ -113,7 +113,11 @@ func (a *Agent) eventOf(ctx context.Context, o fleet.Order, by fleet.Actor) (dep
 		return deploy.Retry{}, act, "", nil // and refused
 	case fleet.ActConfirm:
 		act.Release = &fleet.ReleaseRef{Number: o.Release, Tag: o.Tag}
-		return deploy.Confirm{By: by, Release: o.Release, Tag: o.Tag, Now: o.Now}, act, fleet.TagName(o.Release) + " is confirmed", nil
+		confirmed := fleet.TagName(o.Release)
+		if o.Release == 0 {
+			confirmed = "the test release"
+		}
+		return deploy.Confirm{By: by, Release: o.Release, Tag: o.Tag, Now: o.Now}, act, confirmed + " is confirmed", nil
 	case fleet.ActSuspend:
 		until := time.Now().Add(time.Duration(o.Seconds * float64(time.Second))).UTC().Truncate(time.Second)
 		if o.Reason == "" || o.Seconds <= 0 || o.Seconds > maxSuspension.Seconds() {

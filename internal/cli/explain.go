@@ -209,7 +209,7 @@ func explainWaiting(s fleet.Status, since, release string) (string, []string) {
 	case fleet.ForConfirm:
 		return said, []string{"garrison confirm " + release, "garrison confirm " + release + " --now (whatever the window)"}
 	case fleet.ForWindow:
-		if s.Target != nil && s.Target.Release.Number == 0 {
+		if s.Target != nil && s.Target.Release.Number == 0 && s.Target.Release.Test == "" {
 			return said, []string{"garrison deploy " + s.Target.OutPath + " --now"}
 		}
 		return said, []string{"garrison confirm " + release + " --now"}

@@ -58,6 +58,10 @@ func TestExplain(t *testing.T) {
 		{"before a correction", with(waiting(fleet.Wait{For: fleet.ForGrace, Until: &later}), func(s *fleet.Status) {
 			s.Drifted, s.Drift, s.Target, s.Systems.Current = drift, true, s.Active, system("x")
 		})},
+		{"a test", with(base(fleet.PhaseTesting), func(s *fleet.Status) { s.Test = &fleet.ReleaseRef{Test: "release-joker-test-3"} })},
+		{"a test that is ignored", with(base(fleet.PhaseIdle), func(s *fleet.Status) {
+			s.Remotes = []fleet.Remote{{Ignored: &fleet.Refusal{Since: at, Failure: fleet.Failure{Message: "release-joker-test-3 is built on release-6, and the newest release is release-7", Hint: "rebase it"}}}}
+		})},
 		{"rolled back by an operator", with(base(fleet.PhaseOverruled), func(s *fleet.Status) { s.Choice = choice })},
 		{"switched by hand", with(base(fleet.PhaseOverruled), func(s *fleet.Status) { s.Drifted, s.Drift = drift, true })},
 		{"held, and switched by hand", with(working(fleet.PhaseHeld), func(s *fleet.Status) {

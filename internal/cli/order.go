@@ -108,12 +108,16 @@ func (a *app) confirm() *cobra.Command {
 		Args:  exactly("RELEASE"),
 	}, func(cmd *cobra.Command, args []string, socket string, o *fleet.Order) (err error) {
 		o.Now = now
-		if o.Release, err = releaseArg(cmd, args[0]); err != nil {
-			return err
-		}
 		// The word is for the release as it is now: the agent refuses it if another tag has come to bear the name meanwhile.
 		var s fleet.Status
 		if err := (&from{socket: socket}).ask(cmd.Context(), askTime, "status", &s); err != nil {
+			return err
+		}
+		if s.Target != nil && s.Target.Release.Test == args[0] {
+			o.Tag = s.Target.Release.Tag
+			return nil
+		}
+		if o.Release, err = releaseArg(cmd, args[0]); err != nil {
 			return err
 		}
 		if s.Target != nil && s.Target.Release.Number == o.Release {

@@ -4,7 +4,7 @@
 // be tested, and an agent that was killed resumes from the record on disk.
 //
 // Which event does what in which phase stands in one table (table.go), and in docs/ARCHITECTURE.md, which a test holds
-// against it. The handlers are in follow.go (releases and their way), gate.go, drift.go and operator.go. Start at Next.
+// against it. The handlers are in follow.go (releases and their way), gate.go, drift.go, trial.go (test releases) and operator.go. Start at Next.
 package deploy
 
 import (
