@@ -55,9 +55,12 @@ func TestBadManifests(t *testing.T) {
 	for name, change := range map[string]func(*Manifest){
 		"schema":                 func(m *Manifest) { m.Schema = 2 },
 		"a test of another host": func(m *Manifest) { m.Test, m.Base, m.Manual = "elsewhere", 3, nil },
-		"a test of all hosts":    func(m *Manifest) { m.Test, m.Base, m.Manual = "joker", 3, nil },
+		"a test of two hosts": func(m *Manifest) {
+			m.Test, m.Base, m.Manual = "joker", 3, nil
+			m.Hosts["ratched"] = m.Hosts["joker"]
+		},
 		"a test on nothing": func(m *Manifest) {
-			m.Test, m.Manual, m.Hosts = "joker", nil, map[string]Entry{"joker": m.Hosts["joker"]}
+			m.Test, m.Manual = "joker", nil
 		},
 		"a base without a test": func(m *Manifest) { m.Base = 3 },
 		"number":                func(m *Manifest) { m.Number = 0 },

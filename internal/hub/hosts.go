@@ -69,7 +69,7 @@ func (h *Hub) serveDeployment(w http.ResponseWriter, r *http.Request) {
 	if !report(w, r, &d, func() (int, string) { return d.Schema, d.Deployment.Host }) {
 		return
 	}
-	if d.Deployment.Schema != fleet.StatusSchema || d.Deployment.Release.Number < 0 || len(d.Log) > fleet.MaxReportedLog {
+	if d.Deployment.Schema != fleet.StatusSchema || d.Deployment.Release.Number < 1 && d.Deployment.Release.Test == "" || len(d.Log) > fleet.MaxReportedLog {
 		http.Error(w, "the report is not of a deployment with a release and a log of at most 64 KiB", http.StatusBadRequest)
 		return
 	}
