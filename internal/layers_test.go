@@ -52,6 +52,7 @@ var mayImport = map[string][]string{
 	"internal/sandbox": {"internal/fleet"},
 	"internal/drill":   {"internal/fleet", "internal/sandbox"},
 	"examples":         {},
+	"nix":              {},
 }
 
 // isTest says whether a package is of test support: the conformance suites and the tools of
