@@ -52,6 +52,7 @@ type Agent struct {
 	cancelStage context.CancelFunc
 	stageDone   chan struct{} // closed when the newest stage has ended
 	retry       *time.Timer   // fires when a retry is due
+	afterDone   chan struct{} // closed when the newest run of afterDeploy has ended
 
 	results chan result
 	wake    chan struct{}

@@ -42,6 +42,8 @@ type boxOptions struct {
 	origin   *git.Repo // nil for one of its own
 	pollOnly bool      // tests do not tell the agent to look
 	tmpfs    bool      // its state directory is a small file system in memory
+	files    []sandbox.File
+	noAgent  bool // none is started: the test brings one
 }
 
 const stateDir = "/var/lib/garrison"
@@ -96,11 +98,15 @@ func newBox(t *testing.T, o boxOptions) *box {
 		},
 		Binds: []sandbox.Bind{{Source: b.origin.Dir, Target: "/srv/fleet.git", Writable: true}},
 	}
+	opts.Files = append(opts.Files, o.files...)
 	start := []string{"garrison", "agent"}
 	if o.tmpfs {
 		start = []string{"sh", "-c", "busybox mountpoint -q " + stateDir + " || { mkdir -p " + stateDir + "; mount -t tmpfs -o size=2m none " + stateDir + "; }; exec garrison agent"}
 	}
 	opts.Services = []sandbox.Service{{Name: "agent", Args: start, Env: []string{"PATH=" + path, "GORACE=atexit_sleep_ms=0"}, Restart: true}}
+	if o.noAgent {
+		opts.Services = nil
+	}
 	if b.host, err = l.lan.Start(ctx, opts); err != nil {
 		t.Fatal(err)
 	}

@@ -24,6 +24,9 @@ type Config struct {
 	CheckTime      tomlfile.Duration `toml:"checkTime"` // for a new system to become healthy; default 120s
 	FetchTime      tomlfile.Duration `toml:"fetchTime"` // for a closure to arrive; default 1h
 
+	AfterDeploy     []string          `toml:"afterDeploy"`     // a program and its arguments, run after every deployment
+	AfterDeployTime tomlfile.Duration `toml:"afterDeployTime"` // for it to end; default 5m
+
 	Caches []struct {
 		URL       string `toml:"url"`
 		PublicKey string `toml:"publicKey"` // name:base64
@@ -48,6 +51,7 @@ func ReadConfig(path string) (Config, error) {
 	c.Poll = tomlfile.Duration(c.Poll.Or(time.Minute))
 	c.CheckTime = tomlfile.Duration(c.CheckTime.Or(2 * time.Minute))
 	c.FetchTime = tomlfile.Duration(c.FetchTime.Or(time.Hour))
+	c.AfterDeployTime = tomlfile.Duration(c.AfterDeployTime.Or(5 * time.Minute))
 	if c.Host == "" {
 		name, err := os.Hostname()
 		if err != nil {
@@ -83,6 +87,8 @@ func (c Config) check(path string) error {
 		return bad("branch %q cannot be a branch's name", c.Branch)
 	case time.Duration(c.Poll) < time.Second, time.Duration(c.CheckTime) < time.Second, time.Duration(c.FetchTime) < time.Second:
 		return bad("poll, checkTime and fetchTime must be at least 1s")
+	case len(c.AfterDeploy) > 0 && !filepath.IsAbs(c.AfterDeploy[0]):
+		return bad("afterDeploy must begin with a program's absolute path, not %q", c.AfterDeploy[0])
 	}
 	for _, cache := range c.Caches {
 		if name, key, ok := strings.Cut(cache.PublicKey, ":"); !ok || name == "" || key == "" || strings.ContainsAny(cache.PublicKey, " \t\n") {

@@ -220,14 +220,16 @@ func (r activated) take(ctx context.Context, a *Agent) {
 	} else {
 		a.Log.Info("deployed", "release", d.Release.Number, "result", d.Result, "storePath", d.OutPath, "duration", d.EndedAt.Sub(a.record.Target.At).Round(time.Millisecond))
 	}
-	a.remember(d)
+	if a.remember(d) {
+		a.afterDeploy(ctx, d)
+	}
 	a.apply(ctx, deploy.Activated{Result: out.Result, Failure: out.Failure, Systems: a.systems()})
 }
 
-// remember adds to the history, unless an agent before us did so and was killed before it had noted more.
-func (a *Agent) remember(d fleet.Deployment) {
+// remember adds to the history, unless an agent before us did so and was killed before it had noted more; then it is false.
+func (a *Agent) remember(d fleet.Deployment) bool {
 	if last := a.status.Last; last != nil && last.EndedAt.Equal(d.EndedAt) && last.Release.Number == d.Release.Number {
-		return
+		return false
 	}
 	err := a.history.Append(d)
 	if err == nil {
@@ -237,6 +239,7 @@ func (a *Agent) remember(d fleet.Deployment) {
 		a.Log.Error("the history cannot be written", "err", err)
 	}
 	a.note(func(s *fleet.Status) { s.Last = &d })
+	return true
 }
 
 func (a *Agent) logStages(stages []fleet.StageTime) {
