@@ -74,6 +74,10 @@ let
       assertion = cfg.host == null || match "[A-Za-z0-9]([A-Za-z0-9_-]*[A-Za-z0-9])?" cfg.host != null;
       message = "${at}.host is \"${toString cfg.host}\", which cannot be a host's name. Give its name in nixosConfigurations.";
     }
+    {
+      assertion = builtins.all (r: length (filter (other: other.name == r.name) cfg.remotes) == 1) cfg.remotes;
+      message = "${at}.remotes: two have the same name. Give each a name of its own.";
+    }
     (httpURL "${at}.hub.url" cfg.hub.url)
     (secretFile "${at}.hub.tokenFile" cfg.hub.tokenFile)
     (absolute "${at}.hub.tokenFile" cfg.hub.tokenFile)
@@ -103,10 +107,6 @@ let
       (absolute "${at}.remotes: the credentialsFile of ${r.name}" r.credentialsFile)
       (secretFile "${at}.remotes: the sshKeyFile of ${r.name}" r.sshKeyFile)
       (absolute "${at}.remotes: the sshKeyFile of ${r.name}" r.sshKeyFile)
-      {
-        assertion = length (filter (other: other.name == r.name) cfg.remotes) == 1;
-        message = "${at}.remotes: two are called \"${r.name}\". Give each a name of its own.";
-      }
     ])
     cfg.remotes;
 in

@@ -20,6 +20,8 @@ let
   secrets = { tokens = cfg.tokensFile; }
     // (if withCI then { signing-key = cfg.ci.signingKeyFile; identity = cfg.ci.identityFile; ssh-key = cfg.ci.sshKeyFile; } else { });
   given = filter (name: secrets.${name} != null) (attrNames secrets);
+  # A path of the repository, which only tokensFile may be, is copied to the store.
+  file = name: if name == "tokens" then "${secrets.tokens}" else toString secrets.${name};
   credential = name: if secrets.${name} or null == null then null else "/run/credentials/garrison-hub.service/${name}";
 
   settings = {
@@ -136,7 +138,7 @@ in
         Restart = "always";
         RestartSec = 5;
         TimeoutStopSec = 60;
-        LoadCredential = map (name: "${name}:${secrets.${name}}") given; # a path of the repository is copied to the store
+        LoadCredential = map (name: "${name}:${file name}") given;
 
         DynamicUser = true;
         StateDirectory = "garrison-hub";

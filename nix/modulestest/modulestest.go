@@ -74,10 +74,10 @@ func (u Unit) Text() string {
 			unit[key] = value
 		}
 	}
-	if !u.RestartIfChanged {
-		unit["X-RestartIfChanged"] = false
-	}
 	service := maps.Clone(u.ServiceConfig)
+	if !u.RestartIfChanged {
+		service["X-RestartIfChanged"] = false
+	}
 	if !u.StopIfChanged {
 		service["X-StopIfChanged"] = false
 	}
