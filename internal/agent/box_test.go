@@ -271,17 +271,24 @@ func (b *box) systems(current, boot string) {
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		b.t.Fatal(err)
 	}
-	profile, _ := b.run("readlink -f /nix/var/nix/profiles/system")
+	profile, entry := b.nextBoot()
+	if now != want(current) || profile != want(boot) || entry != want(boot) {
+		b.t.Errorf("current %q, profile %q, boot entry %q; want %q and %q", now, profile, entry, want(current), want(boot))
+	}
+}
+
+// nextBoot is what profile and boot entry say, "" where there is none.
+func (b *box) nextBoot() (profile, entry string) {
+	b.t.Helper()
+	profile, _ = b.run("readlink -f /nix/var/nix/profiles/system")
 	if !strings.HasPrefix(profile, "/nix/store/") {
 		profile = ""
 	}
-	entry, err := b.host.ReadFile("/boot/garrison-entry")
+	text, err := b.host.ReadFile("/boot/garrison-entry")
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		b.t.Fatal(err)
 	}
-	if now != want(current) || profile != want(boot) || strings.TrimSpace(string(entry)) != want(boot) {
-		b.t.Errorf("current %q, profile %q, boot entry %q; want %q and %q", now, profile, entry, want(current), want(boot))
-	}
+	return profile, strings.TrimSpace(string(text))
 }
 
 // run runs a shell script on the host and returns what it printed, trimmed.
@@ -354,7 +361,7 @@ func (b *box) eventually(what string, f func() bool) {
 func (b *box) killHelper() {
 	b.t.Helper()
 	b.must(`for p in /proc/[0-9]*; do
-		case $(busybox tr '\0' ' ' < $p/cmdline 2>/dev/null) in */garrison" activate --dir"*) kill -9 ${p#/proc/};; esac
+		case $(busybox tr '\0' ' ' < $p/cmdline 2>/dev/null) in */garrison*" activate"" --dir"*) kill -9 ${p#/proc/};; esac
 	done`)
 }
 

@@ -74,7 +74,12 @@ func (b *box) crash(variant, gate string, damage func()) (fleet.Status, []noted)
 // and stays, or it was not and is undone and held. It returns whether it stays.
 func (b *box) survives(running, variant, gate string, damage func(), stays func(steps []noted) bool) bool {
 	b.t.Helper()
-	s, steps := b.crash(variant, gate, damage)
+	s, steps := b.crash(variant, gate, func() {
+		if profile, entry := b.nextBoot(); !checked(b.journal(b.number)) && (profile != b.lab.out(running) || entry != b.lab.out(running)) {
+			b.t.Errorf("%s: not confirmed yet, but profile %q, boot entry %q", gate, profile, entry)
+		}
+		damage()
+	})
 	if len(steps) == 0 || stays(steps) {
 		if s.Last.Result != fleet.Committed || s.Phase != fleet.PhaseIdle {
 			b.t.Errorf("%s, %+v: %s, phase %s, %+v", gate, steps, s.Last.Result, s.Phase, s.Failure)
@@ -161,9 +166,7 @@ func TestPowerCut(t *testing.T) {
 			for _, gate := range points {
 				entry := ""
 				damage := func() {
-					text, _ := b.host.ReadFile("/boot/garrison-entry")
-					entry = strings.TrimSpace(string(text))
-					if entry != b.lab.out(runs) && entry != b.lab.out(other) {
+					if _, entry = b.nextBoot(); entry != b.lab.out(runs) && entry != b.lab.out(other) {
 						t.Errorf("%s: the boot entry is %q", gate, entry)
 					}
 					cut()
