@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -104,8 +105,20 @@ func (r *Repo) network(ctx context.Context, remote string, command, rest []strin
 	if err != nil {
 		return "", err
 	}
-	args := append(append([]string{}, networkConfig...), command...)
-	args = append(args, "--end-of-options", address)
+	args := append([]string{}, networkConfig...)
+	if r.fromModules {
+		env = append(env, "GIT_PROTOCOL_FROM_USER=0")
+		if r.allowFile {
+			args = append(args, "-c", "protocol.file.allow=always")
+		}
+	}
+	args = append(args, command...)
+	end := "--end-of-options"
+	if slices.Contains(command, "lfs") {
+		end = "--" // it is not git's own
+		env = append(env, "GIT_ASKPASS=false", "SSH_ASKPASS=false") // with an empty answer it would ask for ever
+	}
+	args = append(args, end, address)
 	return r.run(ctx, call{args: append(args, rest...), env: append(env, ssh...)})
 }
 

@@ -9,7 +9,6 @@ import (
 	"filippo.io/age"
 
 	"github.com/garrison-nix/garrison/internal/fleet"
-	"github.com/garrison-nix/garrison/internal/nix"
 	"github.com/garrison-nix/garrison/internal/secret"
 )
 
@@ -71,11 +70,7 @@ func inspect(ctx context.Context, o Options, tag string) (*inspected, error) {
 	if err := s.Repo.UpdateRef(ctx, inspectRef, s.commit); err != nil {
 		return nil, err
 	}
-	flakes, err := flakesIn(s.blobs, s.config.Flakes, nix.Flake{GitDir: s.Repo.Dir, Ref: inspectRef, Commit: s.commit})
-	if err != nil {
-		return nil, err
-	}
-	found, err := newEvaluator(s.Nix, s.Jobs, s.EvalMemory).all(ctx, flakes)
+	found, err := s.evaluateAt(ctx, inspectRef, nil)
 	if err != nil {
 		return nil, err
 	}
