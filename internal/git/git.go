@@ -67,7 +67,7 @@ func initAt(ctx context.Context, dir string, bare bool) (*Repo, error) {
 
 // env keeps git from asking anybody anything, its messages in English, and objects what their names say.
 func env() []string {
-	return []string{"GIT_TERMINAL_PROMPT=0", "GIT_ASKPASS=true", "SSH_ASKPASS=true", "LC_ALL=C", "GIT_OPTIONAL_LOCKS=0", "GIT_NO_REPLACE_OBJECTS=1"}
+	return []string{"GIT_TERMINAL_PROMPT=0", "GIT_ASKPASS=true", "SSH_ASKPASS=true", "SSH_ASKPASS_REQUIRE=never", "LC_ALL=C", "GIT_OPTIONAL_LOCKS=0", "GIT_NO_REPLACE_OBJECTS=1"}
 }
 
 type call struct {

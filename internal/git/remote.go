@@ -115,7 +115,7 @@ func (r *Repo) network(ctx context.Context, remote string, command, rest []strin
 	args = append(args, command...)
 	end := "--end-of-options"
 	if slices.Contains(command, "lfs") {
-		end = "--" // it is not git's own
+		end = "--"                                                  // it is not git's own
 		env = append(env, "GIT_ASKPASS=false", "SSH_ASKPASS=false") // with an empty answer it would ask for ever
 	}
 	args = append(args, end, address)
@@ -178,6 +178,12 @@ func remoteError(doing, remote string, err error) error {
 	said := proc.Said(err)
 	var timeout *fleet.Error
 	switch {
+	case strings.Contains(said, "REMOTE HOST IDENTIFICATION HAS CHANGED"):
+		return fleet.Errorf(fleet.Local, fleet.CodeRemote, "cannot %s %s: its host key is another one than before", doing, Redact(remote)).
+			WithHint("somebody may stand between; if the server did change its key, ask its operator for the new one and put it into known_hosts").WithCause(redacted(err))
+	case strings.Contains(said, "Host key verification failed"):
+		return fleet.Errorf(fleet.Local, fleet.CodeRemote, "cannot %s %s: its host key is not known here", doing, Redact(remote)).
+			WithHint("put it into the known_hosts of the user that runs this: ssh-keyscan [-p PORT] HOST prints it; compare it with what the server's operator says").WithCause(redacted(err))
 	case refused.MatchString(said):
 		return fleet.Errorf(fleet.Local, fleet.CodeUnauthorized, "cannot %s %s: it refuses our credentials", doing, Redact(remote)).
 			WithHint("renew the token or key that git uses for it").WithCause(redacted(err))

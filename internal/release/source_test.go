@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/garrison-nix/garrison/internal/fleet"
+	"github.com/garrison-nix/garrison/internal/git/gittest"
 	"github.com/garrison-nix/garrison/internal/nix"
 	"github.com/garrison-nix/garrison/internal/nix/nixtest"
 	"github.com/garrison-nix/garrison/internal/release"
@@ -101,7 +102,7 @@ func TestSubmodules(t *testing.T) {
 // wantSameForOthers wants Nix to find, by the release's commit alone, what the manifest says.
 func (w *world) wantSameForOthers(out release.Outcome, host, query string) {
 	w.t.Helper()
-	url := forge(w.t, w.dir, "", "") + "/origin.git"
+	url := gittest.HTTP(w.t, w.dir, "", "", nil) + "/origin.git"
 	args := []string{"--extra-experimental-features", "nix-command flakes", "--store", w.nix.Store, "eval", "--raw",
 		"git+" + url + "?ref=release&rev=" + out.Release.Commit + query + "#nixosConfigurations." + host + ".config.system.build.toplevel.outPath"}
 	if got := w.do("nix", args...); got != out.Manifest.Hosts[host].OutPath {
@@ -117,7 +118,7 @@ func TestSubmoduleOnThisMachine(t *testing.T) {
 	w.reads("lib/own/platform")
 	w.toml("submodules = true")
 	w.push("Reads what is CI's own")
-	url := forge(t, w.dir, "", "") + "/origin.git"
+	url := gittest.HTTP(t, w.dir, "", "", nil) + "/origin.git"
 	w.refuse(fleet.Local, fleet.CodeRemote, []string{"lib/own", "protocol.file.allow"}, func(o *release.Options) { o.Remote = url })
 }
 
