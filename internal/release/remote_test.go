@@ -33,7 +33,7 @@ func TestRemotes(t *testing.T) {
 		if out.Release.Source.Commit != commit {
 			t.Errorf("%s: %+v", name, out.Release)
 		}
-		looked, err := release.Secrets(t.Context(), w.with(func(o *release.Options) { o.Remote, o.SigningKey = remote, "" }), "")
+		looked, err := release.Secrets(t.Context(), w.with(via), "")
 		w.must(err)
 		if looked.Release.Number != out.Release.Number {
 			t.Errorf("%s: %+v", name, looked)
