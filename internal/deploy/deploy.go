@@ -222,8 +222,8 @@ func turn(r Record, s fleet.Systems, at time.Time) (Record, []Effect) {
 			r.Phase = fleet.PhaseReboot
 		}
 		return r, nil
-	case r.Active == nil && s.Current == target.OutPath && s.Profile == target.OutPath:
-		r.Active, r.Phase = target, fleet.PhaseIdle
+	case !left && s.Current == target.OutPath && s.Profile == target.OutPath: // whoever deployed it: another tool, an agent whose record is lost
+		r.Active, r.Phase, r.Reboot = target, fleet.PhaseIdle, false
 		return r, nil
 	}
 	r.Target, r.Phase = target, fleet.PhaseStaging
