@@ -2,9 +2,13 @@ package agent_test
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/garrison-nix/garrison/internal/agent"
 	"github.com/garrison-nix/garrison/internal/fleet"
 	"github.com/garrison-nix/garrison/internal/sandbox"
 )
@@ -92,4 +96,28 @@ func TestAfterDeploy(t *testing.T) {
 		t.Error("the child of the one that hung is alive")
 	}
 	b.says(0)
+}
+
+func TestAfterDeployIsConfigured(t *testing.T) {
+	t.Parallel()
+	read := func(more string) (agent.Config, error) {
+		file := filepath.Join(t.TempDir(), "agent.toml")
+		if err := os.WriteFile(file, []byte("host = \"joker\"\nremote = \"file:///f\"\nallowedSigners = \"/s\"\n"+more), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return agent.ReadConfig(file)
+	}
+	if c, err := read(`afterDeploy = ["/a", "b"]`); err != nil || len(c.AfterDeploy) != 2 || time.Duration(c.AfterDeployTime) != 5*time.Minute {
+		t.Errorf("read %+v, %v", c, err)
+	}
+	for text, says := range map[string]string{
+		`afterDeploy = ["notify"]`: `afterDeploy must begin with a program's absolute path, not "notify"`,
+		`afterDeploy = "/a"`:       "afterDeploy must be a list of strings",
+		`afterDeployTime = "0s"`:   "is not a positive duration",
+		`afterDeployTimes = "1m"`:  `did you mean "afterDeployTime"?`,
+	} {
+		if _, err := read(text); fleet.CodeOf(err) != fleet.CodeConfig || !strings.Contains(fmt.Sprintf("%v %+v", err, fleet.FailureOf("", err)), says) {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
 }

@@ -204,8 +204,14 @@ func (a *app) version() *cobra.Command {
 	}
 }
 
-// Version is what the Go toolchain recorded of this build.
+// linkedVersion is set by the linker where there is no repository to record a version of: by nix/package.nix.
+var linkedVersion string
+
+// Version is what the linker was told, else what the Go toolchain recorded of this build.
 func Version() string {
+	if linkedVersion != "" {
+		return linkedVersion
+	}
 	info, ok := debug.ReadBuildInfo()
 	if !ok || info.Main.Version == "" {
 		return "(devel)"

@@ -1,6 +1,9 @@
 # services.garrison.agent: the host side. It writes /etc/garrison/agent.toml and runs the agent.
 #
 # An option that is not set stands in no file, so the agent's own default holds (docs/FORMATS.md).
+#
+# Its secrets are named by their path on the host, and not handed over by systemd (LoadCredential): that would copy them once, when the agent
+# starts, which no deployment restarts, and would not start it at all while one is missing. The agent reads them for each use.
 { config, lib, pkgs, ... }:
 
 let
@@ -210,26 +213,13 @@ in
     # Its members may use the agent's socket: garrison status, history, …
     users.groups.garrison = { };
 
-    systemd.services.garrison-agent = {
+    systemd.services.garrison-agent = words.daemon { inherit config pkgs toml; environment.XDG_CACHE_HOME = "/var/cache/garrison"; } // {
       description = "Garrison agent";
-      wantedBy = [ "multi-user.target" ];
-      after = [ "network-online.target" ];
-      wants = [ "network-online.target" ];
-      path = [ config.nix.package pkgs.git pkgs.openssh ];
 
-      # An activation must not stop the agent that watches it. The agent starts itself anew after one that changed it;
-      # the trigger makes a change of its files a change of its unit.
+      # An activation must not stop the agent that watches it.
       restartIfChanged = false;
       stopIfChanged = false;
-      restartTriggers = [ (builtins.hashString "sha256" toml) ];
 
-      environment = {
-        NIX_SSL_CERT_FILE = lib.mkDefault "/etc/ssl/certs/ca-certificates.crt";
-        SSL_CERT_FILE = lib.mkDefault "/etc/ssl/certs/ca-certificates.crt";
-        XDG_CACHE_HOME = "/var/cache/garrison";
-      } // config.networking.proxy.envVars;
-
-      unitConfig.StartLimitIntervalSec = 0; # a host is never given up
       serviceConfig = {
         Type = "notify";
         NotifyAccess = "main";

@@ -38,6 +38,11 @@ let
   };
   toml = toTOML (merge settings cfg.settings);
 
+  environment = { HOME = "/var/cache/garrison-hub"; XDG_CACHE_HOME = "/var/cache/garrison-hub"; }
+    // (if withCI && cfg.ci.sshKeyFile != null then {
+    GIT_SSH_COMMAND = "ssh -i ${credential "ssh-key"} -o IdentitiesOnly=yes -o BatchMode=yes -o ConnectTimeout=15 -o ServerAliveInterval=15";
+  } else { });
+
   assertions = [
     {
       assertion = cfg.tokensFile != null;
@@ -113,24 +118,8 @@ in
       (lib.mkIf (withCI && cfg.ci.allowedSigners != [ ]) { "garrison/hub-allowed-signers".text = words.signers cfg.ci.allowedSigners; })
     ];
 
-    systemd.services.garrison-hub = {
+    systemd.services.garrison-hub = words.daemon { inherit config pkgs toml environment; } // {
       description = "Garrison hub";
-      wantedBy = [ "multi-user.target" ];
-      after = [ "network-online.target" ];
-      wants = [ "network-online.target" ];
-      path = [ config.nix.package pkgs.git pkgs.openssh ];
-      restartTriggers = [ (builtins.hashString "sha256" toml) ];
-
-      environment = {
-        NIX_SSL_CERT_FILE = lib.mkDefault "/etc/ssl/certs/ca-certificates.crt";
-        SSL_CERT_FILE = lib.mkDefault "/etc/ssl/certs/ca-certificates.crt";
-        HOME = "/var/cache/garrison-hub";
-        XDG_CACHE_HOME = "/var/cache/garrison-hub";
-      }
-      // (if withCI && cfg.ci.sshKeyFile != null then { GIT_SSH_COMMAND = "ssh -i ${credential "ssh-key"} -o IdentitiesOnly=yes -o BatchMode=yes -o ConnectTimeout=15 -o ServerAliveInterval=15"; } else { })
-      // config.networking.proxy.envVars;
-
-      unitConfig.StartLimitIntervalSec = 0;
       serviceConfig = {
         Type = "notify";
         NotifyAccess = "main";

@@ -11,6 +11,20 @@ rec {
   # absent is an option that is left out of the TOML file while it is null, so that the program's own default holds.
   absent = type: attrs: lib.mkOption ({ type = lib.types.nullOr type; default = null; } // attrs);
 
+  # daemon is what the units of agent and hub have in common.
+  daemon = { config, pkgs, toml, environment }: {
+    wantedBy = [ "multi-user.target" ];
+    after = [ "network-online.target" ];
+    wants = [ "network-online.target" ];
+    path = [ config.nix.package pkgs.git pkgs.openssh ];
+    restartTriggers = [ (builtins.hashString "sha256" toml) ]; # a change of its file is a change of its unit
+    environment = {
+      NIX_SSL_CERT_FILE = lib.mkDefault "/etc/ssl/certs/ca-certificates.crt";
+      SSL_CERT_FILE = lib.mkDefault "/etc/ssl/certs/ca-certificates.crt";
+    } // environment // config.networking.proxy.envVars;
+    unitConfig.StartLimitIntervalSec = 0; # never given up
+  };
+
   # merge lets b win over a, key by key.
   merge = a: b: a // builtins.mapAttrs (k: v: if builtins.isAttrs v && builtins.isAttrs (a.${k} or null) then merge a.${k} v else v) b;
 
