@@ -98,8 +98,8 @@ func (a *attempt) run(kill string) (calls []string, killed bool) {
 	return strings.Split(strings.TrimSpace(string(said)), "\n"), killed
 }
 
-// published is the newest release at the origin, nil if there is none; it must be whole.
-func (a *attempt) published() (commit string, m *fleet.Manifest) {
+// published is the newest release at the origin, nil if there is none; its closures must be in the cache, if it is the one that was to be made and they are looked at.
+func (a *attempt) published(number int, whole bool) (commit string, m *fleet.Manifest) {
 	a.t.Helper()
 	origin := &git.Repo{Dir: a.origin}
 	tags, err := origin.Refs(a.t.Context(), "refs/tags/")
@@ -112,7 +112,9 @@ func (a *attempt) published() (commit string, m *fleet.Manifest) {
 		if tip := a.do("git", "--git-dir", a.origin, "rev-parse", "release"); n == len(tags) && tip != tag.Commit {
 			a.t.Fatalf("release is %s, %s is %s", tip, tag.Name, tag.Commit)
 		}
-		a.wantInCache(m)
+		if m.Number == number && whole {
+			a.wantInCache(m)
+		}
 		return tag.Commit, m
 	}
 	return "", nil
@@ -140,7 +142,7 @@ func TestKilledAtEveryCall(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			undisturbed := s.attempt(t, c.template)
 			calls, _ := undisturbed.run("")
-			want, m := undisturbed.published()
+			want, m := undisturbed.published(c.number, true)
 			if m == nil || m.Number != c.number {
 				t.Fatalf("undisturbed: %+v", m)
 			}
@@ -151,7 +153,7 @@ func TestKilledAtEveryCall(t *testing.T) {
 					refs := a.refs()
 					for _, when := range []string{"before", "after"} {
 						said, killed := a.run(fmt.Sprintf("%d-%s", n, when))
-						_, got := a.published()
+						_, got := a.published(c.number, when == "after")
 						if whole := got != nil && got.Number == c.number; !whole && a.refs() != refs {
 							t.Fatalf("killed %s %s: the origin has\n%s\nand had\n%s", when, said[len(said)-1], a.refs(), refs)
 						} else if !whole && !killed {
@@ -159,12 +161,15 @@ func TestKilledAtEveryCall(t *testing.T) {
 						}
 					}
 					a.run("")
-					commit, got := a.published()
+					commit, got := a.published(c.number, true)
 					if got.Number != c.number || c.number > 1 && commit != want {
 						t.Errorf("afterwards release %d is %s, undisturbed %d is %s", got.Number, commit, c.number, want)
 					}
 					again := a.refs()
-					if a.run(""); a.refs() != again || bytes.Count([]byte(again), []byte("refs/tags/")) != c.number {
+					if n == len(calls) { // once is enough: it only looks
+						a.run("")
+					}
+					if a.refs() != again || bytes.Count([]byte(again), []byte("refs/tags/")) != c.number {
 						t.Errorf("published twice: %s", a.refs())
 					}
 				})
