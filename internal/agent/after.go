@@ -29,6 +29,9 @@ func (a *Agent) afterDeploy(ctx context.Context, d fleet.Deployment) {
 		if ctx.Err() != nil {
 			return
 		}
+		if err := a.keepDeployed(ctx, d); err != nil {
+			a.Log.Warn("the deployed commit cannot be kept under a name", "err", err)
+		}
 		log := a.Log.With("release", d.Release.Number, "command", command[0])
 		most := time.Duration(a.Config.AfterDeployTime)
 		limited, cancel := context.WithTimeout(ctx, most)
@@ -50,6 +53,16 @@ func (a *Agent) afterDeploy(ctx context.Context, d fleet.Deployment) {
 	})
 }
 
+// deployedRef leads to the commit that was deployed last, for whoever evaluates it.
+const deployedRef = "refs/garrison/deployed"
+
+func (a *Agent) keepDeployed(ctx context.Context, d fleet.Deployment) error {
+	if d.Release.Commit == "" { // a bare store path
+		return nil
+	}
+	return a.looker.repo.UpdateRef(ctx, deployedRef, d.Release.Commit)
+}
+
 // afterDeployEnv tells the program what happened; as comin does, too, so that a command made for comin goes on working.
 func (a *Agent) afterDeployEnv(d fleet.Deployment) []string {
 	failure, status := "", "done"
@@ -67,7 +80,7 @@ func (a *Agent) afterDeployEnv(d fleet.Deployment) []string {
 		"GARRISON_RESULT", string(d.Result), "GARRISON_OUT_PATH", d.OutPath, "GARRISON_PREVIOUS", d.Previous, "GARRISON_ERROR", failure,
 		"COMIN_GIT_SHA", source.Commit, "COMIN_GIT_REF", "origin/"+cmp.Or(source.Branch, "main"), "COMIN_GIT_MSG", source.Subject,
 		"COMIN_HOSTNAME", d.Host, "COMIN_GENERATION", fleet.TagName(d.Release.Number), "COMIN_STATUS", status, "COMIN_ERROR_MSG", failure,
-		"COMIN_FLAKE_URL", "git+file://"+a.looker.repo.Dir+"?ref="+headsRef+a.Config.Branch+"&rev="+d.Release.Commit,
+		"COMIN_FLAKE_URL", "git+file://"+a.looker.repo.Dir+"?ref="+deployedRef+"&rev="+d.Release.Commit,
 	)
 }
 

@@ -72,7 +72,7 @@ func TestMigration(t *testing.T) {
 			t.Errorf("after it took over: %+v", s)
 		}
 		b.says(0)
-		if got := b.must("garrison history -o json | grep -c '\"outPath\"' || true"); got != string(rune('0'+deployed)) {
+		if got := b.must("garrison history -o json | grep -c '\"result\"' || true"); got != string(rune('0'+deployed)) {
 			t.Errorf("deployments in the history: %s, not %d\n%s", got, deployed, b.must("garrison history; journalctl --no-pager -u garrison-agent | tail -40"))
 		}
 		if after := same(); after != before {
