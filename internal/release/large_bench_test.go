@@ -169,6 +169,8 @@ func BenchmarkPlan5000(b *testing.B) {
 		c := cachetest.NewServer(b, nil)
 		for _, p := range slices.Concat(before, after) {
 			try(b, c.Index.PutNar(b.Context(), cache.Nar{NarHash: p.NarHash, NarSize: p.NarSize, FileHash: p.NarHash, FileSize: 1}))
+			try(b, os.MkdirAll(filepath.Dir(c.BlobFile(p.NarHash)), 0o755))
+			try(b, os.WriteFile(c.BlobFile(p.NarHash), []byte("x"), 0o644))
 			info := nar.NarInfo{PathInfo: p, URL: "nar/" + p.NarHash.Nix32() + ".nar.zst", Compression: "zstd"}
 			_, err := c.Index.PutPath(b.Context(), cache.Path{Cache: "c", StorePath: p.StorePath, NarHash: p.NarHash, References: p.References, NarInfo: info.Encode()}, false)
 			try(b, err)
