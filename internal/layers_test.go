@@ -33,7 +33,7 @@ var (
 // docs/ARCHITECTURE.md explains.
 var mayImport = map[string][]string{
 	"internal/fleet": {}, "internal/durable": {}, "internal/nar": {},
-	"internal/deploy": base, "internal/closure": base,
+	"internal/deploy": base, "internal/closure": base, "internal/comin": base,
 	"internal/secret": with("internal/secret/sops"), "internal/secret/sops": base,
 	"internal/proc": base, "internal/tomlfile": base, "internal/hostkey": base,
 	"internal/git": with("internal/proc"), "internal/nix": with("internal/proc"),
@@ -52,6 +52,7 @@ var mayImport = map[string][]string{
 	"internal/sandbox": {"internal/fleet"},
 	"internal/drill":   {"internal/fleet", "internal/sandbox"},
 	"examples":         {},
+	"nix":              {},
 }
 
 // isTest says whether a package is of test support: the conformance suites and the tools of

@@ -37,6 +37,12 @@ func TestSaidLastIsBounded(t *testing.T) {
 	if said := h.saidLast(); len(said) > 1600 || !strings.HasSuffix(said, "the end") {
 		t.Errorf("%d bytes: %s", len(said), said)
 	}
+	if err := os.WriteFile(LogFile(h.dir), []byte("level=INFO msg=activating\n--- now test /nix/store/x\nthe valve\nis stuck\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if said := h.saidLast(); said != ":\nthe valve\nis stuck" {
+		t.Errorf("%q", said)
+	}
 }
 
 // TestResolve takes the journal of a whole activation, cut after each line, and each system that may run then.

@@ -1,6 +1,7 @@
 package activate
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -46,6 +47,9 @@ func (h *helper) judge(code int) (verdict, error) {
 	return live, h.switchFailed(ended(code))
 }
 
+// switchLine begins the line of the log after which a switch has the word.
+const switchLine = "--- "
+
 // lockHeld is how switch-to-configuration ends when another one is at work.
 const lockHeld = 11
 
@@ -62,7 +66,7 @@ func (h *helper) switchFailed(how string) error {
 		WithHint("its whole log: %s", LogFile(h.dir))
 }
 
-// saidLast is the end of the log, for an error that is read without it.
+// saidLast is the end of what the last switch said, for an error that is read without the log.
 func (h *helper) saidLast() string {
 	f, err := os.Open(LogFile(h.dir))
 	if err != nil {
@@ -74,6 +78,9 @@ func (h *helper) saidLast() string {
 		_, _ = f.Seek(-most, io.SeekEnd)
 	}
 	said, _ := io.ReadAll(io.LimitReader(f, most))
+	if i := bytes.LastIndex(said, []byte("\n"+switchLine)); i >= 0 {
+		_, said, _ = bytes.Cut(said[i+1:], []byte("\n"))
+	}
 	if text := strings.TrimSpace(strings.ToValidUTF8(string(said), "")); text != "" {
 		return ":\n" + text
 	}
@@ -90,7 +97,7 @@ func (h *helper) switchTo(ctx context.Context, system, action string) (int, erro
 		return notRun, stateError(err)
 	}
 	defer log.Close()
-	fmt.Fprintf(log, "--- %s %s %s\n", time.Now().UTC().Format(time.RFC3339), action, system)
+	fmt.Fprintf(log, switchLine+"%s %s %s\n", time.Now().UTC().Format(time.RFC3339), action, system)
 	err = proc.RunTo(ctx, log, proc.Cmd{Program: switcher(system), Args: []string{action}, Env: []string{"NIXOS_INSTALL_BOOTLOADER="}})
 	if code, ran := proc.ExitCode(err); ran {
 		return code, nil

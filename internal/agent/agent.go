@@ -67,8 +67,9 @@ type Agent struct {
 	// rebootFailure is why the host could not be rebooted, or is not well since
 	rebootFailure *fleet.Failure
 	checkingBoot  bool
-	due           *time.Timer // fires when the record waits for a time that has come
-	replacement   error       // *Replaced
+	due           *time.Timer   // fires when the record waits for a time that has come
+	replacement   error         // *Replaced
+	afterDone     chan struct{} // closed when the newest run of afterDeploy has ended
 
 	results  chan result
 	wake     chan struct{}

@@ -45,6 +45,7 @@ type boxOptions struct {
 	pushToken bool      // it may push to its cache
 	files     []sandbox.File
 	tmpfs     bool // its state directory is a small file system in memory
+	noAgent   bool // none is started: the test brings one
 }
 
 const stateDir = "/var/lib/garrison"
@@ -109,6 +110,9 @@ func newBox(t *testing.T, o boxOptions) *box {
 		start = []string{"sh", "-c", "busybox mountpoint -q " + stateDir + " || { mkdir -p " + stateDir + "; mount -t tmpfs -o size=2m none " + stateDir + "; }; exec garrison agent"}
 	}
 	opts.Services = []sandbox.Service{{Name: "agent", Args: start, Env: []string{"PATH=" + path, "GORACE=atexit_sleep_ms=0"}, Restart: true}}
+	if o.noAgent {
+		opts.Services = nil
+	}
 	if b.host, err = l.lan.Start(ctx, opts); err != nil {
 		t.Fatal(err)
 	}

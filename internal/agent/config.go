@@ -36,6 +36,8 @@ type Config struct {
 		When    string         `toml:"when"` // "window": the agent reboots a host that needs it; default "never"
 		Windows deploy.Windows `toml:"windows"`
 	} `toml:"reboot"`
+	AfterDeploy     []string          `toml:"afterDeploy"`     // a program and its arguments, run after every deployment
+	AfterDeployTime tomlfile.Duration `toml:"afterDeployTime"` // for it to end; default 5m
 
 	Caches []struct {
 		URL       string `toml:"url"`
@@ -90,6 +92,7 @@ func ReadConfig(path string) (Config, error) {
 	setDefault(&c.Build.When, buildAuto)
 	c.Build.Time = tomlfile.Duration(c.Build.Time.Or(4 * time.Hour))
 	c.Build.After = tomlfile.Duration(c.Build.After.Or(10 * time.Minute))
+	c.AfterDeployTime = tomlfile.Duration(c.AfterDeployTime.Or(5 * time.Minute))
 	if c.Host == "" {
 		name, err := os.Hostname()
 		if err != nil {
@@ -133,6 +136,8 @@ func (c Config) check(path string) error {
 		return bad("reboot.when is %q, and can be \"never\" or \"window\"", c.Reboot.When)
 	case (c.Reboot.When == "window") != (len(c.Reboot.Windows) > 0):
 		return bad("reboot.windows belongs to reboot.when = \"window\"").WithHint("set both or none, windows = [\"Sun 03:00-05:00\"]")
+	case len(c.AfterDeploy) > 0 && !filepath.IsAbs(c.AfterDeploy[0]):
+		return bad("afterDeploy must begin with a program's absolute path, not %q", c.AfterDeploy[0])
 	}
 	if err := checkRemotes(c.remotes()); err != nil {
 		return bad("%s", err)

@@ -130,8 +130,8 @@ func TestKilled(t *testing.T) {
 // waysBack crashes roll-backs at every point: each is as safe.
 func (b *box) waysBack(runs, other string, damage func()) {
 	b.t.Helper()
-	for _, gate := range append([]string{"in-test-" + runs, "after-test-" + runs}, lines(back)...) {
-		s, steps := b.crash("fails", gate, damage)
+	for _, gate := range append([]string{"in-test-RUNS", "after-test-RUNS"}, lines(back)...) {
+		s, steps := b.crash("fails", strings.ReplaceAll(gate, "RUNS", runs), damage)
 		if s.Last.Result != fleet.RolledBack || s.Phase != fleet.PhaseHeld {
 			b.t.Errorf("roll-back, %s, %+v: %s, phase %s, %+v", gate, steps, s.Last.Result, s.Phase, s.Failure)
 		}
@@ -140,8 +140,8 @@ func (b *box) waysBack(runs, other string, damage func()) {
 			b.t.Errorf("roll-back, %s: its reason is lost: %+v", gate, s.Failure)
 		}
 		b.runs(runs)
-		b.deploy(other)
-		b.deploy(runs)
+		b.deploy(other) // and a newer release tries the failing system again
+		runs, other = other, runs
 	}
 }
 

@@ -25,10 +25,10 @@ func TestDriftIsLeftAlone(t *testing.T) {
 	b.restartAgent()
 	b.phase(fleet.PhaseIdle, "good2")
 	b.byHand("good1")
-	s := b.phase(fleet.PhaseOverruled, "good2")
-	if !s.Drift || s.Drifted == nil || s.Drifted.Current != b.lab.out("good1") {
-		t.Errorf("drift %v, %+v", s.Drift, s.Drifted)
-	}
+	b.phase(fleet.PhaseOverruled, "good2")
+	b.await("both the profile and what runs were seen", func(s fleet.Status) bool {
+		return s.Drift && s.Drifted != nil && s.Drifted.Current == b.lab.out("good1")
+	})
 	b.says(4, "overruled: runs what somebody switched to by hand", "DRIFT", "(since ")
 	b.orders(0, "explain", "to which somebody switched it by hand", "→ garrison deploy release-2")
 	log, err := b.host.ReadFile("/var/log/agent.log")

@@ -15,7 +15,15 @@ func (r *Replaced) Error() string { return "this agent is replaced by " + r.Prog
 // renew has another agent take over if a deployment changed the unit or the program of this one. A deployment leaves the
 // agent alone, so as not to be cut off from it; what is on record tells the next agent all that this one knew.
 func (a *Agent) renew(ctx context.Context) {
+	after := a.afterDone
 	a.tasks.Go(func() {
+		if after != nil { // it would be ended along with this agent
+			select {
+			case <-after:
+			case <-ctx.Done():
+				return
+			}
+		}
 		bySystemd, program := a.self.Replacement(ctx)
 		switch {
 		case bySystemd:

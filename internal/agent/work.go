@@ -189,15 +189,17 @@ func (r activated) take(ctx context.Context, a *Agent) {
 	if out.ID != "" {
 		a.keepLog(d.Key())
 	}
-	a.remember(d)
+	if a.remember(d) {
+		a.afterDeploy(ctx, d)
+	}
 	a.apply(ctx, deploy.Activated{Result: out.Result, Failure: out.Failure, Systems: a.systems()})
 	a.renew(ctx)
 }
 
-// remember adds to the history, unless an agent before us did so and was killed before it had noted more.
-func (a *Agent) remember(d fleet.Deployment) {
+// remember adds to the history, unless an agent before us did so and was killed before it had noted more; then it is false.
+func (a *Agent) remember(d fleet.Deployment) bool {
 	if last := a.status.Last; last != nil && last.EndedAt.Equal(d.EndedAt) && last.Release.Number == d.Release.Number {
-		return
+		return false
 	}
 	err := a.history.Append(d)
 	if err == nil {
@@ -207,6 +209,7 @@ func (a *Agent) remember(d fleet.Deployment) {
 		a.Log.Error("the history cannot be written", "err", err)
 	}
 	a.note(func(s *fleet.Status) { s.Last = &d })
+	return true
 }
 
 // note changes the status that others see.

@@ -57,8 +57,8 @@ func (f *evalFlags) add(fl *pflag.FlagSet) {
 
 type checkFlags struct {
 	evalFlags
-	repo, commit, junit string
-	noBuild             bool
+	repo, remote, commit, junit string
+	noBuild                     bool
 }
 
 func (a *app) check() *cobra.Command {
@@ -75,6 +75,7 @@ writes groups, error annotations and the job's summary.`,
 	format := output(cmd)
 	fl := cmd.Flags()
 	fl.StringVar(&f.repo, "repo", ".", "the fleet's repository on this machine")
+	fl.StringVar(&f.remote, "remote", "origin", "name or URL of the remote that submodules and git-lfs's contents come from")
 	fl.StringVar(&f.commit, "commit", "", "commit to check (default: the work tree)")
 	f.evalFlags.add(fl)
 	fl.BoolVar(&f.noBuild, "no-build", false, "evaluate the flake's checks, but do not build them")
@@ -114,7 +115,7 @@ func (a *app) runCheck(ctx context.Context, f checkFlags, asJSON bool) error {
 	progress, end := a.showProgress()
 	defer end()
 	a.listen(n, progress)
-	found, err := release.Check(ctx, release.CheckOptions{Repo: repo, Commit: commit, Jobs: f.jobs, EvalMemory: int64(f.memory), NoBuild: f.noBuild, Nix: n, Evaluated: progress.evaluated,
+	found, err := release.Check(ctx, release.CheckOptions{Repo: repo, Remote: f.remote, Commit: commit, Jobs: f.jobs, EvalMemory: int64(f.memory), NoBuild: f.noBuild, Nix: n, Evaluated: progress.evaluated,
 		Each: func(x release.Finding) {
 			if !asJSON && !inActions {
 				a.tellFinding(x)

@@ -79,7 +79,7 @@ Exit codes: 0 ok, 1 error, 2 usage, 3 not converged, 4 drift, 5 timed out, 6 dem
 		title    string
 		commands []*cobra.Command
 	}{
-		{"In CI, and for those who change the fleet:", []*cobra.Command{a.check(), a.plan(), a.release(), a.secrets()}},
+		{"In CI, and for those who change the fleet:", []*cobra.Command{a.initialize(), a.check(), a.plan(), a.release(), a.secrets()}},
 		{"On a host:", append([]*cobra.Command{a.agent(), a.status(), a.explain(), a.history(), a.watch(), a.logs(), a.diff()}, a.orders()...)},
 		{"On a server:", []*cobra.Command{a.hub(), a.cache()}},
 		{"To try and to measure it:", []*cobra.Command{a.demo(), a.bench()}},
@@ -204,8 +204,14 @@ func (a *app) version() *cobra.Command {
 	}
 }
 
-// Version is what the Go toolchain recorded of this build.
+// linkedVersion is set by the linker where there is no repository to record a version of: by nix/package.nix.
+var linkedVersion string
+
+// Version is what the linker was told, else what the Go toolchain recorded of this build.
 func Version() string {
+	if linkedVersion != "" {
+		return linkedVersion
+	}
 	info, ok := debug.ReadBuildInfo()
 	if !ok || info.Main.Version == "" {
 		return "(devel)"

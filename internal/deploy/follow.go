@@ -75,7 +75,7 @@ func (s *step) turn() {
 	switch {
 	case r.Active != nil && r.Active.OutPath == target.OutPath && r.Drift == nil && !tested && (r.Reboot || now.Current == "" || now.Current == target.OutPath):
 		s.settle()
-	case (r.Active == nil || r.Drift != nil) && now.Current == target.OutPath && now.Profile == target.OutPath:
+	case (r.Active == nil || r.Drift != nil || r.Reboot) && now.Current == target.OutPath && now.Profile == target.OutPath:
 		s.adopt(target)
 	default:
 		s.work(target)

@@ -16,6 +16,7 @@ import (
 
 	"github.com/garrison-nix/garrison/internal/fleet"
 	"github.com/garrison-nix/garrison/internal/git"
+	"github.com/garrison-nix/garrison/internal/git/gittest"
 )
 
 const allHeads = "+refs/heads/*:refs/garrison/heads/*"
@@ -95,13 +96,12 @@ func TestSSHFiles(t *testing.T) {
 	must(t, err)
 	port := l.Addr().(*net.TCPAddr).Port
 	must(t, l.Close())
-	must(t, os.MkdirAll("/run/sshd", 0o755))
 	plain := t.TempDir() // sshd's own configuration splits at blanks
 	for _, name := range []string{"host", "mine.pub"} {
 		do(t, "", "cp", filepath.Join(dir, name), plain)
 	}
 	config := write(t, filepath.Join(plain, "config"), fmt.Sprintf("ListenAddress 127.0.0.1:%d\nHostKey %s/host\nAuthorizedKeysFile %s/mine.pub\nStrictModes no\nUsePAM no\nPidFile none\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n", port, plain, plain))
-	sshd := exec.Command("/usr/sbin/sshd", "-D", "-e", "-f", config)
+	sshd := exec.Command(gittest.SSHD(t), "-D", "-e", "-f", config)
 	must(t, sshd.Start())
 	defer func() {
 		_ = sshd.Process.Kill()

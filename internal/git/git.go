@@ -29,6 +29,9 @@ import (
 // Repo is a repository on this machine.
 type Repo struct {
 	Dir string // the git directory itself, absolute
+
+	fromModules bool // its remotes' URLs come from a .gitmodules, which git trusts less
+	allowFile   bool // for those: they may be on this machine
 }
 
 // Open finds the repository that dir is in. It fails with CodeGit when there is none.
@@ -45,20 +48,29 @@ func Open(ctx context.Context, dir string) (*Repo, error) {
 }
 
 // Init opens the bare repository dir, and makes it first if it is not there, or not whole.
-func Init(ctx context.Context, dir string) (*Repo, error) {
+func Init(ctx context.Context, dir string) (*Repo, error) { return initAt(ctx, dir, true) }
+
+func initAt(ctx context.Context, dir string, bare bool) (*Repo, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return nil, err
 	}
-	if _, err := proc.Run(ctx, proc.Cmd{Program: "git", Args: []string{"init", "--quiet", "--bare", dir}, Env: env()}); err != nil {
+	args := []string{"init", "--quiet"}
+	if bare {
+		args = append(args, "--bare")
+	}
+	if _, err := proc.Run(ctx, proc.Cmd{Program: "git", Args: append(args, dir), Env: env()}); err != nil {
 		return nil, fleet.Errorf(fleet.Local, fleet.CodeGit, "cannot make the repository %s", dir).WithCause(err)
+	}
+	if !bare {
+		dir = filepath.Join(dir, ".git")
 	}
 	return &Repo{Dir: dir}, nil
 }
 
 // env keeps git from asking anybody anything, its messages in English, and objects what their names say.
 func env() []string {
-	return []string{"GIT_TERMINAL_PROMPT=0", "GIT_ASKPASS=true", "SSH_ASKPASS=true", "LC_ALL=C", "GIT_OPTIONAL_LOCKS=0", "GIT_NO_REPLACE_OBJECTS=1"}
+	return []string{"GIT_TERMINAL_PROMPT=0", "GIT_ASKPASS=true", "SSH_ASKPASS=true", "SSH_ASKPASS_REQUIRE=never", "LC_ALL=C", "GIT_OPTIONAL_LOCKS=0", "GIT_NO_REPLACE_OBJECTS=1"}
 }
 
 type call struct {
@@ -214,15 +226,30 @@ func printable(s string) string {
 
 // Blobs lists the files of a commit's tree: path → blob. Links and submodules are left out.
 func (r *Repo) Blobs(ctx context.Context, commit string) (map[string]string, error) {
+	all, err := r.tree(ctx, commit)
+	files := map[string]string{}
+	for path, e := range all {
+		if strings.HasPrefix(e.mode, "100") {
+			files[path] = e.id
+		}
+	}
+	return files, err
+}
+
+// treeEntry is what a path in a tree is: a file's blob, a link, a submodule's commit.
+type treeEntry struct{ mode, id string }
+
+// tree lists all that is in a commit's tree, by path.
+func (r *Repo) tree(ctx context.Context, commit string) (map[string]treeEntry, error) {
 	out, err := r.run(ctx, call{args: []string{"ls-tree", "-r", "-z", "--full-tree", commit}, most: 256 << 20})
 	if err != nil {
 		return nil, err
 	}
-	files := map[string]string{}
+	files := map[string]treeEntry{}
 	for entry := range strings.SplitSeq(out, "\x00") {
 		meta, path, ok := strings.Cut(entry, "\t")
-		if f := strings.Fields(meta); ok && len(f) == 3 && strings.HasPrefix(f[0], "100") {
-			files[path] = f[2]
+		if f := strings.Fields(meta); ok && len(f) == 3 {
+			files[path] = treeEntry{f[0], f[2]}
 		}
 	}
 	return files, nil
@@ -325,15 +352,11 @@ func cannotWrite(dir string, err error) error {
 
 // TreeWith returns the tree of commit with the files (path → blob) put in place of what is there.
 func (r *Repo) TreeWith(ctx context.Context, commit string, files map[string]string) (string, error) {
-	dir, err := os.MkdirTemp(r.Dir, tempIndex)
+	index, done, err := r.tempIndex(ctx, commit)
 	if err != nil {
 		return "", err
 	}
-	defer os.RemoveAll(dir)
-	index := []string{"GIT_INDEX_FILE=" + filepath.Join(dir, "index")}
-	if _, err := r.run(ctx, call{args: []string{"read-tree", commit}, env: index}); err != nil {
-		return "", err
-	}
+	defer done()
 	var lines strings.Builder
 	for path, blob := range files {
 		fmt.Fprintf(&lines, "100644 %s\t%s\x00", blob, path)
@@ -343,6 +366,20 @@ func (r *Repo) TreeWith(ctx context.Context, commit string, files map[string]str
 	}
 	out, err := r.run(ctx, call{args: []string{"write-tree"}, env: index})
 	return strings.TrimSpace(out), err
+}
+
+// tempIndex makes an index of a commit's tree, names it to git by the environment, and removes it when done is called.
+func (r *Repo) tempIndex(ctx context.Context, commit string) (env []string, done func(), err error) {
+	dir, err := os.MkdirTemp(r.Dir, tempIndex)
+	if err != nil {
+		return nil, nil, err
+	}
+	env = []string{"GIT_INDEX_FILE=" + filepath.Join(dir, "index")}
+	if _, err := r.run(ctx, call{args: []string{"read-tree", commit}, env: env}); err != nil {
+		os.RemoveAll(dir)
+		return nil, nil, err
+	}
+	return env, func() { os.RemoveAll(dir) }, nil
 }
 
 // Commit is a commit to write. Equal values give the same object.

@@ -116,7 +116,18 @@ func (r *Repo) talk(ctx context.Context, m Remote, before, command, rest []strin
 			return "", err
 		}
 	}
-	args := slices.Concat(before, command, []string{"--end-of-options", address}, rest)
+	if r != nil && r.fromModules {
+		env = append(env, "GIT_PROTOCOL_FROM_USER=0")
+		if r.allowFile {
+			before = append(slices.Clone(before), "-c", "protocol.file.allow=always")
+		}
+	}
+	end := "--end-of-options"
+	if slices.Contains(command, "lfs") {
+		end = "--"                                                  // it is not git's own
+		env = append(env, "GIT_ASKPASS=false", "SSH_ASKPASS=false") // with an empty answer it would ask for ever
+	}
+	args := slices.Concat(before, command, []string{end, address}, rest)
 	return r.git(ctx, call{args: args, env: append(env, ssh...)})
 }
 
@@ -180,6 +191,12 @@ func remoteError(doing, remote string, err error) error {
 	said := proc.Said(err)
 	var timeout *fleet.Error
 	switch {
+	case strings.Contains(said, "REMOTE HOST IDENTIFICATION HAS CHANGED"):
+		return fleet.Errorf(fleet.Local, fleet.CodeRemote, "cannot %s %s: its host key is another one than before", doing, Redact(remote)).
+			WithHint("somebody may stand between; if the server did change its key, ask its operator for the new one and put it into known_hosts").WithCause(redacted(err))
+	case strings.Contains(said, "Host key verification failed"):
+		return fleet.Errorf(fleet.Local, fleet.CodeRemote, "cannot %s %s: its host key is not known here", doing, Redact(remote)).
+			WithHint("put it into the known_hosts of the user that runs this: ssh-keyscan [-p PORT] HOST prints it; compare it with what the server's operator says").WithCause(redacted(err))
 	case refused.MatchString(said):
 		return fleet.Errorf(fleet.Local, fleet.CodeUnauthorized, "cannot %s %s: it refuses our credentials", doing, Redact(remote)).
 			WithHint("renew the token or key that git uses for it").WithCause(redacted(err))

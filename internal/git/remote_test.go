@@ -3,7 +3,6 @@ package git_test
 import (
 	"context"
 	"net/http"
-	"net/http/cgi"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
@@ -14,29 +13,13 @@ import (
 
 	"github.com/garrison-nix/garrison/internal/fleet"
 	"github.com/garrison-nix/garrison/internal/git"
+	"github.com/garrison-nix/garrison/internal/git/gittest"
 )
 
 const password = "pa55w0rd"
 
-// forge serves the repositories below root by HTTP to user:password. answer, when set, handles pushes.
 func forge(t *testing.T, root string, answer func(w http.ResponseWriter, r *http.Request, push http.Handler)) string {
-	t.Helper()
-	backend := &cgi.Handler{Path: filepath.Join(do(t, "", "git", "--exec-path"), "git-http-backend"), Stderr: os.Stderr,
-		Env: []string{"GIT_PROJECT_ROOT=" + root, "GIT_HTTP_EXPORT_ALL=1", "REMOTE_USER=user"}}
-	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if user, p, _ := r.BasicAuth(); user != "user" || p != password {
-			w.Header().Set("WWW-Authenticate", "Basic realm=x")
-			w.WriteHeader(http.StatusUnauthorized)
-			return
-		}
-		if answer != nil && r.Method == http.MethodPost && strings.HasSuffix(r.URL.Path, "git-receive-pack") {
-			answer(w, r, backend)
-			return
-		}
-		backend.ServeHTTP(w, r)
-	}))
-	t.Cleanup(s.Close)
-	return strings.Replace(s.URL, "http://", "http://user:"+password+"@", 1)
+	return gittest.HTTP(t, root, "user", password, answer)
 }
 
 func TestFetch(t *testing.T) {

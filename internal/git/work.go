@@ -2,7 +2,6 @@ package git
 
 import (
 	"context"
-	"os"
 	"path/filepath"
 	"strings"
 
@@ -41,15 +40,11 @@ func TopLevel(ctx context.Context, dir string) (string, error) {
 
 // Export writes the files of a commit into dir, without any of git's own.
 func (r *Repo) Export(ctx context.Context, commit, dir string) error {
-	tmp, err := os.MkdirTemp(r.Dir, "garrison-index-")
+	index, done, err := r.tempIndex(ctx, commit)
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(tmp)
-	index := []string{"GIT_INDEX_FILE=" + filepath.Join(tmp, "index")}
-	if _, err := r.run(ctx, call{args: []string{"read-tree", commit}, env: index}); err != nil {
-		return err
-	}
+	defer done()
 	_, err = r.run(ctx, call{args: []string{"--work-tree", dir, "checkout-index", "--all", "--prefix=" + filepath.Clean(dir) + "/"}, env: index})
 	return err
 }

@@ -22,6 +22,10 @@ type Flake struct {
 	Ref    string // a ref that leads to Commit, full name
 	Commit string
 	Dir    string // of a sub-flake, relative to the repository's root; "" for the root
+
+	Submodules bool // with the files of submodules
+	// LFS is one of the files that git-lfs keeps, if they are to be evaluated with their contents, and LFSHash that one's SHA-256 in hex.
+	LFS, LFSHash string
 }
 
 // Name is what a person calls the flake: its folder, or "the flake".
@@ -35,6 +39,12 @@ func (f Flake) Name() string {
 // URL is the flake reference: locked, hence pure. self.rev is Commit.
 func (f Flake) URL() string {
 	u := url.URL{Scheme: "git+file", Path: filepath.Clean(f.GitDir), RawQuery: "ref=" + f.Ref + "&rev=" + f.Commit}
+	if f.Submodules {
+		u.RawQuery += "&submodules=1"
+	}
+	if f.LFS != "" {
+		u.RawQuery += "&lfs=1"
+	}
 	if f.Dir != "" {
 		u.RawQuery += "&dir=" + url.QueryEscape(f.Dir)
 	}
@@ -56,11 +66,19 @@ type Contents struct {
 	NixOS  []string `json:"nixos"`  // names of nixosConfigurations, sorted
 	Darwin []string `json:"darwin"`
 	Checks []string `json:"checks"` // names of checks for the system asked for
+	LFS    string   `json:"lfs"`    // SHA-256 of what Nix sees of Flake.LFS
 }
 
 // Contents lists a flake's hosts, and its checks for a system, without evaluating any of them.
 func (n *Nix) Contents(ctx context.Context, f Flake, system string) (Contents, error) {
 	var c Contents
+	lfs := `""`
+	if f.LFS != "" {
+		if n.older(needLFS) {
+			return c, n.noLFS(f)
+		}
+		lfs = `builtins.hashFile "sha256" (f.sourceInfo.outPath + ` + quote("/"+f.LFS) + `)`
+	}
 	err := n.eval(ctx, &c, `let
 		f = builtins.getFlake `+quote(f.URL())+`;
 		names = set: builtins.attrNames (f.${set} or { });
@@ -69,11 +87,24 @@ func (n *Nix) Contents(ctx context.Context, f Flake, system string) (Contents, e
 		nixos = names "nixosConfigurations";
 		darwin = names "darwinConfigurations";
 		checks = builtins.attrNames (f.checks.${`+quote(system)+`} or { });
+		lfs = `+lfs+`;
 	}`)
 	if err != nil {
 		return c, evalError(ctx, err, "%s does not evaluate", f.Name())
 	}
+	if c.LFS != f.LFSHash {
+		return c, n.noLFS(f)
+	}
 	return c, nil
+}
+
+// needLFS is the first Nix that evaluates what git-lfs keeps.
+var needLFS = [2]int{2, 27}
+
+// noLFS is for a Nix that evaluates pointers in place of what git-lfs keeps.
+func (n *Nix) noLFS(f Flake) error {
+	return fleet.Errorf(fleet.Local, fleet.CodeNixTooOld, "git-lfs keeps %s, and this Nix (%s) would evaluate the pointer in its place", f.LFS, n.Version).
+		WithHint("upgrade Nix on this machine to %d.%d or newer", needLFS[0], needLFS[1])
 }
 
 // evalError classifies a failed evaluation and takes Nix's complaint along.

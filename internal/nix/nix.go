@@ -17,7 +17,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/garrison-nix/garrison/internal/fleet"
@@ -37,6 +36,8 @@ type Nix struct {
 	EvalHeap int64
 	// MaxStdout bounds what nix prints in answer to one question, in bytes; 0 stands for 512 MiB, half a million paths.
 	MaxStdout int
+	// Env is added to its environment.
+	Env []string
 	// OnEvent is told how far it is while it builds; may be nil.
 	OnEvent func(Event)
 	// Log gets what nix says while it evaluates, builds and fetches; nil drops it.
@@ -71,14 +72,19 @@ func parseVersion(said string) (string, error) {
 		return "", fleet.Errorf(fleet.Local, fleet.CodeNixTooOld, "nix --version says %.100q, which names no version", said).
 			WithHint("Garrison needs Nix %d.%d or newer", needed[0], needed[1])
 	}
-	major, _ := strconv.Atoi(m[1])
-	minor, _ := strconv.Atoi(m[2])
 	v := m[1] + "." + m[2] + m[3]
-	if slices.Compare([]int{major, minor}, needed[:]) < 0 {
+	if (&Nix{Version: v}).older(needed) {
 		return "", fleet.Errorf(fleet.Local, fleet.CodeNixTooOld, "this is Nix %s, Garrison needs %d.%d or newer", v, needed[0], needed[1]).
 			WithHint("upgrade Nix on this machine")
 	}
 	return v, nil
+}
+
+// older says whether this Nix is older than a version.
+func (n *Nix) older(than [2]int) bool {
+	var v [2]int
+	_, _ = fmt.Sscanf(n.Version, "%d.%d", &v[0], &v[1]) // as parseVersion wrote it
+	return slices.Compare(v[:], than[:]) < 0
 }
 
 // maxStdout is MaxStdout where nothing else was asked for.
@@ -98,7 +104,7 @@ func (n *Nix) run(ctx context.Context, program string, args ...string) ([]byte, 
 	} else {
 		args = append(global, args...)
 	}
-	env := []string{"NO_COLOR=1", "LC_ALL=C"}
+	env := append([]string{"NO_COLOR=1", "LC_ALL=C"}, n.Env...)
 	if n.EvalHeap > 0 {
 		env = append(env, fmt.Sprintf("GC_MAXIMUM_HEAP_SIZE=%d", n.EvalHeap)) // of the Boehm collector that nix uses
 	}

@@ -233,12 +233,24 @@ func index(closure []nar.PathInfo) map[string]nar.PathInfo {
 // sizeOf counts the paths of a closure and adds up their NAR sizes.
 func sizeOf(byPath map[string]nar.PathInfo, top string) closureSize {
 	var size closureSize
-	seen := map[string]bool{top: true}
-	for queue := []string{top}; len(queue) > 0; {
-		p := byPath[queue[0]]
-		queue = queue[1:]
+	paths, _ := closureIn(byPath, top)
+	for _, p := range paths {
 		size.paths++
 		size.bytes += p.NarSize
+	}
+	return size
+}
+
+// closureIn lists top and all that it refers to, from what is known of them; missing is a path that nothing is known of.
+func closureIn(byPath map[string]nar.PathInfo, top string) (paths []nar.PathInfo, missing string) {
+	seen := map[string]bool{top: true}
+	for queue := []string{top}; len(queue) > 0; queue = queue[1:] {
+		p, known := byPath[queue[0]]
+		if !known {
+			missing = queue[0]
+			continue
+		}
+		paths = append(paths, p)
 		for _, ref := range p.References {
 			if !seen[ref] {
 				seen[ref] = true
@@ -246,5 +258,5 @@ func sizeOf(byPath map[string]nar.PathInfo, top string) closureSize {
 			}
 		}
 	}
-	return size
+	return paths, missing
 }

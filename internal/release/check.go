@@ -21,6 +21,7 @@ import (
 // CheckOptions say what to check.
 type CheckOptions struct {
 	Repo       *git.Repo
+	Remote     string // where submodules and git-lfs's contents come from
 	Commit     string // in Repo
 	Jobs       int    // evaluations at a time; 0 means one a core
 	EvalMemory int64  // as in Options
@@ -109,12 +110,17 @@ func finding(kind, name string, began time.Time, err error) Finding {
 
 // evaluate looks at hosts, secrets and the flake's checks.
 func (c *checking) evaluate(ctx context.Context) error {
-	flakes, err := flakesIn(c.blobs, c.config.Flakes, nix.Flake{GitDir: c.Repo.Dir, Ref: checkRef, Commit: c.Commit})
+	src, err := openSource(ctx, c.Repo, c.Remote, checkRef, c.Commit, c.blobs, c.config)
+	if err != nil {
+		return err
+	}
+	defer src.close()
+	flakes, err := flakesIn(c.blobs, c.config.Flakes, src.at)
 	if err != nil {
 		return err
 	}
 	began := time.Now()
-	v := newEvaluator(c.Nix, c.Jobs, c.EvalMemory)
+	v := newEvaluator(c.Nix, src, c.Jobs, c.EvalMemory)
 	v.system, v.told = c.system, c.Evaluated
 	failed := false
 	v.each = func(h nix.Host, err error) {

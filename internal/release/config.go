@@ -19,7 +19,11 @@ const defaultSource = "main"
 // Config is garrison.toml. Everything has a default that serves a flake without the file.
 type Config struct {
 	// Flakes are patterns (path.Match) of folders with flakes of their own, besides the one at the root.
-	Flakes   []string `toml:"flakes"`
+	Flakes []string `toml:"flakes"`
+	// Submodules says that hosts need the files of the repository's submodules.
+	Submodules bool `toml:"submodules"`
+	// LFS says whether hosts need the contents of the files that git-lfs keeps; it must be said where there are such files.
+	LFS      *bool `toml:"lfs"`
 	Branches struct {
 		Source  string `toml:"source"`  // default "main"
 		Release string `toml:"release"` // default "release"

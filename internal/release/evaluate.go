@@ -2,6 +2,7 @@ package release
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"path"
@@ -89,29 +90,34 @@ type evaluator struct {
 	each func(h nix.Host, err error)
 	// told is how many hosts have been evaluated, of how many; called as each is. May be nil.
 	told func(done, total int)
+	hint string // for what does not evaluate
 }
 
 // evalMemoryLeast is what an evaluation needs at the least to be worth starting, in bytes.
 const evalMemoryLeast = 512 << 20
 
-// newEvaluator bounds evaluations by cores and, if memory (bytes) is not 0, by what they may take all together.
-func newEvaluator(n *nix.Nix, jobs int, memory int64) *evaluator {
+// newEvaluator is for evaluations of a source. They are bounded by cores and, if memory (bytes) is not 0, by what they may take all together.
+func newEvaluator(n *nix.Nix, of *source, jobs int, memory int64) *evaluator {
 	if jobs <= 0 {
 		jobs = runtime.NumCPU()
 	}
 	limited := *n
+	limited.Env = of.env
 	if memory > 0 {
 		jobs = int(max(1, min(int64(jobs), memory/evalMemoryLeast)))
 		limited.EvalHeap = memory / int64(jobs)
 	}
-	return &evaluator{nix: &limited, jobs: jobs}
+	return &evaluator{nix: &limited, jobs: jobs, hint: of.hint}
 }
 
 // all evaluates every host of every flake once, and reports all that fail, not only the first.
 func (v *evaluator) all(ctx context.Context, flakes []nix.Flake) (*evaluation, error) {
 	e := &evaluation{flakes: flakes, contents: make([]nix.Contents, len(flakes))}
 	errs := make([]error, len(flakes))
-	v.parallel(len(flakes), func(i int) { e.contents[i], errs[i] = v.nix.Contents(ctx, flakes[i], v.system) })
+	v.parallel(len(flakes), func(i int) {
+		e.contents[i], errs[i] = v.nix.Contents(ctx, flakes[i], v.system)
+		errs[i] = v.hinted(errs[i])
+	})
 	if ctx.Err() != nil {
 		return nil, fmt.Errorf("evaluate: %w", context.Cause(ctx))
 	}
@@ -147,6 +153,7 @@ func (v *evaluator) all(ctx context.Context, flakes []nix.Flake) (*evaluation, e
 	v.parallel(len(e.hosts), func(i int) {
 		h := e.hosts[i]
 		got, err := v.nix.Host(ctx, h.Flake, h.Kind, h.Name)
+		err = v.hinted(err)
 		mu.Lock()
 		defer mu.Unlock()
 		e.hosts[i], errs[i] = got, err
@@ -160,6 +167,15 @@ func (v *evaluator) all(ctx context.Context, flakes []nix.Flake) (*evaluation, e
 		return e, fmt.Errorf("evaluate: %w", context.Cause(ctx))
 	}
 	return e, joinErrors("hosts do not evaluate", e.names(), errs)
+}
+
+// hinted adds the source's hint to an error that has none.
+func (v *evaluator) hinted(err error) error {
+	var e *fleet.Error
+	if v.hint != "" && errors.As(err, &e) && e.Hint == "" {
+		return e.WithHint("%s", v.hint)
+	}
+	return err
 }
 
 // list enumerates the hosts. Two of the same name, and a flake without any, are errors.

@@ -10,7 +10,6 @@ import (
 	"filippo.io/age"
 
 	"github.com/garrison-nix/garrison/internal/fleet"
-	"github.com/garrison-nix/garrison/internal/nix"
 	"github.com/garrison-nix/garrison/internal/secret"
 )
 
@@ -82,13 +81,7 @@ func (s *state) look(ctx context.Context, only string) (*evaluation, error) {
 	if err := s.Repo.UpdateRef(ctx, inspectRef, s.commit); err != nil {
 		return nil, err
 	}
-	flakes, err := flakesIn(s.blobs, s.config.Flakes, nix.Flake{GitDir: s.Repo.Dir, Ref: inspectRef, Commit: s.commit})
-	if err != nil {
-		return nil, err
-	}
-	v := newEvaluator(s.Nix, s.Jobs, s.EvalMemory)
-	v.only = only
-	return v.all(ctx, flakes)
+	return s.evaluateAt(ctx, inspectRef, only, nil)
 }
 
 // look evaluates o.Source as it stands.

@@ -269,6 +269,16 @@ func (o PlanOptions) compare(ctx context.Context, s *state, c *Changes, before, 
 			}
 		}
 	}
+	var tops []string
+	for _, h := range c.Hosts {
+		if h.Change == HostChanged && !unbuilt[after[h.Name].DrvPath] {
+			tops = append(tops, h.Before, h.After)
+		}
+	}
+	closures, err := o.closures(ctx, s, tops)
+	if err != nil {
+		return err
+	}
 	for i := range c.Hosts {
 		h := &c.Hosts[i]
 		if h.Change != HostChanged {
@@ -278,12 +288,12 @@ func (o PlanOptions) compare(ctx context.Context, s *state, c *Changes, before, 
 			h.Why = "it does not build:\n" + why.Error()
 			continue
 		}
-		was, err := o.closureOf(ctx, s, h.Before)
+		was, err := closures(h.Before)
 		if err != nil {
 			h.Why = err.Error()
 			continue
 		}
-		now, err := o.closureOf(ctx, s, h.After)
+		now, err := closures(h.After)
 		if err != nil {
 			h.Why = err.Error()
 			continue
@@ -294,34 +304,59 @@ func (o PlanOptions) compare(ctx context.Context, s *state, c *Changes, before, 
 	return ctx.Err()
 }
 
-// closureOf is a system's closure from the store, or else from the cache.
-func (o PlanOptions) closureOf(ctx context.Context, s *state, top string) ([]closure.Path, error) {
-	ok, err := s.Nix.Valid(ctx, top)
+// closures asks for all closures at once, the store for those that it has and the cache for the others: hosts have most of them in common. What it
+// returns tells a system's, or why it is not known.
+func (o PlanOptions) closures(ctx context.Context, s *state, tops []string) (func(top string) ([]closure.Path, error), error) {
+	slices.Sort(tops)
+	var here, there []string
+	for _, top := range slices.Compact(tops) {
+		ok, err := s.Nix.Valid(ctx, top)
+		if err != nil {
+			return nil, err
+		}
+		if ok {
+			here = append(here, top)
+		} else {
+			there = append(there, top)
+		}
+	}
+	paths, err := s.Nix.Closure(ctx, here)
 	if err != nil {
 		return nil, err
 	}
-	var paths []nar.PathInfo
-	switch {
-	case ok:
-		paths, err = s.Nix.Closure(ctx, []string{top})
-	case o.Closure == nil:
-		err = errors.New("no cache to ask")
-	default:
-		var missing []string
-		ask, cerr := o.Closure(s.config)
-		if cerr != nil {
-			return nil, cerr
-		}
-		if paths, missing, err = ask(ctx, []string{top}); err == nil && len(missing) > 0 {
-			err = fmt.Errorf("the cache does not have %s", missing[0])
-		}
+	var unknown error
+	if len(there) > 0 {
+		var have []nar.PathInfo
+		have, unknown = o.ask(ctx, s, there)
+		paths = append(paths, have...)
 	}
+	byPath := index(paths)
+	return func(top string) ([]closure.Path, error) {
+		all, missing := closureIn(byPath, top)
+		if missing != "" {
+			err := unknown
+			if err == nil {
+				err = fmt.Errorf("the cache does not have %s", missing)
+			}
+			return nil, fmt.Errorf("the closure of %s is not known: %w", top, err)
+		}
+		list := make([]closure.Path, len(all))
+		for i, p := range all {
+			list[i] = closure.Path{StorePath: p.StorePath, NarSize: p.NarSize}
+		}
+		return list, nil
+	}, nil
+}
+
+// ask asks the cache for closures.
+func (o PlanOptions) ask(ctx context.Context, s *state, tops []string) ([]nar.PathInfo, error) {
+	if o.Closure == nil {
+		return nil, errors.New("no cache to ask")
+	}
+	ask, err := o.Closure(s.config)
 	if err != nil {
-		return nil, fmt.Errorf("the closure of %s is not known: %w", top, err)
+		return nil, err
 	}
-	list := make([]closure.Path, len(paths))
-	for i, p := range paths {
-		list[i] = closure.Path{StorePath: p.StorePath, NarSize: p.NarSize}
-	}
-	return list, nil
+	have, _, err := ask(ctx, tops)
+	return have, err
 }

@@ -148,6 +148,12 @@ func (s *state) verifyTag(ctx context.Context, tag string) error {
 	case s.SigningKey == "":
 		return nil // a dry run without a key, which Run allows
 	}
+	if s.publicKey == "" {
+		var err error
+		if s.publicKey, err = publicKey(ctx, s.SigningKey); err != nil {
+			return err
+		}
+	}
 	file := filepath.Join(s.Repo.Dir, "garrison-signers")
 	if err := os.WriteFile(file, []byte("garrison "+s.publicKey+"\n"), 0o600); err != nil {
 		return stateError(s.Repo, err)

@@ -194,7 +194,7 @@ func (s *state) run(ctx context.Context) (failure error) {
 // prepare fetches, finds the previous release and reads the configuration. It is true when
 // the source was released before.
 func (s *state) prepare(ctx context.Context) (released bool, err error) {
-	if s.SigningKey != "" || !s.DryRun {
+	if s.SigningKey != "" || !s.DryRun { // before any work, not after it
 		if s.publicKey, err = publicKey(ctx, s.SigningKey); err != nil {
 			return false, err
 		}

@@ -9,7 +9,6 @@ import (
 
 	"github.com/garrison-nix/garrison/internal/fleet"
 	"github.com/garrison-nix/garrison/internal/git"
-	"github.com/garrison-nix/garrison/internal/nix"
 	"github.com/garrison-nix/garrison/internal/proc"
 	"github.com/garrison-nix/garrison/internal/secret"
 )
@@ -131,21 +130,32 @@ func (s *state) subject() string {
 
 // evaluate evaluates every host of the candidate.
 func (s *state) evaluate(ctx context.Context) (*evaluation, error) {
-	flakes, err := flakesIn(s.blobs, s.config.Flakes, nix.Flake{GitDir: s.Repo.Dir, Ref: candidateRef, Commit: s.commit})
-	if err != nil {
-		return nil, err
-	}
-	v := newEvaluator(s.Nix, s.Jobs, s.EvalMemory)
-	v.accept, v.told = s.config.check, s.Evaluated
+	accept := s.config.check
 	if s.Test != "" {
-		v.accept, v.only = nil, s.Test
+		accept = nil // the other hosts are not looked at
 	}
-	e, err := v.all(ctx, flakes)
+	e, err := s.evaluateAt(ctx, candidateRef, s.Test, accept)
 	if err != nil {
 		return nil, err
 	}
 	s.hosts, s.manual = e.split(s.config.Hosts.Manual)
 	return e, nil
+}
+
+// evaluateAt evaluates every host of s.commit, to which ref leads; if only is not "", that one.
+func (s *state) evaluateAt(ctx context.Context, ref, only string, accept func([]string) error) (*evaluation, error) {
+	src, err := openSource(ctx, s.Repo, s.Remote, ref, s.commit, s.blobs, s.config)
+	if err != nil {
+		return nil, err
+	}
+	defer src.close()
+	flakes, err := flakesIn(s.blobs, s.config.Flakes, src.at)
+	if err != nil {
+		return nil, err
+	}
+	v := newEvaluator(s.Nix, src, s.Jobs, s.EvalMemory)
+	v.only, v.accept, v.told = only, accept, s.Evaluated
+	return v.all(ctx, flakes)
 }
 
 // rekey brings the secrets in line with what the evaluation asks for. It is true when they were.

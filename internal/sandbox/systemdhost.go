@@ -125,8 +125,8 @@ func (h *Host) units() []File {
 			args = append([]string{"/usr/bin/env"}, args...) // looks it up in the PATH given below
 		}
 		var b strings.Builder
-		// The agent under test must outlive the switch that it makes.
-		fmt.Fprintf(&b, "[Unit]\nDescription=%s\nX-RestartIfChanged=false\n[Service]\nExecStart=%s\n", s.Name,
+		// The agent under test must outlive the switch that it makes, and finds, as on NixOS, the booted system activated.
+		fmt.Fprintf(&b, "[Unit]\nDescription=%s\nAfter=boot-entry.service\nX-RestartIfChanged=false\n[Service]\nExecStart=%s\n", s.Name,
 			strings.ReplaceAll(quoteUnit(args), "$", "$$"))
 		fmt.Fprintf(&b, "Environment=%s\n", quoteUnit(mergeEnv(h.environ(), s.Env)))
 		fmt.Fprintf(&b, "StandardOutput=append:/var/log/%[1]s.log\nStandardError=append:/var/log/%[1]s.log\n", s.Name)

@@ -1,0 +1,105 @@
+package agent_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/garrison-nix/garrison/internal/fleet"
+	"github.com/garrison-nix/garrison/internal/sandbox"
+	"github.com/garrison-nix/garrison/nix/modulestest"
+)
+
+// moduleHost are the files that the NixOS modules make of a host: in /etc, and units, which nothing starts yet.
+func moduleHost(t *testing.T, definitions string) []sandbox.File {
+	t.Helper()
+	h, err := modulestest.Eval(testContext(t), []string{"NIX_CONFIG=build-users-group =", "NIX_REMOTE=local?root=" + t.TempDir()}, definitions)
+	if err != nil || len(h.Failed) > 0 {
+		t.Fatalf("%v, %q", err, h.Failed)
+	}
+	var files []sandbox.File
+	for name, text := range h.Etc {
+		files = append(files, sandbox.File{Path: "/etc/" + name, Data: []byte(text)})
+	}
+	for name, unit := range h.Units {
+		// Where the test host has its binary, which is in no store.
+		text := strings.ReplaceAll(unit.Text(), "/nix/store/garrison/bin/", "/opt/garrison/bin/")
+		files = append(files, sandbox.File{Path: "/etc/systemd/system/" + name + ".service", Data: []byte(text)})
+	}
+	return files
+}
+
+// agentModule are the options of a box's agent.
+func (l *lab) agentModule(more string) string {
+	return fmt.Sprintf(`{
+		networking.hostName = "joker";
+		services.garrison.package = "/nix/store/garrison";
+		services.garrison.agent = {
+			enable = true;
+			remote = "file:///srv/fleet.git";
+			allowedSigners = [ %q ];
+			caches = [ { url = %q; publicKey = %q; } ];
+			poll = "1s";
+			checkTime = "20s";
+			%s
+		};
+	}`, strings.TrimSpace(string(l.keyData("release.pub"))), cacheURL, l.cacheKey, more)
+}
+
+// TestModule runs the real agent and the real hub by the units that the NixOS modules make, with their options in
+// force, on a host with a real systemd.
+func TestModule(t *testing.T) {
+	t.Parallel()
+	base, err := sandbox.HostBase(testContext(t), "../../scripts/host-base")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := needLab(t)
+	b := newBox(t, boxOptions{base: base, noAgent: true, files: append(
+		moduleHost(t, strings.TrimSuffix(strings.TrimSpace(l.agentModule(`hub = { url = "`+hubURL+`"; tokenFile = "/etc/garrison/hub-token"; };
+			afterDeploy = [ "/bin/sh" "-c" "echo $GARRISON_RESULT > /var/lib/garrison/after" ];`)), "}")+`
+			services.garrison.hub = { enable = true; tokensFile = "/etc/hub-tokens"; };
+		}`),
+		sandbox.File{Path: "/etc/hub-tokens", Mode: 0o600, Data: []byte("[[token]]\nname = \"t\"\nsha256 = \"9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08\"\nscopes = [\"read\"]\n")})})
+	is := func(unit string, want ...string) {
+		t.Helper()
+		got := "\n" + b.must("systemctl show "+unit) + "\n"
+		for _, w := range want {
+			if !strings.Contains(got, "\n"+w+"\n") {
+				t.Errorf("%s: not %s", unit, w)
+			}
+		}
+	}
+
+	b.must("groupadd -f garrison; systemctl start garrison-agent garrison-hub; systemd-analyze verify garrison-agent.service garrison-hub.service")
+	is("garrison-agent", "ActiveState=active", "Type=notify", "Restart=always", "WatchdogUSec=5min", "NRestarts=0", "OOMScoreAdjust=-500")
+	if got := b.must("stat -c '%a %G' /run/garrison/agent.sock /var/lib/garrison"); got != "660 garrison\n755 root" {
+		t.Errorf("socket and state: %s", got)
+	}
+	// No capability to load modules, and none that an activation, which is elsewhere, would miss.
+	if got := b.must("grep CapBnd /proc/$(systemctl show -P MainPID garrison-agent)/status; grep CapBnd /proc/1/status"); len(strings.Fields(got)) != 4 || strings.Fields(got)[1] == strings.Fields(got)[3] {
+		t.Errorf("capabilities of the agent, and of init: %s", got)
+	}
+	b.deploy("good1")
+	b.eventually("afterDeploy has run", func() bool { got, err := b.run("cat /var/lib/garrison/after"); return err == nil && got == "committed" })
+	s := b.ended(b.publish("broken"))
+	if s.Last.Result != fleet.RolledBack {
+		t.Errorf("a broken system: %s", s.Last.Result)
+	}
+	b.must("systemctl kill -s KILL garrison-agent")
+	b.deploy("good2") // systemd started it again
+	is("garrison-agent", "ActiveState=active", "NRestarts=1")
+
+	// The hub: a user of its own, its secret from a file that only root can read, and nothing else of the host.
+	is("garrison-hub", "ActiveState=active", "NRestarts=0", "DynamicUser=yes")
+	if got := b.must("stat -c %A /etc/hub-tokens /var/lib/private/garrison-hub"); got != "-rw-------\ndrwx------" {
+		t.Errorf("the hub's files: %s", got)
+	}
+	pid := b.must("systemctl show -P MainPID garrison-hub")
+	if got := b.must("stat -c %u /proc/" + pid + "; grep -E 'NoNewPrivs|CapEff' /proc/" + pid + "/status"); strings.HasPrefix(got, "0\n") || !strings.Contains(got, "CapEff:\t0000000000000000") || !strings.Contains(got, "NoNewPrivs:\t1") {
+		t.Errorf("the hub's process: %s", got)
+	}
+	if got := b.must("garrison cache info fleet"); !strings.Contains(got, "public key    fleet:") {
+		t.Errorf("the hub's cache: %s", got)
+	}
+}

@@ -1,0 +1,179 @@
+package release_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/garrison-nix/garrison/internal/cache/cachetest"
+	"github.com/garrison-nix/garrison/internal/fleet"
+	"github.com/garrison-nix/garrison/internal/git"
+	"github.com/garrison-nix/garrison/internal/nix/nixtest"
+)
+
+// shim stands in for a program that garrison runs. It counts garrison's calls, and kills it with SIGKILL before or after one of them.
+const shim = `#!/bin/sh
+PATH=$REAL_PATH
+read -r caller < /proc/$PPID/comm
+[ "$caller" = garrison ] || exec %[1]s "$@"
+echo "%[1]s $1 $2 $3 $4 $5" >> "$CALLS"
+n=$(wc -l < "$CALLS")
+if [ "$n-before" = "$KILL" ]; then kill -9 $PPID; exit 1; fi
+%[1]s "$@"
+code=$?
+if [ "$n-after" = "$KILL" ]; then kill -9 $PPID; fi
+exit $code
+`
+
+// stepper releases by the built program, with shims on its PATH.
+type stepper struct {
+	*world
+	env []string
+}
+
+func newStepper(t *testing.T) *stepper {
+	w := newWorld(t, nixtest.System(t))
+	s := &stepper{world: w}
+	bin := filepath.Join(w.dir, "bin")
+	w.must(os.MkdirAll(filepath.Join(w.dir, "shims"), 0o755))
+	cmd := exec.CommandContext(t.Context(), "go", "build", "-o", filepath.Join(bin, "garrison"), "../../cmd/garrison")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "HOME="+os.Getenv("NIXTEST_CACHE"), "XDG_CACHE_HOME="+os.Getenv("NIXTEST_CACHE"))
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("go build: %v\n%s", err, out)
+	}
+	for _, program := range []string{"git", "nix", "nix-store", "ssh-keygen"} {
+		w.must(os.WriteFile(filepath.Join(w.dir, "shims", program), []byte(fmt.Sprintf(shim, program)), 0o755))
+	}
+	w.must(os.WriteFile(filepath.Join(w.dir, "token"), []byte(cachetest.PushToken), 0o600))
+	s.env = append(os.Environ(), "REAL_PATH="+os.Getenv("PATH"), "PATH="+filepath.Join(w.dir, "shims")+":"+os.Getenv("PATH"))
+	return s
+}
+
+// attempt is one way for releases to go: an origin as it was, an empty repository, store and cache.
+type attempt struct {
+	*world
+	s    *stepper
+	env  []string
+	args []string
+}
+
+func (s *stepper) attempt(t *testing.T, template string) *attempt {
+	w := *s.world
+	a := &attempt{world: &w, s: s}
+	w.t, w.dir = t, t.TempDir()
+	w.origin = filepath.Join(w.dir, "origin.git")
+	w.must(os.CopyFS(w.origin, os.DirFS(template)))
+	w.cache = cachetest.NewServer(t, nil)
+	w.repo = w.newRepo("ci.git")
+	w.nix = nixtest.Elsewhere(t, s.nix)
+	a.env = slices.Concat(s.env, []string{"NIX_REMOTE=" + w.nix.Store})
+	a.args = []string{"release", "--repo", w.repo.Dir, "--remote", w.origin, "--key", w.key, "--identity", filepath.Join(s.dir, "editor"),
+		"--cache", w.cache.CacheURL(), "--cache-token-file", filepath.Join(s.dir, "token"), "--jobs", "1"}
+	return a
+}
+
+// run runs garrison; kill is like "7-before", or "" for a run that nobody disturbs. It returns garrison's calls, and whether it was killed.
+func (a *attempt) run(kill string) (calls []string, killed bool) {
+	a.t.Helper()
+	file := filepath.Join(a.dir, "calls")
+	a.must(os.WriteFile(file, nil, 0o644))
+	cmd := exec.CommandContext(a.t.Context(), filepath.Join(a.s.dir, "bin/garrison"), a.args...)
+	cmd.Env = slices.Concat(a.env, []string{"KILL=" + kill, "CALLS=" + file})
+	out, err := cmd.CombinedOutput()
+	var exit *exec.ExitError
+	killed = errors.As(err, &exit) && exit.Sys().(syscall.WaitStatus).Signal() == syscall.SIGKILL
+	if err != nil && !killed {
+		a.t.Fatalf("%s: %v\n%s", kill, err, out)
+	}
+	said, err := os.ReadFile(file)
+	a.must(err)
+	return strings.Split(strings.TrimSpace(string(said)), "\n"), killed
+}
+
+// published is the newest release at the origin, nil if there is none; its closures must be in the cache, if it is the one that was to be made and they are looked at.
+func (a *attempt) published(number int, whole bool) (commit string, m *fleet.Manifest) {
+	a.t.Helper()
+	origin := &git.Repo{Dir: a.origin}
+	tags, err := origin.Refs(a.t.Context(), "refs/tags/")
+	a.must(err)
+	for n := len(tags); n > 0; n-- {
+		tag, err := origin.ReadTag(a.t.Context(), tags[fleet.TagName(n)].ID)
+		a.must(err)
+		m, err := fleet.ParseTagMessage(tag.Message)
+		a.must(err)
+		if tip := a.do("git", "--git-dir", a.origin, "rev-parse", "release"); n == len(tags) && tip != tag.Commit {
+			a.t.Fatalf("release is %s, %s is %s", tip, tag.Name, tag.Commit)
+		}
+		if m.Number == number && whole {
+			a.wantInCache(m)
+		}
+		return tag.Commit, m
+	}
+	return "", nil
+}
+
+// TestKilledAtEveryCall kills garrison before and after every program that it runs, for a first release, which re-keys, and for the
+// next. Each time the origin has what it had or the whole release, and the run after that makes what an undisturbed one makes: the same number, and,
+// where nothing is encrypted anew, the same commit.
+func TestKilledAtEveryCall(t *testing.T) {
+	s := newStepper(t)
+	s.must(os.Rename(s.origin, filepath.Join(s.dir, "first.git")))
+	first := filepath.Join(s.dir, "first.git")
+	next := filepath.Join(s.dir, "next.git")
+	s.must(os.CopyFS(next, os.DirFS(first)))
+	s.do("git", "remote", "set-url", "origin", next)
+	before := *s.world
+	s.origin = next
+	s.world.release() // by the library; the next is the program's
+	s.change("Next")
+	s.world.origin = before.origin
+	for name, c := range map[string]struct {
+		template string
+		number   int
+	}{"first": {first, 1}, "next": {next, 2}} {
+		t.Run(name, func(t *testing.T) {
+			undisturbed := s.attempt(t, c.template)
+			calls, _ := undisturbed.run("")
+			want, m := undisturbed.published(c.number, true)
+			if m == nil || m.Number != c.number {
+				t.Fatalf("undisturbed: %+v", m)
+			}
+			for n := 1; n <= len(calls); n++ {
+				t.Run(strconv.Itoa(n), func(t *testing.T) {
+					t.Parallel()
+					a := s.attempt(t, c.template)
+					refs := a.refs()
+					for _, when := range []string{"before", "after"} {
+						said, killed := a.run(fmt.Sprintf("%d-%s", n, when))
+						_, got := a.published(c.number, when == "after")
+						if whole := got != nil && got.Number == c.number; !whole && a.refs() != refs {
+							t.Fatalf("killed %s %s: the origin has\n%s\nand had\n%s", when, said[len(said)-1], a.refs(), refs)
+						} else if !whole && !killed {
+							t.Fatalf("it was not killed %s call %d, and published nothing: %q", when, n, said)
+						}
+					}
+					a.run("")
+					commit, got := a.published(c.number, true)
+					if got.Number != c.number || c.number > 1 && commit != want {
+						t.Errorf("afterwards release %d is %s, undisturbed %d is %s", got.Number, commit, c.number, want)
+					}
+					again := a.refs()
+					if n == len(calls) { // once is enough: it only looks
+						a.run("")
+					}
+					if a.refs() != again || bytes.Count([]byte(again), []byte("refs/tags/")) != c.number {
+						t.Errorf("published twice: %s", a.refs())
+					}
+				})
+			}
+		})
+	}
+}

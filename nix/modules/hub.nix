@@ -1,0 +1,163 @@
+# services.garrison.hub: cache, wake-up of agents, their reports, and CI where ci.remote is set. It writes
+# /etc/garrison/hub.toml and runs the hub as a user that may write nothing but its own data.
+#
+# Secrets reach it by systemd (LoadCredential), so they may belong to root. systemd copies them when the hub starts:
+# after a change, systemctl restart garrison-hub (sops-nix: restartUnits).
+{ config, lib, pkgs, ... }:
+
+let
+  inherit (lib) mkOption types;
+  inherit (builtins) attrNames filter match;
+  words = import ./words.nix { inherit lib; };
+  inherit (words) absent absolute duration hostPort merge secretFile signerKey;
+  toTOML = import ../toml.nix;
+
+  cfg = config.services.garrison.hub;
+  at = "services.garrison.hub";
+  withCI = cfg.ci.remote != null;
+
+  # The hub's secrets: what systemd calls each, and where it is on the host.
+  secrets = { tokens = cfg.tokensFile; }
+    // (if withCI then { signing-key = cfg.ci.signingKeyFile; identity = cfg.ci.identityFile; ssh-key = cfg.ci.sshKeyFile; } else { });
+  given = filter (name: secrets.${name} != null) (attrNames secrets);
+  # A path of the repository, which only tokensFile may be, is copied to the store.
+  file = name: if name == "tokens" then "${secrets.tokens}" else toString secrets.${name};
+  credential = name: if secrets.${name} or null == null then null else "/run/credentials/garrison-hub.service/${name}";
+
+  settings = {
+    inherit (cfg) listen;
+    dataDir = "/var/lib/garrison-hub";
+    tokens = credential "tokens";
+    cache = { inherit (cfg.cache) name; };
+    ci = if !withCI then { } else {
+      inherit (cfg.ci) remote poll;
+      signingKey = credential "signing-key";
+      identity = credential "identity";
+      allowedSigners = if cfg.ci.allowedSigners == [ ] then null else "/etc/garrison/hub-allowed-signers";
+    };
+  };
+  toml = toTOML (merge settings cfg.settings);
+
+  environment = { HOME = "/var/cache/garrison-hub"; XDG_CACHE_HOME = "/var/cache/garrison-hub"; }
+    // (if withCI && cfg.ci.sshKeyFile != null then {
+    GIT_SSH_COMMAND = "ssh -i ${credential "ssh-key"} -o IdentitiesOnly=yes -o BatchMode=yes -o ConnectTimeout=15 -o ServerAliveInterval=15";
+  } else { });
+
+  assertions = [
+    {
+      assertion = cfg.tokensFile != null;
+      message = "${at}.tokensFile is not set: nobody could upload, report or wake. Give the file that lists the tokens' hashes (docs/FORMATS.md).";
+    }
+    {
+      assertion = !withCI || cfg.ci.signingKeyFile != null;
+      message = "${at}.ci.signingKeyFile is not set: a release must be signed. Make a key: ssh-keygen -t ed25519 -N '' -f release-key.";
+    }
+    {
+      assertion = withCI || cfg.ci.signingKeyFile == null && cfg.ci.identityFile == null && cfg.ci.sshKeyFile == null;
+      message = "${at}.ci has keys but no remote, so no CI would run. Set ${at}.ci.remote to the URL of the fleet's repository.";
+    }
+    (secretFile "${at}.ci.signingKeyFile" cfg.ci.signingKeyFile)
+    (secretFile "${at}.ci.identityFile" cfg.ci.identityFile)
+    (secretFile "${at}.ci.sshKeyFile" cfg.ci.sshKeyFile)
+    (duration "${at}.ci.poll" cfg.ci.poll)
+    (hostPort "${at}.listen" cfg.listen)
+    {
+      assertion = cfg.cache.name == null || match "[A-Za-z0-9][A-Za-z0-9_+-]{0,49}" cfg.cache.name != null;
+      message = "${at}.cache.name is \"${toString cfg.cache.name}\". A cache's name has letters, digits and -_+, at most 50.";
+    }
+  ]
+  ++ map (name: absolute "${at}: the file of ${name}" secrets.${name}) given
+  ++ map (signerKey "${at}.ci.allowedSigners") cfg.ci.allowedSigners;
+in
+{
+  imports = [ ./common.nix ];
+
+  options.services.garrison.hub = {
+    enable = lib.mkEnableOption "Garrison's hub, with the fleet's binary cache";
+    package = mkOption {
+      type = types.package;
+      default = config.services.garrison.package;
+      defaultText = "config.services.garrison.package";
+      description = "The garrison package that the hub runs.";
+    };
+    listen = mkOption {
+      type = types.str;
+      default = "127.0.0.1:8420";
+      description = "Address to serve at, in plain HTTP. Put a reverse proxy with TLS in front, and keep this one on loopback.";
+    };
+    tokensFile = absent (types.either types.path types.str) {
+      example = "/run/agenix/garrison-tokens";
+      description = "The file that lists the tokens. Only hashes stand in it, so it may be a file of the repository.";
+    };
+    cache.name = absent types.str { description = "The cache's name, a part of its URL; unset: fleet."; };
+    ci = {
+      remote = absent types.str { description = "URL of the fleet's repository. Set, the hub makes a release of each push to the source branch."; };
+      poll = absent types.str { example = "60s"; description = "How often to look at it when nothing wakes the hub."; };
+      signingKeyFile = absent (types.either types.path types.str) { description = "The release key: a private SSH key without a passphrase."; };
+      identityFile = absent (types.either types.path types.str) { description = "Private key (age or SSH) that secrets on the source branch are readable with."; };
+      sshKeyFile = absent (types.either types.path types.str) { description = "Private key to fetch and push with, where remote is an SSH URL. The server's key must be in programs.ssh.knownHosts."; };
+      allowedSigners = mkOption {
+        type = types.listOf types.str;
+        default = [ ];
+        description = "Keys that may have signed earlier releases; empty: the release key alone. To change the key, list both.";
+      };
+    };
+    settings = mkOption {
+      type = types.attrsOf types.anything;
+      default = { };
+      description = "Keys of hub.toml that have no option here. They win over the options.";
+    };
+  };
+
+  config = lib.mkIf cfg.enable {
+    inherit assertions;
+
+    environment.systemPackages = [ cfg.package ];
+    environment.etc = lib.mkMerge [
+      { "garrison/hub.toml".text = toml; }
+      (lib.mkIf (withCI && cfg.ci.allowedSigners != [ ]) { "garrison/hub-allowed-signers".text = words.signers cfg.ci.allowedSigners; })
+    ];
+
+    systemd.services.garrison-hub = words.daemon { inherit config pkgs toml environment; } // {
+      description = "Garrison hub";
+      serviceConfig = {
+        Type = "notify";
+        NotifyAccess = "main";
+        ExecStart = "${cfg.package}/bin/garrison hub";
+        Restart = "always";
+        RestartSec = 5;
+        TimeoutStopSec = 60;
+        LoadCredential = map (name: "${name}:${file name}") given;
+
+        DynamicUser = true;
+        StateDirectory = "garrison-hub";
+        StateDirectoryMode = "0700";
+        CacheDirectory = "garrison-hub";
+        UMask = "0077";
+
+        # It faces the network, and builds by the Nix daemon, so it needs nothing of the host.
+        CapabilityBoundingSet = "";
+        LockPersonality = true;
+        NoNewPrivileges = true;
+        PrivateDevices = true;
+        PrivateTmp = true;
+        ProtectClock = true;
+        ProtectControlGroups = true;
+        ProtectHome = true;
+        ProtectHostname = true;
+        ProtectKernelLogs = true;
+        ProtectKernelModules = true;
+        ProtectKernelTunables = true;
+        ProtectProc = "invisible";
+        ProtectSystem = "strict";
+        RestrictAddressFamilies = [ "AF_UNIX" "AF_INET" "AF_INET6" ];
+        RestrictNamespaces = true;
+        RestrictRealtime = true;
+        RestrictSUIDSGID = true;
+        SystemCallArchitectures = "native";
+        SystemCallFilter = [ "@system-service" "~@privileged" ];
+        SystemCallErrorNumber = "EPERM";
+      };
+    };
+  };
+}
