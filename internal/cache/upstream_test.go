@@ -169,7 +169,7 @@ func TestNixFetchesFromBothCaches(t *testing.T) {
 		t.Errorf("%d of %d paths, missing %v, %v", len(have), len(paths), missing, err)
 	}
 	fetch := func(caches, keys string) error {
-		_, err := host.TryNix(t, "build", "--no-link", "--option", "substituters", caches, "--option", "trusted-public-keys", keys, top)
+		_, err := host.TryNix(t, "build", "--no-link", "--option", "substitute", "true", "--option", "substituters", caches, "--option", "trusted-public-keys", keys, top)
 		return err
 	}
 	both, keys := ours.CacheURL()+" "+c.URL(), ours.Key.String()+" "+key.Public().String()
