@@ -37,6 +37,7 @@ func Main(m *testing.M) (code int) {
 		cacheVar: cache, "HOME": dir, "XDG_CACHE_HOME": filepath.Join(dir, ".cache"), storeVar: filepath.Join(dir, "stores"),
 		"NIX_CONFIG":        "build-users-group =\nsubstituters =\nsandbox-paths = /bin/sh=/bin/busybox\nconnect-timeout = 1",
 		"NIX_CONF_DIR":      dir,
+		"TMPDIR":            dir, // nix leaves some of what it puts there, above all when it is killed
 		"GIT_CONFIG_GLOBAL": filepath.Join(dir, ".gitconfig"), "GIT_CONFIG_NOSYSTEM": "1",
 		"GIT_AUTHOR_NAME": "Editor", "GIT_AUTHOR_EMAIL": "editor@example.org",
 		"GIT_COMMITTER_NAME": "Editor", "GIT_COMMITTER_EMAIL": "editor@example.org",
