@@ -1,4 +1,4 @@
-// Garrison as the tests of internal/agent build it, in place of cmd/garrison: the activation helper stops at the gate
+// Command main is Garrison as the tests of internal/agent build it, in place of cmd/garrison: the activation helper stops at the gate
 // /run/gate/line-N when it has said its Nth line, so that it can be killed after each of its effects.
 package main
 
