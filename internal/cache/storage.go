@@ -189,10 +189,10 @@ type Index interface {
 	Touch(ctx context.Context, cache string, hashParts []string, at time.Time) error
 	// Walk calls each with every path of the cache, in any order, as of one moment, and ends with each's first error. NarInfo is only valid during the call.
 	Walk(ctx context.Context, cache string, each func(Record) error) error
-	// DeletePaths deletes those of the paths whose UsedAt is what it is in paths (hash part to UsedAt), and returns their hash parts.
-	// The time of deletion is at. It does not look whether others refer to them: who calls it does, and deletes those first;
-	// a path that a PutPath has come to refer to since has another UsedAt.
-	DeletePaths(ctx context.Context, cache string, paths map[string]time.Time, at time.Time) (deleted []string, err error)
+	// DeletePaths deletes all of the paths, by hash part, if the UsedAt of each is what is given; else none, and it returns those
+	// that were used since. One that is not there any more is no obstacle. The time of deletion is at. It does not look whether others refer to
+	// them: who calls it does, and deletes those before or with them; a path that a PutPath has come to refer to since has another UsedAt.
+	DeletePaths(ctx context.Context, cache string, paths map[string]time.Time, at time.Time) (used []string, err error)
 	// Stats counts what the cache holds; all zero for an unknown cache.
 	Stats(ctx context.Context, cache string) (Stats, error)
 

@@ -64,16 +64,16 @@ func testWalk(t *testing.T, x cache.Index) {
 	}
 }
 
-// remove deletes paths that were used at the time given.
+// remove deletes paths that were used at the time given, and returns those that stand in the way.
 func remove(t *testing.T, x cache.Index, used, at time.Time, names ...string) []string {
 	t.Helper()
 	paths := map[string]time.Time{}
 	for _, name := range names {
 		paths[hashPart(name)] = used
 	}
-	deleted, err := x.DeletePaths(t.Context(), "c", paths, at)
+	in, err := x.DeletePaths(t.Context(), "c", paths, at)
 	must(t, err)
-	return deleted
+	return in
 }
 
 func testDeletePaths(t *testing.T, x cache.Index) {
@@ -82,14 +82,17 @@ func testDeletePaths(t *testing.T, x cache.Index) {
 		put(t, x, aPath("c", name, n), n)
 	}
 	must(t, x.Touch(t.Context(), "c", []string{hashPart("b")}, day.Add(2*cache.TouchGrain)))
-	if got := remove(t, x, day, day, "a", "b", "nope"); !slices.Equal(got, []string{hashPart("a")}) {
-		t.Errorf("deleted: %v", got)
+	if got := remove(t, x, day, day, "a", "b", "c"); !slices.Equal(got, []string{hashPart("b")}) || path(t, x, "c", "a") == nil {
+		t.Errorf("used since: %v", got)
+	}
+	if got := remove(t, x, day, day, "a", "nope"); len(got) > 0 {
+		t.Errorf("not deleted because of %v", got)
 	}
 	if path(t, x, "c", "a") != nil || path(t, x, "c", "b") == nil {
 		t.Error("the wrong path was deleted")
 	}
-	if got := remove(t, x, day, day, "a"); len(got) > 0 {
-		t.Errorf("deleted twice: %v", got)
+	if got := remove(t, x, day.Add(1), day, "a"); len(got) > 0 {
+		t.Errorf("what is deleted stands in the way: %v", got)
 	}
 	if _, err := x.PutPath(t.Context(), aPath("c", "d", n), []string{storePath("a")}, day, false); err == nil {
 		t.Error("a deleted path was referred to")

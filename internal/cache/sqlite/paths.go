@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -101,29 +102,38 @@ func touch(ctx context.Context, tx *sql.Tx, cacheID int64, hashParts []string, a
 	return err
 }
 
+// errUsed undoes a deletion of paths that were used meanwhile.
+var errUsed = errors.New("used since")
+
 // DeletePaths implements cache.Index.
-func (x *Index) DeletePaths(ctx context.Context, name string, paths map[string]time.Time, at time.Time) (deleted []string, err error) {
+func (x *Index) DeletePaths(ctx context.Context, name string, paths map[string]time.Time, at time.Time) (used []string, err error) {
 	err = x.inCache(ctx, x.durable, name, func(tx *sql.Tx, id int64) error {
-		for hashPart, used := range paths {
-			done, err := tx.ExecContext(ctx, `UPDATE paths SET deleted_at = ? WHERE cache_id = ? AND hash_part = ? AND used_at = ? AND deleted_at IS NULL`,
-				at.Unix(), id, hashPart, used.Unix())
+		mark, err := tx.PrepareContext(ctx, `
+			UPDATE paths SET deleted_at = CASE WHEN used_at = ?1 THEN ?2 END WHERE cache_id = ?3 AND hash_part = ?4 AND deleted_at IS NULL RETURNING deleted_at`)
+		if err != nil {
+			return err
+		}
+		defer mark.Close()
+		for hashPart, planned := range paths {
+			var deleted sql.NullInt64
+			there, err := found(mark.QueryRowContext(ctx, planned.Unix(), at.Unix(), id, hashPart).Scan(&deleted))
 			if err != nil {
 				return err
 			}
-			n, err := done.RowsAffected()
-			if err != nil {
-				return err
+			if there && !deleted.Valid {
+				used = append(used, hashPart)
 			}
-			if n > 0 {
-				deleted = append(deleted, hashPart)
-			}
+		}
+		if len(used) > 0 {
+			return errUsed
 		}
 		return nil
 	})
-	if err != nil {
-		return nil, err
+	if errors.Is(err, errUsed) {
+		slices.Sort(used)
+		return used, nil
 	}
-	return deleted, nil
+	return nil, err
 }
 
 // PutPath implements cache.Index.
