@@ -24,7 +24,7 @@ func (s *Server) postMissingPaths(w http.ResponseWriter, r *http.Request) error 
 		Hashes []string `json:"store_path_hashes"`
 		Nars   []string `json:"nar_hashes"`
 	}
-	body, err := readBody(w, r, maxQueryBytes)
+	body, err := s.readBody(w, r, maxQueryBytes)
 	if err != nil {
 		return err
 	}
@@ -43,7 +43,7 @@ func (s *Server) postMissingPaths(w http.ResponseWriter, r *http.Request) error 
 			return badRequest("%s is not the hash of a store path", quoted(h))
 		}
 	}
-	have, err := s.Index.Lookup(r.Context(), c.Name, query.Hashes)
+	have, err := s.lookup(r.Context(), c, query.Hashes)
 	if err != nil {
 		return err
 	}
@@ -56,7 +56,10 @@ func (s *Server) postMissingPaths(w http.ResponseWriter, r *http.Request) error 
 	missing, stored := []string{}, []string{}
 	for i, h := range query.Hashes {
 		record, ok := have[h]
-		if ok {
+		switch {
+		case ok && record.Upstream == Incomplete:
+			ok, err = s.touchIncomplete(r.Context(), record)
+		case ok:
 			ok, err = s.isThere(r.Context(), record)
 		}
 		if err != nil {
@@ -99,7 +102,7 @@ func (s *Server) addStored(ctx context.Context, to []string, narHash string) ([]
 	if err != nil {
 		return to, badRequest("%v", err)
 	}
-	ok, err := s.stored(ctx, hash)
+	_, ok, err := s.stored(ctx, hash)
 	if err != nil || !ok {
 		return to, err
 	}

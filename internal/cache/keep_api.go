@@ -62,7 +62,7 @@ func (s *Server) postPins(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	body, err := readBody(w, r, maxPinBytes)
+	body, err := s.readBody(w, r, maxPinBytes)
 	if err != nil {
 		return err
 	}
@@ -158,7 +158,7 @@ func (s *Server) postCollect(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	body, err := readBody(w, r, maxPinBytes)
+	body, err := s.readBody(w, r, maxPinBytes)
 	if err != nil {
 		return err
 	}

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"slices"
 	"strconv"
@@ -41,16 +42,20 @@ func (s *Server) getCacheInfo(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-func (s *Server) getNarInfo(w http.ResponseWriter, r *http.Request) error {
+// getFile serves what there is of each path: its narinfo and its listing.
+func (s *Server) getFile(w http.ResponseWriter, r *http.Request) error {
 	c, err := s.open(r, r.PathValue("cache"), Pull)
 	if err != nil {
 		return err
 	}
-	hashPart, ok := strings.CutSuffix(r.PathValue("file"), narInfoSuffix)
-	if !ok || !nar.ValidHashPart(hashPart) {
-		return noSuchObject(r.PathValue("file"))
+	file := r.PathValue("file")
+	hashPart, isNarInfo := strings.CutSuffix(file, narInfoSuffix)
+	hashPart, isListing := strings.CutSuffix(hashPart, listingSuffix)
+	if isNarInfo == isListing || !nar.ValidHashPart(hashPart) {
+		return noSuchObject(file)
 	}
-	record, ok, err := s.record(r.Context(), c, hashPart)
+	found, err := s.lookup(r.Context(), c, []string{hashPart})
+	record, ok := found[hashPart]
 	if ok {
 		ok, err = s.hasBlob(r.Context(), record.Nar)
 	}
@@ -58,8 +63,15 @@ func (s *Server) getNarInfo(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if !ok || record.Upstream != "" {
-		return noSuchObject(r.PathValue("file"))
+		return noSuchObject(file)
 	}
+	if isListing {
+		return s.serveListing(w, r, record.Nar)
+	}
+	return serveNarInfo(w, c, record)
+}
+
+func serveNarInfo(w http.ResponseWriter, c *Cache, record Record) error {
 	text, err := signed(c, record)
 	if err != nil {
 		return err
@@ -83,16 +95,24 @@ func signed(c *Cache, r Record) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the index has a bad narinfo of %s: %w", r.StorePath, err)
 	}
-	sigs, fingerprint := []string{}, info.Fingerprint()
+	sigs, err := c.sign(info.Fingerprint())
+	if err != nil {
+		return nil, err
+	}
+	info.Sigs = append(sigs, others(c, info.Sigs)...)
+	info.URL, info.Compression, info.FileHash, info.FileSize = narURL(info.NarHash), "zstd", r.Nar.FileHash, r.Nar.FileSize
+	return info.Encode(), nil
+}
+
+// sign returns the signature of each of the cache's keys.
+func (c *Cache) sign(fingerprint []byte) (sigs []string, err error) {
 	for _, k := range c.Keys {
 		if k.Private == nil {
 			return nil, fmt.Errorf("the private half of key %s of cache %s is not known", k.Public.Name, c.Name)
 		}
 		sigs = append(sigs, k.Private.Sign(fingerprint))
 	}
-	info.Sigs = append(sigs, others(c, info.Sigs)...)
-	info.URL, info.Compression, info.FileHash, info.FileSize = narURL(info.NarHash), "zstd", r.Nar.FileHash, r.Nar.FileSize
-	return info.Encode(), nil
+	return sigs, nil
 }
 
 // others are those signatures that no key of ours could have made.
@@ -111,45 +131,63 @@ func (s *Server) hasBlob(ctx context.Context, n Nar) (bool, error) {
 	return ok && size == n.FileSize, err
 }
 
-func parseNarFile(file string) (nar.Hash, error) {
-	digits, ok := strings.CutSuffix(file, narSuffix)
-	if !ok {
-		return nar.Hash{}, noSuchObject("nar/" + file)
-	}
-	h, err := nar.ParseNix32(digits)
-	if err != nil {
-		return nar.Hash{}, noSuchObject("nar/" + file)
-	}
-	return h, nil
-}
-
 func (s *Server) getNar(w http.ResponseWriter, r *http.Request) error {
 	c, err := s.open(r, r.PathValue("cache"), Pull)
 	if err != nil {
 		return err
 	}
-	hash, err := parseNarFile(r.PathValue("file"))
-	if err != nil {
-		return err
+	name, ok := parseNarFile(r.PathValue("file"))
+	if !ok {
+		return noSuchObject("nar/" + r.PathValue("file"))
 	}
-	n, err := s.narOf(r.Context(), c, hash)
+	n, err := s.narOf(r.Context(), c, name.hash)
 	if err != nil {
 		return err
 	}
 	f, err := s.Blobs.Open(r.Context(), n.Blob)
 	if errors.Is(err, ErrNotFound) {
-		return noSuchObject(narURL(hash))
+		return noSuchObject(narURL(name.hash))
 	}
 	if err != nil {
 		return err
 	}
 	defer f.Close()
+	w.Header().Set("Cache-Control", "max-age=31536000, immutable")
+	if name.compression == compressionNone {
+		return s.serveUnpacked(w, r, n, f)
+	}
 	limitWrite(w, n.FileSize)
-	h := w.Header()
-	h.Set("Content-Type", narType)
-	h.Set("Cache-Control", "max-age=31536000, immutable")
-	h.Set("ETag", strconv.Quote(n.FileHash.Nix32()))
+	w.Header().Set("Content-Type", narType)
+	w.Header().Set("ETag", strconv.Quote(n.FileHash.Nix32()))
 	http.ServeContent(w, r, "", time.Time{}, f)
+	return nil
+}
+
+// serveUnpacked serves an archive that Nix pushed without compression under the name that it had then. For those with
+// another compression than ours nothing need be done: Nix goes by what it reads.
+func (s *Server) serveUnpacked(w http.ResponseWriter, r *http.Request, n Nar, f io.Reader) error {
+	limitWrite(w, n.NarSize)
+	w.Header().Set("Content-Type", "application/x-nix-nar")
+	w.Header().Set("Content-Length", strconv.FormatInt(n.NarSize, 10))
+	return s.unpackTo(w, r, f)
+}
+
+// unpackTo answers with what is inside f, which is compressed by zstd. The headers are set.
+func (s *Server) unpackTo(w http.ResponseWriter, r *http.Request, f io.Reader) error {
+	if r.Method == http.MethodHead {
+		return nil
+	}
+	inside, done, err := s.unzstd(f)
+	if err != nil {
+		return err
+	}
+	defer done()
+	if _, err := io.Copy(w, inside); err != nil {
+		if r.Context().Err() == nil {
+			s.Log.Error("stored content cannot be read", "path", r.URL.Path, "err", err)
+		}
+		panic(http.ErrAbortHandler) // rather than what looks like an end
+	}
 	return nil
 }
 

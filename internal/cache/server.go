@@ -78,6 +78,8 @@ type Server struct {
 	uploads chan struct{} // one element per upload in progress
 	locks   keyedMutex    // by blob key or store path
 
+	encoders, decoders sync.Pool // of zstd
+
 	mu       sync.Mutex
 	caches   map[string]*Cache // as the index had them at loadedAt
 	loadedAt time.Time
@@ -195,12 +197,20 @@ func (s *Server) Handler() http.Handler {
 		})
 	}
 	handle("GET /{cache}/nix-cache-info", s.getCacheInfo)
-	handle("GET /{cache}/{file}", s.getNarInfo)
+	handle("PUT /{cache}/nix-cache-info", s.putCacheInfo)
+	handle("GET /{cache}/{file}", s.getFile)
+	handle("PUT /{cache}/{file}", s.putFile)
 	handle("GET /{cache}/nar/{file}", s.getNar)
-	handle("PUT /{cache}/{file}", s.putNarInfo)
 	handle("PUT /{cache}/nar/{file}", s.putNar)
+	handle("GET /{cache}/log/{drv}", s.getLog)
+	handle("PUT /{cache}/log/{drv}", s.putLog)
+	handle("GET /{cache}/realisations/{file}", s.getRealisation)
+	handle("PUT /{cache}/realisations/{file}", s.putRealisation)
+	handle("GET /{cache}/build-trace-v2/{drv}/{file}", s.getRealisation)
+	handle("PUT /{cache}/build-trace-v2/{drv}/{file}", s.putRealisation)
 	handle("GET /_api/v1/cache-config/{cache}", s.getCacheConfig)
 	handle("POST /_api/v1/get-missing-paths", s.postMissingPaths)
+	handle("PUT /_api/v1/upload-path", s.putUploadPath)
 	handle("GET /api/v1/caches/{cache}", s.getInfo)
 	handle("POST /api/v1/caches/{cache}/closure", s.postClosure)
 	handle("GET /api/v1/caches/{cache}/pins", s.getPins)

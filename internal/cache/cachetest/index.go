@@ -28,6 +28,8 @@ func Index(t *testing.T, open func(t *testing.T) cache.Index) {
 		"caches are apart":     testApart,
 		"lookup":               testLookup,
 		"upstream paths":       testUpstream,
+		"incomplete paths":     testIncomplete,
+		"pushed as":            testPushedAs,
 		"stats":                testStats,
 		"concurrent":           testConcurrentPaths,
 		"touch":                testTouch,

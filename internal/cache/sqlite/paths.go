@@ -183,11 +183,18 @@ func (u *pathPut) put(references []string, replace bool) (written bool, err erro
 		return false, err
 	}
 	_, err = u.tx.ExecContext(u.ctx, `
-		INSERT INTO paths (cache_id, hash_part, store_path, nar_id, upstream, narinfo, created_at, used_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?7)
+		INSERT INTO paths (cache_id, hash_part, store_path, nar_id, upstream, narinfo, created_at, used_at, pushed_as) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?7, ?8)
 		ON CONFLICT (cache_id, hash_part) DO UPDATE SET store_path = excluded.store_path, nar_id = excluded.nar_id, upstream = excluded.upstream,
-			narinfo = excluded.narinfo, created_at = excluded.created_at, used_at = excluded.used_at, deleted_at = NULL`,
-		u.cacheID, u.hashPart, u.p.StorePath, u.narID, u.p.Upstream, u.p.NarInfo, u.at.Unix())
+			narinfo = excluded.narinfo, created_at = excluded.created_at, used_at = excluded.used_at, deleted_at = NULL, pushed_as = excluded.pushed_as`,
+		u.cacheID, u.hashPart, u.p.StorePath, u.narID, u.p.Upstream, u.p.NarInfo, u.at.Unix(), hashOrNull(u.p.PushedAs))
 	return err == nil, err
+}
+
+func hashOrNull(h nar.Hash) []byte {
+	if h.IsZero() {
+		return nil
+	}
+	return h[:]
 }
 
 // existing says whether the path is there already with the same archive. An archive that loses a path has its age counted anew.
@@ -216,7 +223,7 @@ func (u *pathPut) existing(replace bool) (same bool, err error) {
 func (u *pathPut) reference(references []string) error {
 	var missing []string
 	hashParts := make([]string, len(references))
-	stmt, err := u.tx.PrepareContext(u.ctx, `SELECT 1 FROM paths WHERE cache_id = ? AND hash_part = ? AND store_path = ? AND deleted_at IS NULL`)
+	stmt, err := u.tx.PrepareContext(u.ctx, `SELECT 1 FROM paths WHERE cache_id = ? AND hash_part = ? AND store_path = ? AND deleted_at IS NULL AND upstream <> ?`)
 	if err != nil {
 		return err
 	}
@@ -226,7 +233,7 @@ func (u *pathPut) reference(references []string) error {
 			return err
 		}
 		var one int
-		ok, err := found(stmt.QueryRowContext(u.ctx, u.cacheID, hashParts[i], r).Scan(&one))
+		ok, err := found(stmt.QueryRowContext(u.ctx, u.cacheID, hashParts[i], r, cache.Incomplete).Scan(&one))
 		if err != nil {
 			return err
 		}
