@@ -47,6 +47,23 @@ func archiveCompression(suffix string) (string, bool) {
 	return "", false
 }
 
+const (
+	magicBytes = 6
+	copyBuffer = 64 << 10
+)
+
+// compressionOf tells by its first bytes how a file is compressed. What it does not know may be an archive as it is.
+func compressionOf(start []byte) string {
+	for magic, compression := range map[string]string{
+		"\x28\xb5\x2f\xfd": compressionZstd, "\xfd7zXZ\x00": compressionXz, "\x1f\x8b": compressionGzip, "BZh": compressionBzip2,
+	} {
+		if strings.HasPrefix(string(start), magic) {
+			return compression
+		}
+	}
+	return compressionNone
+}
+
 // errWindow means that decompressing would take too much memory.
 var errWindow = errors.New("its compression needs a window above 8 MiB: use level 19 of zstd or level 6 of xz, or lower ones, without --long")
 

@@ -153,8 +153,8 @@ func (s *Server) getNar(w http.ResponseWriter, r *http.Request) error {
 	}
 	defer f.Close()
 	w.Header().Set("Cache-Control", "max-age=31536000, immutable")
-	if name.compression == compressionNone {
-		return s.serveUnpacked(w, r, n, f)
+	if name.compression != compressionZstd {
+		return s.serveAs(w, r, name.compression, n, f)
 	}
 	limitWrite(w, n.FileSize)
 	w.Header().Set("Content-Type", narType)
@@ -163,17 +163,30 @@ func (s *Server) getNar(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// serveUnpacked serves an archive that Nix pushed without compression under the name that it had then. For those with
-// another compression than ours nothing need be done: Nix goes by what it reads.
-func (s *Server) serveUnpacked(w http.ResponseWriter, r *http.Request, n Nar, f io.Reader) error {
+// serveAs serves an archive as Nix remembers to have pushed it: what it finds under that name it takes for that compression.
+func (s *Server) serveAs(w http.ResponseWriter, r *http.Request, compression string, n Nar, f io.Reader) error {
 	limitWrite(w, n.NarSize)
 	w.Header().Set("Content-Type", "application/x-nix-nar")
-	w.Header().Set("Content-Length", strconv.FormatInt(n.NarSize, 10))
-	return s.unpackTo(w, r, f)
+	var as func(io.Writer, io.Reader) error
+	switch compression {
+	case compressionNone:
+		w.Header().Set("Content-Length", strconv.FormatInt(n.NarSize, 10))
+		as = copyAll
+	case compressionXz:
+		as = storedXz
+	default:
+		return noSuchObject(r.PathValue("file"))
+	}
+	return s.unpackTo(w, r, f, as)
 }
 
-// unpackTo answers with what is inside f, which is compressed by zstd. The headers are set.
-func (s *Server) unpackTo(w http.ResponseWriter, r *http.Request, f io.Reader) error {
+func copyAll(w io.Writer, r io.Reader) error {
+	_, err := io.Copy(w, r)
+	return err
+}
+
+// unpackTo answers with what is inside f, which is compressed by zstd, as as writes it. The headers are set.
+func (s *Server) unpackTo(w http.ResponseWriter, r *http.Request, f io.Reader, as func(io.Writer, io.Reader) error) error {
 	if r.Method == http.MethodHead {
 		return nil
 	}
@@ -182,7 +195,7 @@ func (s *Server) unpackTo(w http.ResponseWriter, r *http.Request, f io.Reader) e
 		return err
 	}
 	defer done()
-	if _, err := io.Copy(w, inside); err != nil {
+	if err := as(w, inside); err != nil {
 		if r.Context().Err() == nil {
 			s.Log.Error("stored content cannot be read", "path", r.URL.Path, "err", err)
 		}

@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"bufio"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -17,8 +18,8 @@ import (
 type narFile struct {
 	// hash is the NarHash: what our client and Attic's say, who know it before they compress. Nix says the hash of the compressed file.
 	hash        nar.Hash
-	compression string
-	size        int64 // the NarSize that is claimed; 0 for none
+	compression string // by the suffix; what is uploaded is told by its content
+	size        int64  // the NarSize that is claimed; 0 for none
 }
 
 // parseNarFile reads the last part of "nar/<hash>.nar.<suffix>".
@@ -121,7 +122,7 @@ func (s *Server) maxFileBytes() int64 { return s.MaxNarBytes + s.MaxNarBytes/100
 func (s *Server) receive(body io.Reader, to io.Writer, f narFile) (Nar, error) {
 	in := &rememberingReader{r: body}
 	file := &fileWriter{to: to, sum: sha256.New()}
-	checked, sent, err := s.copyNar(in, file, f.compression)
+	checked, sent, err := s.copyNar(in, file)
 	switch {
 	case file.err != nil:
 		return Nar{}, file.err
@@ -142,8 +143,11 @@ func (s *Server) receive(body io.Reader, to io.Writer, f narFile) (Nar, error) {
 }
 
 // copyNar verifies what comes in, and has it in file as zstd. sent is the hash of what came in.
-func (s *Server) copyNar(in io.Reader, file *fileWriter, compression string) (checked nar.Checked, sent nar.Hash, err error) {
-	sum := sha256.New()
+func (s *Server) copyNar(from io.Reader, file *fileWriter) (checked nar.Checked, sent nar.Hash, err error) {
+	buffered := bufio.NewReaderSize(from, copyBuffer)
+	start, _ := buffered.Peek(magicBytes) // an error comes again
+	compression := compressionOf(start)
+	sum, in := sha256.New(), io.Reader(buffered)
 	switch compression {
 	case compressionZstd:
 		sum = file.sum

@@ -90,7 +90,7 @@ func (s *Server) serveText(w http.ResponseWriter, r *http.Request, key, contentT
 	w.Header().Set("Content-Type", contentType)
 	w.Header().Set("Vary", "Accept-Encoding")
 	if !accepts(r, compressionZstd) {
-		return s.unpackTo(w, r, f)
+		return s.unpackTo(w, r, f, copyAll)
 	}
 	w.Header().Set("Content-Encoding", compressionZstd)
 	w.Header().Set("Content-Length", strconv.FormatInt(size, 10))

@@ -117,16 +117,17 @@ func (s *Server) putPath(ctx context.Context, c *Cache, hashPart string, info *n
 	return err
 }
 
-// pushedAs is what the archive is called by who pushed the path, if that is not its NarHash.
+// pushedAs is what the archive is called by who pushed the path, if that is not its NarHash, and tells what to serve by that name.
 func pushedAs(info *nar.NarInfo) nar.Hash {
 	file, ok := strings.CutPrefix(info.URL, "nar/")
 	if !ok {
 		return nar.Hash{}
 	}
-	if f, ok := parseNarFile(file); ok && f.hash != info.NarHash {
-		return f.hash
+	f, ok := parseNarFile(file)
+	if !ok || f.hash == info.NarHash || f.compression != info.Compression {
+		return nar.Hash{} // of gzip, Nix has no suffix
 	}
-	return nar.Hash{}
+	return f.hash
 }
 
 func conflict(storePath string, have nar.Hash) error {
