@@ -191,6 +191,8 @@ type Index interface {
 	// Lookup returns what is known of those of the hash parts that the cache has,
 	// by hash part. Any number of hash parts may be asked for, some twice.
 	Lookup(ctx context.Context, cache string, hashParts []string) (map[string]Record, error)
+	// Present is Lookup of many without StorePath, NarHash, NarInfo, and of Nar all but FileSize and Blob: those of a whole system are asked for.
+	Present(ctx context.Context, cache string, hashParts []string) (map[string]Record, error)
 	// Touch sets UsedAt of those of the hash parts that the cache has to at, where it is TouchGrain older. It need not be durable.
 	Touch(ctx context.Context, cache string, hashParts []string, at time.Time) error
 	// Walk calls each with every path of the cache, in any order, as of one moment, and ends with each's first error. NarInfo is only valid during the call.
