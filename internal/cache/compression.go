@@ -80,7 +80,7 @@ func (s *Server) decompress(method string, r io.Reader) (inside io.Reader, done 
 		return z, none, err
 	case compressionXz:
 		z, err := xz.NewReader(r, maxWindow)
-		return windowReader{z}, none, err
+		return windowReader{z}, none, oneName(err)
 	case compressionBzip2:
 		return bzip2.NewReader(r), none, nil
 	case compressionBr:
@@ -95,10 +95,14 @@ type windowReader struct{ r io.Reader }
 
 func (w windowReader) Read(b []byte) (int, error) {
 	n, err := w.r.Read(b)
+	return n, oneName(err)
+}
+
+func oneName(err error) error {
 	if errors.Is(err, zstd.ErrWindowSizeExceeded) || errors.Is(err, xz.ErrMemlimit) {
-		err = errWindow
+		return errWindow
 	}
-	return n, err
+	return err
 }
 
 func (s *Server) unzstd(r io.Reader) (io.Reader, func(), error) {
