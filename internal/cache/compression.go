@@ -47,8 +47,17 @@ func archiveCompression(suffix string) (string, bool) {
 	return "", false
 }
 
+// isWide says whether decompressing a file takes more memory than that of our client: it takes turns then.
+func isWide(compression string, start []byte) bool {
+	if compression == compressionZstd {
+		var h zstd.Header
+		return h.Decode(start) == nil && h.WindowSize > maxWindow/2
+	}
+	return compression == compressionXz
+}
+
 const (
-	magicBytes = 6
+	magicBytes = zstd.HeaderMaxSize
 	copyBuffer = 64 << 10
 )
 

@@ -156,7 +156,7 @@ func (f *fsck) archive(ctx context.Context, n Nar) (Problem, string, error) {
 	}
 	defer file.Close()
 	in := &rememberingReader{r: file}
-	got, err := f.s.receive(in, nil, narFile{hash: n.NarHash})
+	got, err := f.s.receive(ctx, in, nil, narFile{hash: n.NarHash})
 	f.out.Bytes += n.FileSize
 	var refused *httpError
 	switch {

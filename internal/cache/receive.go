@@ -56,24 +56,32 @@ var errStored = errors.New("already stored")
 // isNew is false for what was there already.
 func (s *Server) take(w http.ResponseWriter, r *http.Request, body io.ReadCloser, f narFile) (n Nar, isNew bool, err error) {
 	ctx := r.Context()
-	select {
-	case s.uploads <- struct{}{}:
-		defer func() { <-s.uploads }()
-	case <-ctx.Done():
-		return Nar{}, false, ctx.Err()
+	if err := acquire(ctx, s.uploads); err != nil {
+		return Nar{}, false, err
 	}
+	defer func() { <-s.uploads }()
 	in := &patientReader{r: http.MaxBytesReader(w, body, s.maxFileBytes()), w: http.NewResponseController(w)}
 	n, stored, err := s.stored(ctx, f.hash)
 	if err != nil {
 		return Nar{}, false, err
 	}
 	if stored {
-		if _, err = s.receive(in, nil, f); err == nil {
+		if _, err = s.receive(ctx, in, nil, f); err == nil {
 			err = s.Index.TouchNar(ctx, n.NarHash, time.Now())
 		}
 		return n, false, err
 	}
 	return s.store(ctx, in, f)
+}
+
+// acquire waits for a free slot.
+func acquire(ctx context.Context, slots chan<- struct{}) error {
+	select {
+	case slots <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // store puts a verified upload in its place and its description into the index.
@@ -83,7 +91,7 @@ func (s *Server) store(ctx context.Context, body io.Reader, f narFile) (n Nar, i
 	defer func() { unlock() }()
 	key := newBlobKey(f.hash)
 	err = s.Blobs.Put(ctx, key, func(to io.Writer) (err error) {
-		if n, err = s.receive(body, to, f); err != nil {
+		if n, err = s.receive(ctx, body, to, f); err != nil {
 			return err
 		}
 		unlock = s.locks.lock(narURL(n.NarHash))
@@ -119,10 +127,10 @@ func (s *Server) maxFileBytes() int64 { return s.MaxNarBytes + s.MaxNarBytes/100
 
 // receive reads an archive, verifies it, and writes it to to, compressed by zstd; to is nil when it is only to be
 // verified. It describes what was written. Failures of to are told from those of the upload.
-func (s *Server) receive(body io.Reader, to io.Writer, f narFile) (Nar, error) {
+func (s *Server) receive(ctx context.Context, body io.Reader, to io.Writer, f narFile) (Nar, error) {
 	in := &rememberingReader{r: body}
 	file := &fileWriter{to: to, sum: sha256.New()}
-	checked, sent, err := s.copyNar(in, file)
+	checked, sent, err := s.copyNar(ctx, in, file)
 	switch {
 	case file.err != nil:
 		return Nar{}, file.err
@@ -130,6 +138,8 @@ func (s *Server) receive(body io.Reader, to io.Writer, f narFile) (Nar, error) {
 		return Nar{}, readError(in.err, "the upload broke off")
 	case errors.Is(err, nar.ErrTooLarge):
 		return Nar{}, &httpError{http.StatusRequestEntityTooLarge, "RequestError", "the archive is larger than this cache allows"}
+	case ctx.Err() != nil:
+		return Nar{}, ctx.Err()
 	case err != nil:
 		return Nar{}, badRequest("the upload is refused: %v", err)
 	case checked.Hash != f.hash && sent != f.hash:
@@ -143,10 +153,16 @@ func (s *Server) receive(body io.Reader, to io.Writer, f narFile) (Nar, error) {
 }
 
 // copyNar verifies what comes in, and has it in file as zstd. sent is the hash of what came in.
-func (s *Server) copyNar(from io.Reader, file *fileWriter) (checked nar.Checked, sent nar.Hash, err error) {
+func (s *Server) copyNar(ctx context.Context, from io.Reader, file *fileWriter) (checked nar.Checked, sent nar.Hash, err error) {
 	buffered := bufio.NewReaderSize(from, copyBuffer)
 	start, _ := buffered.Peek(magicBytes) // an error comes again
 	compression := compressionOf(start)
+	if isWide(compression, start) {
+		if err := acquire(ctx, s.wide); err != nil {
+			return checked, sent, err
+		}
+		defer func() { <-s.wide }()
+	}
 	sum, in := sha256.New(), io.Reader(buffered)
 	switch compression {
 	case compressionZstd:

@@ -68,7 +68,7 @@ type Options struct {
 	StoreDir    string       // default "/nix/store"
 	Priority    int          // lower is asked first by Nix; default 41, behind cache.nixos.org's 40
 	MaxNarBytes int64        // largest archive, uncompressed; default 64 GiB
-	MaxUploads  int          // archives received at the same time, each takes about 20 MB; default 16
+	MaxUploads  int          // archives received at the same time, each takes about 5 MB, some 15; default 16
 	Log         *slog.Logger // failures of the server itself; default discards
 }
 
@@ -76,6 +76,7 @@ type Options struct {
 type Server struct {
 	Options
 	uploads chan struct{} // one element per upload in progress
+	wide    chan struct{} // one element per upload in progress that takes more memory than most
 	locks   keyedMutex    // by blob key or store path
 
 	encoders, decoders sync.Pool // of zstd
@@ -111,7 +112,7 @@ func New(o Options) *Server {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Server{Options: o, uploads: make(chan struct{}, o.MaxUploads)}
+	return &Server{Options: o, uploads: make(chan struct{}, o.MaxUploads), wide: make(chan struct{}, max(1, o.MaxUploads/4))}
 }
 
 // EnsureCache makes sure that there is a cache of that name, which signs with key. One that is made is public. A cache
