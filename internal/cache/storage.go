@@ -141,6 +141,9 @@ func (e *MissingReferencesError) Error() string {
 	return e.StorePath + " refers to " + someOf(e.Missing) + ", which the cache does not have"
 }
 
+// TouchGrain is how exact the time of a path's last use is: so much less is written.
+const TouchGrain = time.Hour
+
 // Index holds what there is to know of caches, archives and paths. Every method is one transaction, of which nothing
 // is seen or left unless it succeeds. Times are kept to the second. A name of a cache that there is none of is
 // ErrNotFound wherever something is to be written, and as good as an empty cache where something is read.
@@ -172,8 +175,8 @@ type Index interface {
 	Nars(ctx context.Context, each func(Nar) error) error
 
 	// PutPath stores p, durably, and says whether it was written. references are the full store paths that it refers to
-	// but for itself; all must be in the cache, else it fails with *MissingReferencesError; UsedAt of the path and of all
-	// references becomes at. An upstream path (p.Upstream) replaces whatever is there of its
+	// but for itself; all must be in the cache, else it fails with *MissingReferencesError; the path and all
+	// references are touched. An upstream path (p.Upstream) replaces whatever is there of its
 	// hash part, needs no archive, and need not survive a crash of the machine before a PutPath that follows has returned. Any other path
 	// needs its archive in the index, else it is ErrNotFound; one that
 	// is there with the same StorePath and NarHash is left as it is: false and nil. One that is there otherwise, and is no upstream path,
@@ -182,20 +185,20 @@ type Index interface {
 	// Lookup returns what is known of those of the hash parts that the cache has,
 	// by hash part. Any number of hash parts may be asked for, some twice.
 	Lookup(ctx context.Context, cache string, hashParts []string) (map[string]Record, error)
-	// Touch sets UsedAt of those of the hash parts that the cache has to at, unless it is later already. It need not be durable.
+	// Touch sets UsedAt of those of the hash parts that the cache has to at, where it is TouchGrain older. It need not be durable.
 	Touch(ctx context.Context, cache string, hashParts []string, at time.Time) error
 	// Walk calls each with every path of the cache, in any order, as of one moment, and ends with each's first error. NarInfo is only valid during the call.
 	Walk(ctx context.Context, cache string, each func(Record) error) error
-	// DeletePaths deletes those of the paths whose UsedAt is what it is in paths (hash part to UsedAt), and returns their hash parts.
-	// The time of deletion is at. It does not look whether others refer to them: who calls it does, and deletes those first;
-	// a path that a PutPath has come to refer to since has another UsedAt.
-	DeletePaths(ctx context.Context, cache string, paths map[string]time.Time, at time.Time) (deleted []string, err error)
+	// DeletePaths deletes all of the paths, by hash part, if the UsedAt of each is what is given; else none, and it returns those
+	// that were used since. One that is not there any more is no obstacle. The time of deletion is at. It does not look whether others refer to
+	// them: who calls it does, and deletes those before or with them; a path that a PutPath has come to refer to since has another UsedAt.
+	DeletePaths(ctx context.Context, cache string, paths map[string]time.Time, at time.Time) (used []string, err error)
 	// Stats counts what the cache holds; all zero for an unknown cache.
 	Stats(ctx context.Context, cache string) (Stats, error)
 
 	// Expire forgets paths that were deleted before then, and archives that no path has and that were
-	// stored, touched or lost their last path before then. It returns the blobs that the index named once and no longer does, of this call and
-	// of earlier ones, at most 10,000: they are to be deleted, then given to Forget.
+	// stored, touched or lost their last path before then. It returns the blobs that the index named once and has not since then, those of
+	// earlier calls too, at most 10,000: they are to be deleted, then given to Forget.
 	Expire(ctx context.Context, before time.Time) (blobs []string, err error)
 	// Forget ends that Expire returns these blobs.
 	Forget(ctx context.Context, blobs []string) error
