@@ -106,7 +106,9 @@ func (u *upload) send() error {
 	number := len(u.parts) + 1
 	u.sending = make(chan error, 1)
 	go func() {
-		sent, err := u.s.core.PutObjectPart(u.ctx, u.s.config.Bucket, u.name(), u.id, number, part, size, minio.PutObjectPartOptions{Sha256Hex: sum})
+		// DisableContentSha256 is minio-go's way to say that the sum is known: it is signed and sent, and none is made in between.
+		o := minio.PutObjectPartOptions{Sha256Hex: sum, DisableContentSha256: true}
+		sent, err := u.s.core.PutObjectPart(u.ctx, u.s.config.Bucket, u.name(), u.id, number, part, size, o)
 		if err == nil {
 			u.parts = append(u.parts, minio.CompletePart{PartNumber: number, ETag: sent.ETag})
 		}
@@ -183,7 +185,7 @@ func (u *upload) close() error {
 const markHeader = "Garrison-Upload"
 
 func (u *upload) options() minio.PutObjectOptions {
-	return minio.PutObjectOptions{ContentType: "application/octet-stream", UserMetadata: map[string]string{markHeader: u.mark}}
+	return minio.PutObjectOptions{ContentType: "application/octet-stream", UserMetadata: map[string]string{markHeader: u.mark}, DisableContentSha256: true}
 }
 
 func (u *upload) name() string { return u.s.name(u.key) }
