@@ -2,14 +2,16 @@ package s3
 
 import (
 	"context"
-	"crypto/rand"
+	cryptorand "crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"hash"
 	"io"
+	"math/rand/v2"
 	"os"
+	"time"
 
 	"github.com/minio/minio-go/v7"
 
@@ -64,7 +66,7 @@ func (s *Store) newUpload(ctx context.Context, key string) (*upload, error) {
 	if err := os.Remove(spool.Name()); err != nil {
 		return nil, errors.Join(err, spool.Close())
 	}
-	u := &upload{s: s, key: key, mark: rand.Text(), spool: spool, sum: sha256.New()}
+	u := &upload{s: s, key: key, mark: cryptorand.Text(), spool: spool, sum: sha256.New()}
 	u.ctx, u.stop = context.WithCancel(ctx)
 	return u, nil
 }
@@ -102,20 +104,40 @@ func (u *upload) send() error {
 		}
 		u.id = id
 	}
-	part, size, sum := io.NewSectionReader(u.spool, u.half, u.n), u.n, u.takeSum()
-	number := len(u.parts) + 1
+	half, size, number := u.half, u.n, len(u.parts)+1
+	// DisableContentSha256 is minio-go's way to say that the sum is known: it is signed and sent, and none is made in between.
+	o := minio.PutObjectPartOptions{Sha256Hex: u.takeSum(), DisableContentSha256: true}
 	u.sending = make(chan error, 1)
 	go func() {
-		// DisableContentSha256 is minio-go's way to say that the sum is known: it is signed and sent, and none is made in between.
-		o := minio.PutObjectPartOptions{Sha256Hex: sum, DisableContentSha256: true}
-		sent, err := u.s.core.PutObjectPart(u.ctx, u.s.config.Bucket, u.name(), u.id, number, part, size, o)
-		if err == nil {
-			u.parts = append(u.parts, minio.CompletePart{PartNumber: number, ETag: sent.ETag})
-		}
-		u.sending <- err
+		u.sending <- u.sendBody(half, size, func(body io.Reader) error {
+			sent, err := u.s.core.PutObjectPart(u.ctx, u.s.config.Bucket, u.name(), u.id, number, body, size, o)
+			if err == nil {
+				u.parts = append(u.parts, minio.CompletePart{PartNumber: number, ETag: sent.ETag})
+			}
+			return err
+		})
 	}()
 	u.half, u.n = partBytes-u.half, 0
 	return nil
+}
+
+// sendBody calls send with a part of spool, again while it fails by no fault of its own. Each time it gets a reader of its own that
+// cannot seek, so that minio-go does not try again by itself: a server may answer before it has read all, and what is left of
+// that request would go on reading while the next one does.
+func (u *upload) sendBody(at, size int64, send func(io.Reader) error) error {
+	pause := 100 * time.Millisecond
+	for try := 1; ; try++ {
+		err := send(struct{ io.Reader }{io.NewSectionReader(u.spool, at, size)})
+		if err == nil || try == tries || !mayPass(err) {
+			return err
+		}
+		select {
+		case <-u.ctx.Done():
+			return u.ctx.Err()
+		case <-time.After(pause + rand.N(pause)):
+			pause *= 2
+		}
+	}
 }
 
 // wait returns when no part is being sent; only then parts may be looked at.
@@ -154,9 +176,11 @@ func (u *upload) finish() error {
 
 func (u *upload) complete() error {
 	if u.id == "" { // all of it is one part
-		part, size, sum := io.NewSectionReader(u.spool, u.half, u.n), u.n, u.takeSum()
-		_, err := u.s.core.PutObject(u.ctx, u.s.config.Bucket, u.name(), part, size, "", sum, u.options())
-		return u.failed(err)
+		size, sum := u.n, u.takeSum()
+		return u.failed(u.sendBody(u.half, size, func(body io.Reader) error {
+			_, err := u.s.core.PutObject(u.ctx, u.s.config.Bucket, u.name(), body, size, "", sum, u.options())
+			return err
+		}))
 	}
 	if err := u.send(); err != nil {
 		return err

@@ -194,6 +194,16 @@ func isNotFound(err error) bool {
 	return false
 }
 
+// mayPass says whether a request that failed like that may succeed when made again: the server was not reached, did not go through with it, or has too much to do.
+func mayPass(err error) bool {
+	switch status := minio.ToErrorResponse(err).StatusCode; status {
+	case http.StatusRequestTimeout, http.StatusTooManyRequests:
+		return true
+	default:
+		return status == 0 && !errors.Is(err, context.Canceled) || status >= http.StatusInternalServerError && status != http.StatusInsufficientStorage
+	}
+}
+
 // failure says what err means for whoever runs the cache; nil for nil. An end of the caller's ctx stays what it is.
 func (s *Store) failure(err error, format string, args ...any) error {
 	if err == nil || errors.Is(err, context.Canceled) {
