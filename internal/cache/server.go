@@ -58,6 +58,15 @@ type Options struct {
 	// Upstreams are the keys of caches that hosts ask besides this one: the archives of what they signed need not be here.
 	Upstreams []nar.PublicKey
 
+	// Roots returns store paths that are kept in every cache, with all that they refer to: what hosts run, ran and will run. nil for none.
+	Roots        func(context.Context) ([]string, error)
+	Retention    Retention     // of caches that have none of their own
+	Grace        time.Duration // archives of deleted paths are served for that long yet; default DefaultGrace
+	CollectEvery time.Duration // between two collections by Run; default 6 h
+
+	// Alone says that no other process writes to Index, so that what is not there can be remembered.
+	Alone bool
+
 	BaseURL     string       // "https://cache.example.org", without a path; "" = the host that the client asked for
 	StoreDir    string       // default "/nix/store"
 	Priority    int          // lower is asked first by Nix; default 41, behind cache.nixos.org's 40
@@ -70,7 +79,8 @@ type Options struct {
 type Server struct {
 	Options
 	uploads chan struct{} // one element per upload in progress
-	locks   keyedMutex    // by blob key or store path
+	locks   keyedMutex    // by URL of an archive, or cache and hash of a path
+	memory  memory
 
 	mu       sync.Mutex
 	caches   map[string]*Cache // as the index had them at loadedAt
@@ -93,6 +103,12 @@ func New(o Options) *Server {
 	}
 	if o.MaxUploads == 0 {
 		o.MaxUploads = 16
+	}
+	if o.Grace == 0 {
+		o.Grace = DefaultGrace
+	}
+	if o.CollectEvery == 0 {
+		o.CollectEvery = 6 * time.Hour
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
@@ -191,6 +207,12 @@ func (s *Server) Handler() http.Handler {
 	handle("POST /_api/v1/get-missing-paths", s.postMissingPaths)
 	handle("GET /api/v1/caches/{cache}", s.getInfo)
 	handle("POST /api/v1/caches/{cache}/closure", s.postClosure)
+	handle("GET /api/v1/caches/{cache}/pins", s.getPins)
+	handle("POST /api/v1/caches/{cache}/pins", s.postPins)
+	handle("DELETE /api/v1/caches/{cache}/pins/{pin...}", s.deletePin)
+	handle("POST /api/v1/caches/{cache}/collect", s.postCollect)
+	handle("POST /api/v1/caches/{cache}/fsck", s.postFsck)
+	handle("DELETE /api/v1/caches/{cache}/paths/{hash}", s.deletePath)
 	handle("/", func(_ http.ResponseWriter, r *http.Request) error { return noSuchObject(r.URL.Path) })
 	return mux
 }
