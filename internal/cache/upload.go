@@ -273,6 +273,9 @@ func (f *fileWriter) Write(b []byte) (int, error) {
 	n, err := f.to.Write(b)
 	f.sum.Write(b[:n])
 	f.n += int64(n)
+	if err == nil && n < len(b) {
+		err = io.ErrShortWrite
+	}
 	if err != nil {
 		f.err = err
 	}
