@@ -142,7 +142,8 @@ func (a *attempt) published(number int, whole bool) (commit string, m *fleet.Man
 // where nothing is encrypted anew, the same commit.
 func TestKilledAtEveryCall(t *testing.T) {
 	s := newStepper(t)
-	first, next := s.origin, s.at("next.git")
+	first := s.origin
+	next := s.at("next.git")
 	s.world.release() // by the library; the next is the program's
 	s.change("Next")
 	for name, c := range map[string]struct {
