@@ -3,6 +3,7 @@ package nix
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/url"
 	"path/filepath"
@@ -109,7 +110,7 @@ func (n *Nix) noLFS(f Flake) error {
 
 // evalError classifies a failed evaluation and takes Nix's complaint along.
 func evalError(ctx context.Context, err error, format string, args ...any) error {
-	if ctx.Err() != nil {
+	if ctx.Err() != nil || errors.As(err, new(*fleet.Error)) { // nix did not run
 		return err
 	}
 	message := Message(err, maxEvalMessage)
@@ -275,7 +276,14 @@ func (n *Nix) Check(ctx context.Context, f Flake, system, name string) (drvPath 
 }
 
 func (n *Nix) eval(ctx context.Context, into any, expr string) error {
-	out, err := n.run(ctx, "nix", "eval", "--json", "--no-write-lock-file", "--option", "warn-dirty", "false", "--expr", expr)
+	temp, done, err := tempFolder()
+	if err != nil {
+		return err
+	}
+	defer done()
+	own := *n
+	own.Env = append(slices.Clip(n.Env), "TMPDIR="+temp)
+	out, err := own.run(ctx, "nix", "eval", "--json", "--no-write-lock-file", "--option", "warn-dirty", "false", "--expr", expr)
 	if err != nil {
 		return err
 	}
