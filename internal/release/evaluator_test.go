@@ -60,7 +60,7 @@ func evaluate(t *testing.T, n *nix.Nix, special string, change func(*evaluator, 
 	try(os.WriteFile(filepath.Join(dir, "nix"), []byte("#!/bin/sh\necho \"$*\" | grep -qF 'Configurations.${' && echo >>"+log+"\nexec "+real+" \"$@\"\n"), 0o755))
 	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
 	v := newEvaluator(n, &source{}, 1, 0)
-	v.aim = time.Hour
+	v.aim, v.limit = time.Hour, time.Hour
 	e := &evaluated{told: map[string]error{}}
 	v.nix.Log = &e.log
 	v.each = func(h nix.Host, err error) {
