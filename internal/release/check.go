@@ -124,7 +124,7 @@ func (c *checking) evaluate(ctx context.Context) error {
 	v.system, v.told = c.system, c.Evaluated
 	failed := false
 	v.each = func(h nix.Host, err error) {
-		f := finding(FoundHost, h.Name, h.Began, err)
+		f := finding(FoundHost, h.Name, time.Now().Add(-h.Took), err)
 		f.Flake = h.Flake.Dir
 		if err == nil {
 			f.Detail = h.OutPath

@@ -13,6 +13,42 @@ import (
 	"github.com/garrison-nix/garrison/internal/nar"
 )
 
+// reads are the queries that requests are answered with, parsed once a connection. Closing the database closes them.
+type reads struct {
+	nar, hasNar, path, lookup *sql.Stmt
+}
+
+func (r *reads) prepare(ctx context.Context, db *sql.DB) error {
+	for into, query := range map[**sql.Stmt]string{
+		&r.nar: `SELECT nar_size, file_hash, file_size FROM nars WHERE nar_hash = ?`,
+		&r.hasNar: `
+			SELECT 1 FROM nars n JOIN paths p ON p.nar_id = n.id JOIN caches c ON c.id = p.cache_id
+			WHERE n.nar_hash = ? AND c.name = ? LIMIT 1`,
+		&r.path: `
+			SELECT p.store_path, p.narinfo, n.nar_hash, n.nar_size, n.file_hash, n.file_size
+			FROM caches c JOIN paths p ON p.cache_id = c.id JOIN nars n ON n.id = p.nar_id
+			WHERE c.name = ? AND p.hash_part = ?`,
+		// CROSS JOIN is SQLite's way to say in which order to go: one search per hash part.
+		&r.lookup: `
+			SELECT p.hash_part, p.narinfo, '', n.nar_hash, n.nar_size, n.file_hash, n.file_size
+			FROM caches c CROSS JOIN json_each(?1) j
+			CROSS JOIN paths p ON p.cache_id = c.id AND p.hash_part = j.value CROSS JOIN nars n ON n.id = p.nar_id
+			WHERE c.name = ?2
+			UNION ALL
+			SELECT u.hash_part, u.narinfo, u.public_key, x'', 0, x'', 0
+			FROM caches c CROSS JOIN json_each(?1) j
+			CROSS JOIN upstream_paths u ON u.cache_id = c.id AND u.hash_part = j.value
+			WHERE c.name = ?2`,
+	} {
+		stmt, err := db.PrepareContext(ctx, query)
+		if err != nil {
+			return err
+		}
+		*into = stmt
+	}
+	return nil
+}
+
 // PutNar implements cache.Index.
 func (x *Index) PutNar(ctx context.Context, n cache.Nar) error {
 	db := x.relaxed
@@ -37,8 +73,7 @@ func (x *Index) PutNar(ctx context.Context, n cache.Nar) error {
 func (x *Index) Nar(ctx context.Context, narHash nar.Hash) (cache.Nar, bool, error) {
 	n := cache.Nar{NarHash: narHash}
 	var file []byte
-	err := x.read.QueryRowContext(ctx, `SELECT nar_size, file_hash, file_size FROM nars WHERE nar_hash = ?`, narHash[:]).
-		Scan(&n.NarSize, &file, &n.FileSize)
+	err := x.nar.QueryRowContext(ctx, narHash[:]).Scan(&n.NarSize, &file, &n.FileSize)
 	if ok, err := found(err); !ok {
 		return cache.Nar{}, false, err
 	}
@@ -49,9 +84,7 @@ func (x *Index) Nar(ctx context.Context, narHash nar.Hash) (cache.Nar, bool, err
 // HasNar implements cache.Index.
 func (x *Index) HasNar(ctx context.Context, name string, narHash nar.Hash) (bool, error) {
 	var one int
-	err := x.read.QueryRowContext(ctx, `
-		SELECT 1 FROM nars n JOIN paths p ON p.nar_id = n.id JOIN caches c ON c.id = p.cache_id
-		WHERE n.nar_hash = ? AND c.name = ? LIMIT 1`, narHash[:], name).Scan(&one)
+	err := x.hasNar.QueryRowContext(ctx, narHash[:], name).Scan(&one)
 	return found(err)
 }
 
@@ -59,10 +92,7 @@ func (x *Index) HasNar(ctx context.Context, name string, narHash nar.Hash) (bool
 func (x *Index) Path(ctx context.Context, name, hashPart string) (cache.Path, cache.Nar, bool, error) {
 	p, n := cache.Path{Cache: name}, cache.Nar{}
 	var narHash, fileHash []byte
-	err := x.read.QueryRowContext(ctx, `
-		SELECT p.store_path, p.narinfo, n.nar_hash, n.nar_size, n.file_hash, n.file_size
-		FROM caches c JOIN paths p ON p.cache_id = c.id JOIN nars n ON n.id = p.nar_id
-		WHERE c.name = ? AND p.hash_part = ?`, name, hashPart).
+	err := x.path.QueryRowContext(ctx, name, hashPart).
 		Scan(&p.StorePath, &p.NarInfo, &narHash, &n.NarSize, &fileHash, &n.FileSize)
 	if ok, err := found(err); !ok {
 		return cache.Path{}, cache.Nar{}, false, err
@@ -79,17 +109,7 @@ func (x *Index) Lookup(ctx context.Context, name string, hashParts []string) (ma
 	if err != nil {
 		return nil, err
 	}
-	// CROSS JOIN is SQLite's way to say in which order to go: one search per hash part.
-	rows, err := x.read.QueryContext(ctx, `
-		SELECT p.hash_part, p.narinfo, '', n.nar_hash, n.nar_size, n.file_hash, n.file_size
-		FROM caches c CROSS JOIN json_each(?1) j
-		CROSS JOIN paths p ON p.cache_id = c.id AND p.hash_part = j.value CROSS JOIN nars n ON n.id = p.nar_id
-		WHERE c.name = ?2
-		UNION ALL
-		SELECT u.hash_part, u.narinfo, u.public_key, x'', 0, x'', 0
-		FROM caches c CROSS JOIN json_each(?1) j
-		CROSS JOIN upstream_paths u ON u.cache_id = c.id AND u.hash_part = j.value
-		WHERE c.name = ?2`, string(list), name)
+	rows, err := x.lookup.QueryContext(ctx, string(list), name)
 	if err != nil {
 		return nil, fmt.Errorf("look up paths in the index: %w", err)
 	}

@@ -41,6 +41,7 @@ type Index struct {
 	durable *sql.DB    // one connection, synchronous=FULL
 	relaxed *sql.DB    // one connection, synchronous=NORMAL
 	read    *sql.DB
+	reads   // prepared on read
 }
 
 // Open opens the database in file, making or migrating it as needed. Its
@@ -68,8 +69,10 @@ func (x *Index) open(ctx context.Context, file string) (err error) {
 	if x.relaxed, err = connect(file, 1, "synchronous(NORMAL)"); err != nil {
 		return err
 	}
-	x.read, err = connect(file, readers, "query_only(1)")
-	return err
+	if x.read, err = connect(file, readers, "query_only(1)"); err != nil {
+		return err
+	}
+	return x.prepare(ctx, x.read)
 }
 
 func connect(file string, connections int, pragma string) (*sql.DB, error) {
