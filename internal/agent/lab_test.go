@@ -39,6 +39,9 @@ type lab struct {
 
 	mu    sync.Mutex
 	addrs byte
+
+	unitOnce sync.Once
+	unit     sandbox.File // of agents on hosts with a systemd
 }
 
 // switchPatch makes the fleet's switch-to-configuration stop at gates: a file /run/gate/in-ACTION-VARIANT or

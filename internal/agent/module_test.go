@@ -29,6 +29,23 @@ func moduleHost(t *testing.T, definitions string) []sandbox.File {
 	return files
 }
 
+// agentUnit is the agent's unit as the module makes it, which boots with the host; and, for tests, writes to a file, starts again sooner,
+// and comes after what the test host boots into.
+func (l *lab) agentUnit(t *testing.T, env []string) []sandbox.File {
+	t.Helper()
+	l.unitOnce.Do(func() {
+		for _, f := range moduleHost(t, l.agentModule("")) {
+			if f.Path == "/etc/systemd/system/garrison-agent.service" {
+				l.unit = f
+			}
+		}
+	})
+	dropIn := fmt.Sprintf("[Unit]\nAfter=boot-entry.service\n[Service]\nEnvironment=%s\nRestartSec=100ms\nStandardOutput=append:/var/log/agent.log\nStandardError=append:/var/log/agent.log\n", strings.Join(env, " "))
+	return []sandbox.File{l.unit,
+		{Path: l.unit.Path + ".d/lab.conf", Data: []byte(dropIn)},
+		{Path: "/etc/systemd/system/multi-user.target.d/lab.conf", Data: []byte("[Unit]\nWants=garrison-agent.service\n")}}
+}
+
 // agentModule are the options of a box's agent.
 func (l *lab) agentModule(more string) string {
 	return fmt.Sprintf(`{
@@ -50,12 +67,8 @@ func (l *lab) agentModule(more string) string {
 // force, on a host with a real systemd.
 func TestModule(t *testing.T) {
 	t.Parallel()
-	base, err := sandbox.HostBase(testContext(t), "../../scripts/host-base")
-	if err != nil {
-		t.Fatal(err)
-	}
 	l := needLab(t)
-	b := newBox(t, boxOptions{base: base, noAgent: true, files: append(
+	b := newBox(t, boxOptions{systemd: true, noAgent: true, files: append(
 		moduleHost(t, strings.TrimSuffix(strings.TrimSpace(l.agentModule(`hub = { url = "`+hubURL+`"; tokenFile = "/etc/garrison/hub-token"; };
 			afterDeploy = [ "/bin/sh" "-c" "echo $GARRISON_RESULT > /var/lib/garrison/after" ];`)), "}")+`
 			services.garrison.hub = { enable = true; tokensFile = "/etc/hub-tokens"; };

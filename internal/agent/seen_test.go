@@ -110,7 +110,7 @@ func TestSeen(t *testing.T) {
 	b.open("in-test-good1")
 	saw("joker: release-1 active")
 	b.ended(n)
-	if err := b.host.RestartService(testContext(t), "agent"); err != nil { // who watches comes back to the next agent
+	if err := b.host.RestartService(testContext(t), b.unit); err != nil { // who watches comes back to the next agent
 		t.Fatal(err)
 	}
 

@@ -7,24 +7,13 @@ import (
 	"time"
 
 	"github.com/garrison-nix/garrison/internal/fleet"
-	"github.com/garrison-nix/garrison/internal/sandbox"
 )
-
-// hostBase is the base of hosts with a real systemd.
-func hostBase(t *testing.T) string {
-	t.Helper()
-	base, err := sandbox.HostBase(testContext(t), "../../scripts/host-base")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return base
-}
 
 // TestSystemd is the whole of it on a host with a real systemd: the activation is a unit of its own, which outlives its agent, and units
 // are judged by what they were before.
 func TestSystemd(t *testing.T) {
 	t.Parallel()
-	b := newBox(t, boxOptions{base: hostBase(t)})
+	b := newBox(t, boxOptions{systemd: true})
 	ctx := testContext(t)
 	const failedBefore = "printf '[Service]\\nExecStart=/bin/false\\n' > /etc/systemd/system/sickly.service; systemctl daemon-reload; systemctl start sickly; until systemctl is-failed --quiet sickly; do sleep 0.1; done; echo failed"
 	if got := b.must(failedBefore); got != "failed" {
@@ -37,7 +26,7 @@ func TestSystemd(t *testing.T) {
 	}
 
 	for what, disturb := range map[string]func() error{
-		"restart": func() error { return b.host.RestartService(ctx, "agent") },
+		"restart": func() error { return b.host.RestartService(ctx, b.unit) },
 		"kill":    func() error { b.killAgent(); return nil },
 	} {
 		variant := map[string]string{"restart": "good2", "kill": "good3"}[what]
