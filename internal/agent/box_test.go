@@ -22,7 +22,7 @@ import (
 
 // box is a host under test, with an origin of its own.
 type box struct {
-	t      *testing.T
+	t      testing.TB
 	lab    *lab
 	host   *sandbox.Host
 	origin *git.Repo
@@ -52,14 +52,14 @@ type boxOptions struct {
 const stateDir = "/var/lib/garrison"
 
 // testContext ends with the test, or after a minute and a half.
-func testContext(t *testing.T) context.Context {
+func testContext(t testing.TB) context.Context {
 	ctx, cancel := context.WithTimeout(context.Background(), 90*time.Second)
 	t.Cleanup(cancel)
 	return ctx
 }
 
 // newBox starts a host whose agent follows an empty origin, once a second.
-func newBox(t *testing.T, o boxOptions) *box {
+func newBox(t testing.TB, o boxOptions) *box {
 	t.Helper()
 	l := needLab(t)
 	ctx := testContext(t)

@@ -46,7 +46,7 @@ type store struct {
 }
 
 // cacheHost starts one; "push-token" may push to it.
-func (l *lab) cacheHost(t *testing.T) *store {
+func (l *lab) cacheHost(t testing.TB) *store {
 	t.Helper()
 	ctx, addr := testContext(t), l.address()
 	sum := sha256.Sum256([]byte("push-token"))

@@ -101,7 +101,7 @@ func checked(steps []noted) bool {
 	return slices.ContainsFunc(steps, func(n noted) bool { return n.Step == "check" && n.Done })
 }
 
-// TestKilled kills agent, helper, or both at every point. Without the agent the deployment is what it
+// TestKilled kills agent, helper, or, on a host with a systemd, both at every point. Without the agent the deployment is what it
 // would have been; without the helper too, once the system had passed its checks, else it is undone.
 func TestKilled(t *testing.T) {
 	for who, kill := range map[string]func(*box){
@@ -111,7 +111,7 @@ func TestKilled(t *testing.T) {
 	} {
 		t.Run(who, func(t *testing.T) {
 			t.Parallel()
-			b := newBox(t, boxOptions{})
+			b := newBox(t, boxOptions{systemd: who == "both"})
 			b.deploy("good1")
 			runs, other := "good1", "good2"
 			for _, gate := range points {

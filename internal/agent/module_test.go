@@ -11,7 +11,7 @@ import (
 )
 
 // moduleHost are the files that the NixOS modules make of a host: in /etc, and units, which nothing starts yet.
-func moduleHost(t *testing.T, definitions string) []sandbox.File {
+func moduleHost(t testing.TB, definitions string) []sandbox.File {
 	t.Helper()
 	h, err := modulestest.Eval(testContext(t), []string{"NIX_CONFIG=build-users-group =", "NIX_REMOTE=local?root=" + t.TempDir()}, definitions)
 	if err != nil || len(h.Failed) > 0 {
@@ -31,7 +31,7 @@ func moduleHost(t *testing.T, definitions string) []sandbox.File {
 
 // agentUnit is the agent's unit as the module makes it, which boots with the host; and, for tests, writes to a file, starts again sooner,
 // and comes after what the test host boots into.
-func (l *lab) agentUnit(t *testing.T, env []string) []sandbox.File {
+func (l *lab) agentUnit(t testing.TB, env []string) []sandbox.File {
 	t.Helper()
 	l.unitOnce.Do(func() {
 		for _, f := range moduleHost(t, l.agentModule("")) {
