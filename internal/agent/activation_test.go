@@ -157,7 +157,7 @@ func TestWedgedSystemd(t *testing.T) {
 // TestConnectivity cuts a host off by a release, and by what no release did. Only the first is held against one.
 func TestConnectivity(t *testing.T) {
 	t.Parallel()
-	b := newBox(t, boxOptions{})
+	b := newBox(t, boxOptions{systemd: true})
 	b.deploy("connected")
 	b.undone(b.publish("cutoff"), "connected", fleet.CodeCheck, "does not reach cache "+cacheURL+", which the one before it reached")
 	b.says(3, "held", "does not reach cache")

@@ -79,6 +79,12 @@ func TestGitOnSystemd(t *testing.T) {
 		return remote(s, "mirror").Behind && remote(s, "dead").Failure != nil && remote(s, "forge").Tip == b.tip && s.Remote.Failure == nil && s.Refused == nil
 	})
 	b.says(0, "behind, at "+first[:12], "UNREACHABLE")
+	// Nor does the dead one delay a switch: only what answers is looked for before and after.
+	b.deploy("good1")
+	b.deploy("good2")
+	if asked := b.must("cat " + stateDir + "/activation/request.json"); strings.Contains(asked, "192.0.2.250") || !strings.Contains(asked, forge.url()+"/info/refs") || !strings.Contains(asked, "/nix-cache-info") {
+		t.Errorf("the activation looks at %s", asked)
+	}
 
 	forge.lock("t0ken-2")
 	n = b.publish("good3")

@@ -12,9 +12,10 @@ import (
 )
 
 // BenchmarkSwitch measures from when the release branch has moved to when the release's switch-to-configuration runs, on a host with a
-// systemd that has the closure already; the hub is told at once, and wakes the agent by its stream.
+// systemd that has the closure already; the hub is told at once, and wakes the agent by its stream. The remote is a file, or by HTTP, or
+// that beside ten that are dead.
 func BenchmarkSwitch(b *testing.B) {
-	for _, kind := range []string{"file", "http"} {
+	for _, kind := range []string{"file", "http", "dead"} {
 		b.Run(kind, func(b *testing.B) {
 			l := needLab(b)
 			hub, hubAt := l.mirror(b)
@@ -22,12 +23,15 @@ func BenchmarkSwitch(b *testing.B) {
 			dir := b.TempDir()
 			config := "socket = \"/run/garrison/agent.sock\"\n"
 			origin := l.origin(b, dir)
-			if kind == "http" {
+			if kind != "file" {
 				listener, err := l.forge.Listen("tcp", l.forge.Addr().String()+":0")
 				if err != nil {
 					b.Fatal(err)
 				}
 				config += fmt.Sprintf("[[remotes]]\nname = \"forge\"\nurl = %q\n", newForge(b, dir, listener).url())
+			}
+			for i := 0; kind == "dead" && i < 10; i++ { // as many remotes at addresses where nobody is
+				config += fmt.Sprintf("[[remotes]]\nurl = \"http://192.0.2.%d/fleet.git\"\n", 240+i)
 			}
 			x := newBox(b, boxOptions{systemd: true, origin: origin, config: config + fmt.Sprintf("[hub]\nurl = %q\ntokenFile = \"/etc/garrison/hub-token\"\n", hubAt)})
 			x.deploy("good1")
