@@ -42,6 +42,7 @@ type boxOptions struct {
 	systemd   bool      // it has one, and runs the agent by the unit of the NixOS module
 	host      string    // its name in the fleet, joker unless given
 	origin    *git.Repo // nil for one of its own
+	remotes   bool      // config has all of them; else the origin, as a file, is one
 	pollOnly  bool      // tests do not tell the agent to look
 	pushToken bool      // it may push to its cache
 	files     []sandbox.File
@@ -81,7 +82,7 @@ func newBox(t testing.TB, o boxOptions) *box {
 		o.cacheKey = l.cacheKey
 	}
 	remote := "remote = \"file:///srv/fleet.git\"\n"
-	if strings.Contains(o.config, "[[remotes]]") {
+	if o.remotes {
 		remote = ""
 	}
 	config := fmt.Sprintf("host = %q\n"+remote+"allowedSigners = \"/etc/garrison/allowed-signers\"\npoll = \"1s\"\ncheckTime = \"20s\"\n%s\n[[caches]]\nurl = %q\npublicKey = %q\n", o.host, o.config, o.cacheURL, o.cacheKey)
@@ -252,7 +253,7 @@ func (b *box) client() *http.Client {
 // await waits until the agent says what f wants.
 func (b *box) await(what string, f func(fleet.Status) bool) fleet.Status {
 	b.t.Helper()
-	return b.awaitFor(30*time.Second, what, f)
+	return b.awaitFor(time.Minute, what, f)
 }
 
 func (b *box) awaitFor(most time.Duration, what string, f func(fleet.Status) bool) fleet.Status {

@@ -35,7 +35,7 @@ func TestGitOnSystemd(t *testing.T) {
 	for name, url := range map[string]string{"forge": forge.url(), "mirror": forge.URL + "/mirror.git", "dead": "http://192.0.2.250/fleet.git"} {
 		config += fmt.Sprintf("[[remotes]]\nname = %q\nurl = %q\ncredentialsFile = \"/etc/garrison/git-token\"\n", name, url)
 	}
-	b := newBox(t, boxOptions{systemd: true, origin: origin, config: config + fmt.Sprintf("[hub]\nurl = %q\ntokenFile = \"/etc/garrison/hub-token\"\n", hubAt)})
+	b := newBox(t, boxOptions{systemd: true, origin: origin, remotes: true, config: config + fmt.Sprintf("[hub]\nurl = %q\ntokenFile = \"/etc/garrison/hub-token\"\n", hubAt)})
 	remote := func(s fleet.Status, name string) fleet.Remote {
 		for _, r := range s.Remotes {
 			if r.Name == name {

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -255,6 +257,21 @@ func TestWindow(t *testing.T) {
 	b.orders(0, "rollback", "turning to release-1") // which waits for nothing
 	b.phase(fleet.PhaseOverruled, "good1")
 	b.runs("good1")
+
+	// One opens by itself, and not before its time: windows have minutes, so this takes one.
+	opens := strings.Fields(b.must(`t=$(( ($(date +%s) + 75) / 60 * 60 )); echo $t $(date -d @$t +%H:%M) $(date -d @$((t + 1800)) +%H:%M)`))
+	b.must("busybox sed -i 's/^windows.*/windows = [\"" + opens[1] + "-" + opens[2] + "\"]/' /etc/garrison/agent.toml")
+	b.restartAgent()
+	n := b.publish("good2")
+	b.phase(fleet.PhaseWaiting, "good1")
+	b.says(3, "waits for its window, which opens", opens[1])
+	b.systems("good1", "good1")
+	s := b.awaitFor(2*time.Minute, "it is activated in its window", func(s fleet.Status) bool { return s.Phase == fleet.PhaseIdle && s.Active.Release.Number == n })
+	began := slices.IndexFunc(s.Last.Stages, func(s fleet.StageTime) bool { return s.Stage == fleet.Activate })
+	if at, _ := strconv.ParseInt(opens[0], 10, 64); s.Last.Stages[began].StartedAt.Before(time.Unix(at, 0)) {
+		t.Errorf("the window opens at %v, and these are the stages: %+v", time.Unix(at, 0), s.Last.Stages)
+	}
+	b.runs("good2")
 }
 
 // A revert is a release like any other, whatever became of what it reverts; twice in a row, too.
