@@ -46,7 +46,7 @@ type store struct {
 }
 
 // cacheHost starts one; "push-token" may push to it.
-func (l *lab) cacheHost(t *testing.T) *store {
+func (l *lab) cacheHost(t testing.TB) *store {
 	t.Helper()
 	ctx, addr := testContext(t), l.address()
 	sum := sha256.Sum256([]byte("push-token"))
@@ -101,7 +101,7 @@ func (c *store) has(t *testing.T, path string) bool {
 func TestBuildsWhatCIDidNot(t *testing.T) {
 	t.Parallel()
 	c := needLab(t).cacheHost(t)
-	b := newBox(t, boxOptions{host: "good1", cacheURL: c.url, cacheKey: c.key, pushToken: true})
+	b := newBox(t, boxOptions{systemd: true, host: "good1", cacheURL: c.url, cacheKey: c.key, pushToken: true})
 	n := b.left("good1", func(e *fleet.Entry) { e.Built = false })
 	if s := b.ended(n); s.Last.Result != fleet.Committed {
 		t.Fatalf("%s, %+v", s.Last.Result, s.Failure)
@@ -128,7 +128,7 @@ func TestBuildsWhatCIDidNot(t *testing.T) {
 func TestPushQueueSurvives(t *testing.T) {
 	t.Parallel()
 	c := needLab(t).cacheHost(t)
-	b := newBox(t, boxOptions{host: "good1", cacheURL: c.url, cacheKey: c.key, pushToken: true})
+	b := newBox(t, boxOptions{systemd: true, host: "good1", cacheURL: c.url, cacheKey: c.key, pushToken: true})
 	b.must("mv /etc/garrison/push-token /etc/garrison/elsewhere")
 	n := b.left("good1", func(e *fleet.Entry) { e.Built = true })
 	if s := b.ended(n); s.Last.Result != fleet.Committed {
@@ -156,7 +156,7 @@ func TestPushQueueSurvives(t *testing.T) {
 func TestCacheDown(t *testing.T) {
 	t.Parallel()
 	c := needLab(t).cacheHost(t)
-	b := newBox(t, boxOptions{host: "good1", cacheURL: c.url, cacheKey: c.key, config: "[build]\nafter = \"3s\"\n"})
+	b := newBox(t, boxOptions{systemd: true, host: "good1", cacheURL: c.url, cacheKey: c.key, config: "[build]\nafter = \"3s\"\n"})
 	b.ended(b.left("good1", func(*fleet.Entry) {}))
 	b.runs("good1")
 	if err := c.StopService(testContext(t), "hub"); err != nil {
@@ -190,7 +190,7 @@ func TestCacheDown(t *testing.T) {
 func TestBuildFailsOnHost(t *testing.T) {
 	t.Parallel()
 	c := needLab(t).cacheHost(t)
-	b := newBox(t, boxOptions{host: "good1", cacheURL: c.url, cacheKey: c.key, config: "[build]\ntime = \"15s\"\n"})
+	b := newBox(t, boxOptions{systemd: true, host: "good1", cacheURL: c.url, cacheKey: c.key, config: "[build]\ntime = \"15s\"\n"})
 	b.ended(b.left("good1", func(*fleet.Entry) {}))
 	b.number++
 	commit, out := b.variation("good1", "echo the valve does not compile >&2; exit 7")

@@ -51,7 +51,7 @@ type Options struct {
 	Store  Store
 	Tokens func() (Tokens, error) // as they are now
 	Cache  http.Handler           // gets every request that is not the hub's own
-	Wake   func(at time.Time)     // told when somebody says that there is something to look at; may be nil
+	Wake   func(at time.Time)     // told when somebody says that there is something to look at; nil: agents are
 	LogDir string                 // of CI runs
 	Log    *slog.Logger
 }
@@ -146,6 +146,8 @@ func scopesOf(r *http.Request) []string {
 func (h *Hub) serveWake(w http.ResponseWriter, r *http.Request) {
 	if h.Wake != nil {
 		h.Wake(time.Now())
+	} else { // releases are made elsewhere, and there may be a new one
+		h.WakeAgents()
 	}
 	w.WriteHeader(http.StatusAccepted)
 }
