@@ -181,8 +181,9 @@ func (r activated) take(ctx context.Context, a *Agent) {
 	if out.Failure == nil { // else the line of the end tells which one failed
 		a.logStages(a.record.Target.Release.Number, out.Stages[min(r.told, len(out.Stages)):])
 	}
+	target := a.record.Target
 	d := fleet.Deployment{
-		Schema: fleet.StatusSchema, Host: a.Config.Host, Release: a.record.Target.Release, OutPath: a.record.Target.OutPath,
+		Schema: fleet.StatusSchema, Host: a.Config.Host, Release: target.Release, Toplevel: target.Toplevel,
 		Previous: a.previous, Result: out.Result, Failure: out.Failure, Choice: a.choice(), Stages: slices.Concat(a.stages, out.Stages), EndedAt: out.EndedAt,
 	}
 	a.tellEnd(d)
