@@ -257,9 +257,14 @@ func (b *box) variation(host, build string) (commit, out string) {
 // sign makes a release of a commit that gives a host a system, and moves the branch to it.
 func (b *box) sign(number int, commit, host, out string) {
 	b.t.Helper()
+	b.signEntry(number, commit, host, func(e *fleet.Entry) { e.OutPath = out })
+}
+
+func (b *box) signEntry(number int, commit, host string, change func(*fleet.Entry)) {
+	b.t.Helper()
 	m := *b.lab.manifest
 	e := m.Hosts[host]
-	e.OutPath = out
+	change(&e)
 	m.Number, m.Hosts = number, map[string]fleet.Entry{host: e}
 	message, err := m.TagMessage()
 	if err != nil {
