@@ -30,7 +30,7 @@ func (a *Agent) send(ctx context.Context, r result) {
 	}
 }
 
-// contacted brings what the status says of something on the network up to date, and logs when that changes.
+// contacted brings what the status says of something on the network up to date, and logs when what is wrong is of another kind.
 func (a *Agent) contacted(c *fleet.Contact, err error, stage fleet.Stage, what string) {
 	a.mu.Lock()
 	was := *c
@@ -54,7 +54,7 @@ func (a *Agent) contacted(c *fleet.Contact, err error, stage fleet.Stage, what s
 	switch {
 	case is.Failure == nil && was.Failure != nil:
 		a.Log.Info(what+" answers again", "stage", stage, "duration", now.Sub(was.Since).Round(time.Second))
-	case is.Failure != nil && (was.Failure == nil || was.Failure.Message != is.Failure.Message):
+	case is.Failure != nil && (was.Failure == nil || was.Failure.Code != is.Failure.Code):
 		a.Log.Warn(what+" cannot be used; trying on", "stage", stage, "err", firstLine(is.Failure.Message), "hint", is.Failure.Hint)
 	}
 }
