@@ -18,6 +18,7 @@ import (
 	"github.com/garrison-nix/garrison/internal/activate"
 	"github.com/garrison-nix/garrison/internal/durable"
 	"github.com/garrison-nix/garrison/internal/fleet"
+	"github.com/garrison-nix/garrison/internal/stream"
 )
 
 const (
@@ -131,7 +132,6 @@ func (a *Agent) serveLogs(w http.ResponseWriter, r *http.Request) {
 			file = a.logFile(kept[i])
 		}
 	}
-	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	if r.URL.Query().Get("follow") != "" {
 		_, leave, ok := a.watching.join() // so that followers, too, leave room for others
 		if !ok {
@@ -139,7 +139,7 @@ func (a *Agent) serveLogs(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		defer leave()
-		follow(r.Context(), w, file)
+		follow(w, r, file)
 		return
 	}
 	text, err := tail(file, maxLogKept)
@@ -151,36 +151,32 @@ func (a *Agent) serveLogs(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "the log cannot be read: "+err.Error(), http.StatusInternalServerError)
 		return
 	}
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	_, _ = io.WriteString(w, text) // the client went away
 }
 
 // follow copies a file as it grows, and whatever takes its place, until the client goes away.
-func follow(ctx context.Context, w http.ResponseWriter, path string) {
-	out := http.NewResponseController(w)
-	_ = out.SetReadDeadline(time.Time{})
+func follow(w http.ResponseWriter, r *http.Request, path string) {
 	f := (*os.File)(nil)
 	defer func() { f.Close() }()
-	for {
-		_ = out.SetWriteDeadline(time.Now().Add(watchWrite))
-		if f != nil {
-			if _, err := io.Copy(w, f); err != nil {
-				return
+	stream.Follow(w, r, nil, followLog, func(w io.Writer) error {
+		for {
+			if f != nil {
+				if _, err := io.Copy(w, f); err != nil {
+					return err
+				}
 			}
-		}
-		if now, err := os.Open(path); err == nil && (f == nil || !sameFile(f, now)) {
+			now, err := os.Open(path)
+			if err != nil {
+				return nil
+			}
+			if f != nil && sameFile(f, now) {
+				return now.Close()
+			}
 			f.Close()
 			f = now
-			continue
-		} else if err == nil {
-			now.Close()
 		}
-		if err := out.Flush(); err != nil {
-			return
-		}
-		if sleepContext(ctx, followLog) != nil {
-			return
-		}
-	}
+	})
 }
 
 func sameFile(a, b *os.File) bool {

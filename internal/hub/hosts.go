@@ -52,7 +52,7 @@ func (h *Hub) serveReport(w http.ResponseWriter, r *http.Request) {
 	err := h.Store.PutStatus(r.Context(), s)
 	received := fleet.Received{Schema: fleet.StatusSchema}
 	if err == nil {
-		h.stream.send(fleet.StreamEvent{Kind: "host", Status: &s})
+		h.events.send(fleet.StreamEvent{Kind: "host", Status: &s})
 		var last []fleet.Deployment
 		if last, err = h.Store.Deployments(r.Context(), s.Host, 1); len(last) > 0 {
 			key := last[0].Key()

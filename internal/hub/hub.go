@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/garrison-nix/garrison/internal/fleet"
+	"github.com/garrison-nix/garrison/internal/stream"
 )
 
 // Store keeps what was reported and what CI did. All of it can be lost.
@@ -59,7 +60,7 @@ type Options struct {
 // Hub answers requests.
 type Hub struct {
 	Options
-	stream broker
+	events broker
 }
 
 // New makes a hub.
@@ -67,7 +68,6 @@ func New(o Options) *Hub { return &Hub{Options: o} }
 
 const (
 	maxReport  = 1 << 20 // bytes
-	keepAlive  = 20 * time.Second
 	maxRunsAsk = 100
 	maxSkew    = time.Minute     // that a host's clock may be ahead of ours
 	answerTime = 2 * time.Minute // for a request's body and its answer, streams excepted
@@ -151,17 +151,17 @@ func (h *Hub) serveWake(w http.ResponseWriter, r *http.Request) {
 }
 
 // WakeAgents tells all agents to look at git again.
-func (h *Hub) WakeAgents() { h.stream.send(fleet.StreamEvent{Kind: "wake"}) }
+func (h *Hub) WakeAgents() { h.events.send(fleet.StreamEvent{Kind: "wake"}) }
 
 // CloseStreams ends all streams, for a shutdown; their listeners come back.
-func (h *Hub) CloseStreams() { h.stream.closeAll() }
+func (h *Hub) CloseStreams() { h.events.closeAll() }
 
 // NoteRun keeps a run of CI and shows it to whoever listens.
 func (h *Hub) NoteRun(ctx context.Context, r fleet.Run) (int64, error) {
 	id, err := h.Store.PutRun(ctx, r)
 	if err == nil {
 		r.ID = id
-		h.stream.send(fleet.StreamEvent{Kind: "run", Run: &r})
+		h.events.send(fleet.StreamEvent{Kind: "run", Run: &r})
 	}
 	return id, err
 }
@@ -209,36 +209,9 @@ func (h *Hub) answer(w http.ResponseWriter, v any, err error) {
 // serveStream sends events until the client goes away. A client that does not keep up is dropped, and comes back.
 func (h *Hub) serveStream(w http.ResponseWriter, r *http.Request) {
 	all := slices.Contains(scopesOf(r), ScopeRead) && r.URL.Query().Get("kinds") != "wake"
-	events, leave := h.stream.join(all)
+	events, leave := h.events.join(all)
 	defer leave()
-	w.Header().Set("Content-Type", "text/event-stream")
-	w.Header().Set("Cache-Control", "no-store")
-	w.Header().Set("X-Accel-Buffering", "no")
-	out := http.NewResponseController(w)
-	_ = out.SetReadDeadline(time.Time{}) // else its end would end the request
-	beat := time.NewTicker(keepAlive)
-	defer beat.Stop()
-	line := []byte(": hello\n\n")
-	for {
-		_ = out.SetWriteDeadline(time.Now().Add(keepAlive))
-		if _, err := w.Write(line); err != nil {
-			return
-		}
-		if err := out.Flush(); err != nil {
-			return
-		}
-		select {
-		case <-r.Context().Done():
-			return
-		case <-beat.C:
-			line = []byte(": still here\n\n")
-		case data, open := <-events:
-			if !open {
-				return
-			}
-			line = fmt.Appendf(nil, "data: %s\n\n", data)
-		}
-	}
+	stream.Serve(w, r, events, func(text []byte) []byte { return text })
 }
 
 // broker hands events to all listeners. The zero value is ready.
