@@ -114,10 +114,10 @@ func (a *Agent) ask(ctx context.Context, client *http.Client, method, path strin
 	}
 	said, _ := io.ReadAll(io.LimitReader(resp.Body, 1024))
 	resp.Body.Close()
-	if resp.StatusCode == http.StatusBadRequest || resp.StatusCode == http.StatusRequestEntityTooLarge {
+	switch resp.StatusCode {
+	case http.StatusBadRequest, http.StatusRequestEntityTooLarge, http.StatusNotFound, http.StatusMethodNotAllowed:
 		return nil, fleet.Errorf(fleet.Bad, fleet.CodeInvalid, "the hub does not take what it was told: %s", bytes.TrimSpace(said)).WithHint("have hub and agents the same version?")
-	}
-	if resp.StatusCode == http.StatusUnauthorized || resp.StatusCode == http.StatusForbidden {
+	case http.StatusUnauthorized, http.StatusForbidden:
 		return nil, fleet.Errorf(fleet.Local, fleet.CodeUnauthorized, "the hub refuses the token in %s", a.Config.Hub.TokenFile).WithHint("renew it; it is read again by itself")
 	}
 	return nil, fleet.Errorf(fleet.Transient, fleet.CodeRemote, "the hub answers %s: %s", resp.Status, bytes.TrimSpace(said))

@@ -167,9 +167,10 @@ func (a *Agent) resume(ctx context.Context) {
 }
 
 func (a *Agent) follow(ctx context.Context, r activate.Request) {
-	stop := a.tellSteps(ctx, r)
+	stop, stopLog := a.tellSteps(ctx, r), a.tellLog(ctx, r)
 	out, err := activate.Follow(ctx, a.Exe, a.activationDir(), r, a.Log)
 	told := stop()
+	stopLog()
 	if err == nil {
 		a.send(ctx, activated{out, told})
 	}

@@ -38,6 +38,10 @@ type Store interface {
 	Deployments(ctx context.Context, host string, most int) ([]fleet.Deployment, error)
 	// DeploymentLog is the log of the deployment of a release (0: of any) that a host told of last; false when there is none.
 	DeploymentLog(ctx context.Context, host string, release int) (log string, found bool, err error)
+	// PutAct keeps what a host tells of an act there, as the one that it told of last, like PutDeployment.
+	PutAct(ctx context.Context, a fleet.Act) error
+	// Acts are those that a host told of last, at most so many, that one first.
+	Acts(ctx context.Context, host string, most int) ([]fleet.Act, error)
 	// PutDiff keeps d as what is known of its host; Diff returns it, false when there is none.
 	PutDiff(ctx context.Context, d fleet.HostDiff) error
 	Diff(ctx context.Context, host string) (fleet.HostDiff, bool, error)
@@ -61,6 +65,7 @@ type Options struct {
 type Hub struct {
 	Options
 	events broker
+	live   live
 }
 
 // New makes a hub.
@@ -79,11 +84,14 @@ const (
 //	POST /api/v1/reports         report:<host>   a fleet.Status, answered by a fleet.Received
 //	POST /api/v1/deployments     report:<host>   a fleet.DeploymentReport
 //	POST /api/v1/diffs           report:<host>   a fleet.HostDiff
+//	POST /api/v1/acts            report:<host>   a fleet.Act
+//	POST /api/v1/logs            report:<host>   a fleet.LogPart
 //	GET  /api/v1/stream          any             fleet.StreamEvents as server-sent events; ?kinds=wake for agents
 //	GET  /api/v1/hosts           read            [fleet.Status]
 //	GET  /api/v1/hosts/{host}    read            fleet.Status; below it:
 //	     …/history?n=N           read            [fleet.Deployment], newest first
-//	     …/logs?deployment=N     read            what was said in it
+//	     …/acts?n=N              read            [fleet.Act], newest first
+//	     …/logs?deployment=N     read            what was said in it; ?follow=1 for what is said now
 //	     …/diff                  read            fleet.HostDiff
 //	GET  /api/v1/runs?n=N        read            [fleet.Run], newest first
 //	GET  /api/v1/runs/{id}/log   read            what the run's programs said
@@ -96,8 +104,11 @@ func (h *Hub) Handler() http.Handler {
 	mux.HandleFunc("GET /api/v1/hosts", h.allow(ScopeRead, h.serveHosts))
 	mux.HandleFunc("POST /api/v1/deployments", h.allow(ScopeReport, h.serveDeployment))
 	mux.HandleFunc("POST /api/v1/diffs", h.allow(ScopeReport, h.serveDiffReport))
+	mux.HandleFunc("POST /api/v1/acts", h.allow(ScopeReport, h.serveAct))
+	mux.HandleFunc("POST /api/v1/logs", h.allow(ScopeReport, h.servePart))
 	mux.HandleFunc("GET /api/v1/hosts/{host}", h.allow(ScopeRead, h.serveHost))
 	mux.HandleFunc("GET /api/v1/hosts/{host}/history", h.allow(ScopeRead, h.serveHostHistory))
+	mux.HandleFunc("GET /api/v1/hosts/{host}/acts", h.allow(ScopeRead, h.serveHostActs))
 	mux.HandleFunc("GET /api/v1/hosts/{host}/logs", h.allow(ScopeRead, h.serveHostLogs))
 	mux.HandleFunc("GET /api/v1/hosts/{host}/diff", h.allow(ScopeRead, h.serveHostDiff))
 	mux.HandleFunc("GET /api/v1/runs", h.allow(ScopeRead, h.serveRuns))
@@ -218,6 +229,7 @@ func (h *Hub) serveStream(w http.ResponseWriter, r *http.Request) {
 type broker struct {
 	mu        sync.Mutex
 	listeners map[chan []byte]bool // value: wants all kinds, not wakes alone
+	end       chan struct{}        // closed by closeAll; nil while nobody asked
 }
 
 const listenerQueue = 64
@@ -257,9 +269,23 @@ func (b *broker) send(e fleet.StreamEvent) {
 	}
 }
 
+// ended is closed when all streams are.
+func (b *broker) ended() <-chan struct{} {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.end == nil {
+		b.end = make(chan struct{})
+	}
+	return b.end
+}
+
 func (b *broker) closeAll() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.end != nil {
+		close(b.end)
+		b.end = nil
+	}
 	for ch := range b.listeners {
 		delete(b.listeners, ch)
 		close(ch)
