@@ -203,7 +203,7 @@ func (a *Agent) activationDir() string {
 func (a *Agent) readRecord() error {
 	now := time.Now().UTC()
 	a.record = deploy.New(a.Config.Host, now)
-	if past, err := durable.ReadJournal[fleet.Deployment](a.historyFile(), 1); err == nil && len(past) > 0 {
+	if past, err := durable.ReadJournal[fleet.Deployment](a.historyFile(), 1); err == nil && len(past) > 0 && fleet.ValidStorePath(past[0].OutPath) {
 		a.status.Last = &past[0]
 	}
 	var r deploy.Record

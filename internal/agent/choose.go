@@ -129,13 +129,13 @@ func (a *Agent) ofPath(path string, s fleet.Status) fleet.Target {
 	return fleet.Target{Toplevel: fleet.Toplevel{OutPath: path}}
 }
 
-// pastDeployments are all that the history has, oldest first.
+// pastDeployments are all that the history has, oldest first, but for lines that are none.
 func (a *Agent) pastDeployments() []fleet.Deployment {
 	past, err := durable.ReadJournal[fleet.Deployment](a.historyFile(), 0)
 	if err != nil {
 		a.Log.Error("history is damaged in part", "err", err)
 	}
-	return past
+	return slices.DeleteFunc(past, func(d fleet.Deployment) bool { return !fleet.ValidStorePath(d.OutPath) })
 }
 
 // confirmed are the systems that a way back leads over, oldest first: each that was confirmed, but for those that were rolled
