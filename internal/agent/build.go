@@ -109,8 +109,12 @@ func (a *Agent) build(ctx context.Context, target fleet.Target, s nix.Substituti
 	return nil
 }
 
-// evaluate evaluates this host at the release's commit, as CI did: with submodules and what git-lfs keeps, if so.
+// evaluate evaluates this host at the release's commit, as CI did: with submodules and what git-lfs keeps, if so. It may take as long as a build.
 func (a *Agent) evaluate(ctx context.Context, target fleet.Target) (nix.Host, error) {
+	most := time.Duration(a.Config.Build.Time)
+	ctx, cancel := context.WithTimeoutCause(ctx, most,
+		fleet.Errorf(fleet.Bad, fleet.CodeTimeout, "evaluating this host took longer than %s", most).WithHint("allow more by build.time in the agent's configuration, and try again: garrison retry"))
+	defer cancel()
 	commit := target.Release.Commit
 	if err := a.looker.repo.UpdateRef(ctx, buildRef, commit); err != nil {
 		return nix.Host{}, err

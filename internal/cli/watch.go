@@ -213,9 +213,9 @@ func (a *app) tellDiff(d fleet.HostDiff) error {
 	case d.Release == nil:
 		fmt.Fprintf(&b, "%s has not seen a release yet\n", d.Host)
 	case d.Pending:
-		fmt.Fprintf(&b, "%s would change to %s (%s)\n", d.Host, fleet.TagName(d.Release.Number), d.After)
+		fmt.Fprintf(&b, "%s would change to %s (%s)\n", d.Host, d.Release.Name(), d.After)
 	default:
-		fmt.Fprintf(&b, "nothing waits to be changed on %s; %s changed (%s)\n", d.Host, fleet.TagName(d.Release.Number), ago(d.At))
+		fmt.Fprintf(&b, "nothing waits to be changed on %s; %s changed (%s)\n", d.Host, d.Release.Name(), ago(d.At))
 	}
 	switch {
 	case d.Unknown != "":
