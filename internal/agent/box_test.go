@@ -46,8 +46,10 @@ type boxOptions struct {
 	pollOnly  bool      // tests do not tell the agent to look
 	pushToken bool      // it may push to its cache
 	files     []sandbox.File
-	tmpfs     bool // its state directory is a small file system in memory
-	noAgent   bool // none is started: the test brings one
+	tmpfs     bool   // its state directory is a small file system in memory
+	noAgent   bool   // none is started: the test brings one
+	nix       string // a folder with the programs of the Nix to use; "" for the machine's
+	binds     []sandbox.Bind
 }
 
 const stateDir = "/var/lib/garrison"
@@ -94,6 +96,10 @@ func newBox(t testing.TB, o boxOptions) *box {
 	}
 	addr := l.address()
 	path := "/opt/gate:" + l.lan.Path()
+	if o.nix != "" {
+		path = "/opt/gate:" + o.nix + ":" + l.lan.Path()
+		o.binds = append(o.binds, sandbox.Bind{Source: filepath.Dir(o.nix), Target: filepath.Dir(o.nix)})
+	}
 	opts := sandbox.HostOptions{Name: fmt.Sprintf("box%d", addr.As4()[3]), Hostname: "joker", Addr: addr, Dir: filepath.Join(dir, "disk"),
 		Files: []sandbox.File{
 			{Path: "/etc/garrison/agent.toml", Data: []byte(config)},
@@ -103,7 +109,7 @@ func newBox(t testing.TB, o boxOptions) *box {
 			{Path: "/etc/ssh/ssh_host_ed25519_key", Mode: 0o600, Data: l.keyData("host")},
 			{Path: "/opt/gate/nix-env", Mode: 0o755, Data: []byte(nixEnvGate)},
 		},
-		Binds: []sandbox.Bind{{Source: b.origin.Dir, Target: "/srv/fleet.git", Writable: true}},
+		Binds: append(o.binds, sandbox.Bind{Source: b.origin.Dir, Target: "/srv/fleet.git", Writable: true}),
 	}
 	opts.Files = append(opts.Files, o.files...)
 	env := []string{"PATH=" + path, "GORACE=atexit_sleep_ms=0"}

@@ -230,6 +230,34 @@ func TestBuildFailsOnHost(t *testing.T) {
 	b.runs("good1")
 }
 
+// TestEndlessEvaluation: a flake that does not come to an end here is given up like a build.
+func TestEndlessEvaluation(t *testing.T) {
+	t.Parallel()
+	b := newBox(t, boxOptions{host: "good1", config: "[build]\ntime = \"3s\"\n"})
+	b.ended(b.left("good1", func(*fleet.Entry) {}))
+	ctx := testContext(t)
+	blob, err := b.origin.WriteBlob(ctx, []byte("let turns = builtins.genList (x: x) 1000000; endless = builtins.foldl' (a: _: builtins.foldl' (b: _: b) a turns) 0 turns;\n"+
+		"in { nixpkgs.hostPlatform = builtins.seq endless \"x86_64-linux\"; }\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	tree, err := b.origin.TreeWith(ctx, b.tip, map[string]string{"hosts/good1/default.nix": blob})
+	if err != nil {
+		t.Fatal(err)
+	}
+	commit, err := b.origin.WriteCommit(ctx, git.Commit{Tree: tree, Parents: []string{b.tip}, Message: "endless", When: time.Unix(1_790_000_000, 0)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.number++
+	b.sign(b.number, commit, "good1", strings.Replace(b.lab.out("good1"), "-nixos-system-", "-endless-system-", 1))
+	s := b.awaitFor(60*time.Second, "given up", func(s fleet.Status) bool { return s.Phase == fleet.PhaseHeld })
+	if s.Failure.Code != fleet.CodeTimeout || !strings.Contains(s.Failure.Message, "evaluating this host took longer than 3s") {
+		t.Errorf("%+v", s.Failure)
+	}
+	b.runs("good1")
+}
+
 // variation commits the fleet with another build of a host, and evaluates what comes out.
 func (b *box) variation(host, build string) (commit, out string) {
 	b.t.Helper()
@@ -257,9 +285,14 @@ func (b *box) variation(host, build string) (commit, out string) {
 // sign makes a release of a commit that gives a host a system, and moves the branch to it.
 func (b *box) sign(number int, commit, host, out string) {
 	b.t.Helper()
+	b.signEntry(number, commit, host, func(e *fleet.Entry) { e.OutPath = out })
+}
+
+func (b *box) signEntry(number int, commit, host string, change func(*fleet.Entry)) {
+	b.t.Helper()
 	m := *b.lab.manifest
 	e := m.Hosts[host]
-	e.OutPath = out
+	change(&e)
 	m.Number, m.Hosts = number, map[string]fleet.Entry{host: e}
 	message, err := m.TagMessage()
 	if err != nil {

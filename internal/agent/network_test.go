@@ -45,7 +45,9 @@ func TestWoken(t *testing.T) {
 	if _, err := b.lab.forge.Run(testContext(t), "garrison", "hub", "wake", "--url", hubURL, "--token-file", "/etc/garrison/wake-token"); err != nil {
 		t.Fatal(err)
 	}
-	if s := b.ended(n); s.Last.Result != fleet.Committed {
+	// CI evaluates and builds every variant first.
+	s := b.awaitFor(80*time.Second, "CI's release is deployed", func(s fleet.Status) bool { return s.Last.Release.Number == n && s.Phase == fleet.PhaseIdle })
+	if s.Last.Result != fleet.Committed {
 		t.Errorf("%+v", s.Last)
 	}
 	if got, err := b.host.ReadFile("/etc/gitops-test"); err != nil || string(got) != text {
