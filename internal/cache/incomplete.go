@@ -22,6 +22,7 @@ func (s *Server) putIncomplete(ctx context.Context, c *Cache, hashPart string, i
 	}
 	p := Path{Cache: c.Name, StorePath: info.StorePath, NarHash: info.NarHash, NarInfo: s.kept(c, info), Upstream: Incomplete}
 	_, err = s.Index.PutPath(ctx, p, nil, time.Now(), true)
+	s.memory.forget(memoryKey{c.Name, hashPart})
 	return err
 }
 

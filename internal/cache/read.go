@@ -54,28 +54,17 @@ func (s *Server) getFile(w http.ResponseWriter, r *http.Request) error {
 	if isNarInfo == isListing || !nar.ValidHashPart(hashPart) {
 		return noSuchObject(file)
 	}
-	found, err := s.lookup(r.Context(), c, []string{hashPart})
-	record, ok := found[hashPart]
-	if ok {
-		ok, err = s.hasBlob(r.Context(), record.Nar)
-	}
+	a, err := s.path(r.Context(), c, hashPart)
 	if err != nil {
 		return err
 	}
-	if !ok || record.Upstream != "" {
+	if a == nil {
 		return noSuchObject(file)
 	}
 	if isListing {
-		return s.serveListing(w, r, record.Nar)
+		return s.serveListing(w, r, a.nar)
 	}
-	return serveNarInfo(w, c, record)
-}
-
-func serveNarInfo(w http.ResponseWriter, c *Cache, record Record) error {
-	text, err := signed(c, record)
-	if err != nil {
-		return err
-	}
+	text := a.text
 	w.Header().Set("Content-Type", narInfoType)
 	w.Header().Set("Content-Length", strconv.Itoa(len(text)))
 	_, _ = w.Write(text) // it fails when the client is gone
@@ -144,6 +133,11 @@ func (s *Server) getNar(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	if name.compression == compressionZstd {
+		if elsewhere, err := s.redirect(w, r, n); elsewhere || err != nil {
+			return err
+		}
+	}
 	f, err := s.Blobs.Open(r.Context(), n.Blob)
 	if errors.Is(err, ErrNotFound) {
 		return noSuchObject(narURL(name.hash))
@@ -204,20 +198,22 @@ func (s *Server) unpackTo(w http.ResponseWriter, r *http.Request, f io.Reader, a
 	return nil
 }
 
-// narOf returns what is known of an archive that a path of c has: content that
-// only another cache has is not served.
-func (s *Server) narOf(ctx context.Context, c *Cache, hash nar.Hash) (Nar, error) {
-	n, ok, err := s.Index.NarOf(ctx, c.Name, hash)
-	if ok {
-		ok, err = s.hasBlob(ctx, n)
+// redirectValid is how long a client may take from being told of another place to asking there.
+const redirectValid = 15 * time.Minute
+
+// redirect sends a client to where the archive can be read without us, if there is such a place.
+func (s *Server) redirect(w http.ResponseWriter, r *http.Request, n Nar) (bool, error) {
+	d, ok := s.Blobs.(Redirector)
+	if !ok || r.Method != http.MethodGet { // a URL is good for one method
+		return false, nil
 	}
-	if err != nil {
-		return Nar{}, err
+	url, err := d.URL(r.Context(), n.Blob, redirectValid)
+	if err != nil || url == "" {
+		return false, err
 	}
-	if !ok {
-		return Nar{}, noSuchObject(narURL(hash))
-	}
-	return n, nil
+	w.Header().Set("Cache-Control", "no-store")
+	http.Redirect(w, r, url, http.StatusTemporaryRedirect)
+	return true, nil
 }
 
 // Time limits of bodies: a connection slower than this is held for nothing.

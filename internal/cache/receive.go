@@ -87,7 +87,7 @@ func acquire(ctx context.Context, slots chan<- struct{}) error {
 // store puts a verified upload in its place and its description into the index.
 // Of uploads at the same time, the first wins.
 func (s *Server) store(ctx context.Context, body io.Reader, f narFile) (n Nar, isNew bool, err error) {
-	unlock := func() {}
+	lost, unlock := false, func() {}
 	defer func() { unlock() }()
 	key := newBlobKey(f.hash)
 	err = s.Blobs.Put(ctx, key, func(to io.Writer) (err error) {
@@ -95,12 +95,16 @@ func (s *Server) store(ctx context.Context, body io.Reader, f narFile) (n Nar, i
 			return err
 		}
 		unlock = s.locks.lock(narURL(n.NarHash))
-		have, stored, err := s.stored(ctx, n.NarHash)
-		if stored {
-			n = have
-			return errStored
+		have, known, err := s.Index.Nar(ctx, n.NarHash)
+		if err != nil || !known {
+			return err
 		}
-		return err
+		lost = true
+		if stored, err := s.hasBlob(ctx, have); err != nil || !stored {
+			return err
+		}
+		n = have
+		return errStored
 	})
 	if errors.Is(err, errStored) {
 		return n, false, s.Index.TouchNar(ctx, n.NarHash, time.Now())
@@ -109,6 +113,9 @@ func (s *Server) store(ctx context.Context, body io.Reader, f narFile) (n Nar, i
 		return Nar{}, false, err
 	}
 	n.Blob = key
+	if lost { // paths of any cache have it
+		defer s.memory.forgetAll()
+	}
 	return n, true, s.Index.PutNar(ctx, n)
 }
 
@@ -217,6 +224,9 @@ func (f *fileWriter) Write(b []byte) (n int, err error) {
 	}
 	f.sum.Write(b[:n])
 	f.n += int64(n)
+	if err == nil && n < len(b) {
+		err = io.ErrShortWrite
+	}
 	if err != nil {
 		f.err = err
 	}

@@ -87,8 +87,9 @@ func (s *Server) checkPath(hashPart string, info *nar.NarInfo) error {
 // Only a path whose archive was lost is replaced. It fails with *MissingReferencesError when something that it refers to is not here.
 func (s *Server) putPath(ctx context.Context, c *Cache, hashPart string, info *nar.NarInfo) error {
 	defer s.locks.lock(c.Name + "/" + hashPart)()
-	old, exists, err := s.record(ctx, c, hashPart)
-	if exists {
+	old, known, err := s.record(ctx, c, hashPart)
+	exists := known
+	if known {
 		exists, err = s.hasBlob(ctx, old.Nar)
 	}
 	if err != nil {
@@ -113,7 +114,13 @@ func (s *Server) putPath(ctx context.Context, c *Cache, hashPart string, info *n
 	}
 	path.NarInfo, path.PushedAs = s.kept(c, info), pushedAs(info)
 	references := slices.DeleteFunc(slices.Clone(info.References), func(r string) bool { return r == info.StorePath })
-	_, err = s.Index.PutPath(ctx, path, references, time.Now(), true)
+	_, err = s.Index.PutPath(ctx, path, references, time.Now(), known)
+	s.memory.forget(memoryKey{c.Name, hashPart}, memoryKey{c.Name, info.NarHash.Nix32()}, memoryKey{c.Name, path.PushedAs.Nix32()})
+	if errors.Is(err, ErrConflict) { // another replica was quicker
+		if now, ok, lerr := s.record(ctx, c, hashPart); ok && lerr == nil {
+			return conflict(info.StorePath, now.NarHash)
+		}
+	}
 	return err
 }
 
