@@ -40,7 +40,6 @@ type answer struct {
 	signers string // whose signatures are in it
 	nar     Nar
 	until   time.Time
-	passing bool // not to be remembered
 
 	mu   sync.Mutex
 	seen time.Time // the blob
@@ -112,7 +111,7 @@ func (s *Server) recall(ctx context.Context, k memoryKey, holds func(*answer) bo
 		return nil, err
 	}
 	a.until = time.Now()
-	if (a.ok || s.Alone) && !a.passing {
+	if a.ok || s.Alone {
 		a.until = a.until.Add(memoryValid)
 	}
 	s.memory.put(k, a, changes)
@@ -136,7 +135,7 @@ func (s *Server) path(ctx context.Context, c *Cache, hashPart string) (*answer, 
 			return nil, err
 		}
 		record, ok := found[hashPart]
-		a := &answer{ok: ok && record.Upstream == "", nar: record.Nar, signers: signers, passing: record.Upstream == Incomplete}
+		a := &answer{ok: ok && record.Upstream == "", nar: record.Nar, signers: signers}
 		if a.ok {
 			a.text, err = signed(c, record)
 		}

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/garrison-nix/garrison/internal/cache"
 	"github.com/garrison-nix/garrison/internal/cache/cachetest"
 	"github.com/garrison-nix/garrison/internal/nar"
 	"github.com/garrison-nix/garrison/internal/nix/nixtest"
@@ -29,7 +30,7 @@ func eachNix(t *testing.T, f func(t *testing.T, m *machine)) {
 	for name, bin := range map[string]string{"system": "", "newest": nixtest.Newest(t)} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			f(t, newMachine(t, bin, cachetest.NewServer(t, nil)))
+			f(t, newMachine(t, bin, cachetest.Start(t, cache.Options{Alone: true}, nil))) // what it remembers of absence must not last
 		})
 	}
 }

@@ -188,13 +188,8 @@ func (s *Server) copyNar(ctx context.Context, from io.Reader, file *fileWriter) 
 		if to != nil {
 			inside = io.TeeReader(inside, to)
 		}
-		if checked, err = nar.Check(inside, s.MaxNarBytes); err != nil {
-			return err
-		}
-		if n, _ := io.ReadFull(in, make([]byte, 1)); n > 0 {
-			return errors.New("something follows the archive")
-		}
-		return nil
+		checked, err = nar.Check(inside, s.MaxNarBytes)
+		return err
 	}
 	if compression == compressionZstd || file.to == nil {
 		err = check(nil)
