@@ -278,6 +278,23 @@ func TestAtticAnyOrder(t *testing.T) {
 	}
 }
 
+// TestAtticSkipsUpstream: what Attic's client does not push, since another cache signed it, is pulled from there.
+func TestAtticSkipsUpstream(t *testing.T) {
+	up, down, _ := pulling(t, false)
+	base, late := newObject(t, "base", "base"), newObject(t, "late", "late")
+	lib := newObject(t, "lib", "lib", base.info.StorePath)
+	base.put(t, up)
+	lib.put(t, up)
+	app := newObject(t, "app", "app", lib.info.StorePath, late.info.StorePath)
+	a := atticClient{t, down}
+	a.wantKind(a.upload(app.attic(), app.nar), "Uploaded")
+	call(t, down, "GET", "/c/"+app.hash+".narinfo", nil).want(t, 404, "NoSuchObject")
+	a.wantKind(a.upload(late.attic(), late.nar), "Uploaded")
+	call(t, down, "GET", "/c/"+app.hash+".narinfo", nil).want(t, 200, app.info.StorePath)
+	call(t, down, "GET", "/c/"+base.hash+".narinfo", nil).want(t, 200, base.info.StorePath)
+	wantWhole(t, down.Index)
+}
+
 // TestIncompleteReference: what refers to a path that waits for another is refused, and taken once that has come.
 func TestIncompleteReference(t *testing.T) {
 	s := cachetest.NewServer(t, nil)

@@ -20,7 +20,7 @@ func (s *Server) putIncomplete(ctx context.Context, c *Cache, hashPart string, i
 	if err != nil || exists && old.Upstream == "" {
 		return err
 	}
-	p := Path{Cache: c.Name, StorePath: info.StorePath, NarHash: info.NarHash, NarInfo: s.kept(c, info), Upstream: Incomplete}
+	p := Path{Cache: c.Name, StorePath: info.StorePath, NarInfo: s.kept(c, info), Upstream: Incomplete} // its archive is not served yet, either
 	_, err = s.Index.PutPath(ctx, p, nil, time.Now(), true)
 	s.memory.forget(memoryKey{c.Name, hashPart})
 	return err
@@ -47,6 +47,11 @@ func (s *Server) putWhole(ctx context.Context, c *Cache, hashPart string, info *
 		return err
 	}
 	some, failed := s.complete(ctx, c, missing.Missing)
+	if failed == nil && len(c.PullThrough) > 0 { // Attic's client does not push what these have
+		var pulled bool
+		pulled, failed = s.pullAll(ctx, c, missing.Missing)
+		some = some || pulled
+	}
 	if failed != nil {
 		return failed
 	}
@@ -54,6 +59,22 @@ func (s *Server) putWhole(ctx context.Context, c *Cache, hashPart string, info *
 		err = s.putPath(ctx, c, hashPart, info)
 	}
 	return err
+}
+
+// pullAll notes those of the paths that other caches have.
+func (s *Server) pullAll(ctx context.Context, c *Cache, storePaths []string) (some bool, err error) {
+	for _, p := range storePaths {
+		hashPart, err := nar.HashPart(p)
+		if err != nil {
+			return some, err
+		}
+		known, err := s.pull(ctx, c, hashPart)
+		if err != nil {
+			return some, err
+		}
+		some = some || known
+	}
+	return some, nil
 }
 
 // lookup is Index.Lookup that completes what it finds.

@@ -51,7 +51,7 @@ func (s *Server) someThere(ctx context.Context, c *Cache, hashParts []string, th
 		case r.Upstream == Incomplete:
 			there[i], err = s.incompleteThere(ctx, c, h)
 		default:
-			there[i], err = s.isThere(ctx, r)
+			there[i], err = s.isThere(ctx, c, r)
 		}
 		if err != nil {
 			return err
@@ -76,5 +76,5 @@ func (s *Server) incompleteThere(ctx context.Context, c *Cache, hashPart string)
 	if r.Upstream == Incomplete {
 		return s.touchIncomplete(ctx, r)
 	}
-	return s.isThere(ctx, r)
+	return s.isThere(ctx, c, r)
 }

@@ -54,12 +54,15 @@ func (s *Server) getFile(w http.ResponseWriter, r *http.Request) error {
 	if isNarInfo == isListing || !nar.ValidHashPart(hashPart) {
 		return noSuchObject(file)
 	}
-	a, err := s.path(r.Context(), c, hashPart)
+	a, err := s.path(r.Context(), c, hashPart, isNarInfo && r.Header.Get(pullHeader) == "")
 	if err != nil {
 		return err
 	}
 	if a == nil {
 		return noSuchObject(file)
+	}
+	if isListing && a.nar.Blob == "" {
+		return noSuchObject(file) // it was pulled, and nobody has asked for its archive yet
 	}
 	if isListing {
 		return s.serveListing(w, r, a.nar)
@@ -78,18 +81,33 @@ func (s *Server) record(ctx context.Context, c *Cache, hashPart string) (Record,
 	return r, ok, err
 }
 
-// signed is the narinfo that is served of a path: where its archive is here, and our signatures beside those of others.
-func signed(c *Cache, r Record) ([]byte, error) {
+// signed is the narinfo that is served of a path: where its archive is here, and our signatures beside those of others. What was pulled from
+// another cache is signed by us only if that is said of that cache.
+func (s *Server) signed(c *Cache, r Record, from *PullThrough) ([]byte, error) {
 	info, err := nar.ParseNarInfo(r.NarInfo)
 	if err != nil {
 		return nil, fmt.Errorf("the index has a bad narinfo of %s: %w", r.StorePath, err)
 	}
-	sigs, err := c.sign(info.Fingerprint())
-	if err != nil {
-		return nil, err
+	sigs := info.Sigs // which were verified, if it was pulled
+	if r.Upstream == "" {
+		sigs = others(c, sigs)
 	}
-	info.Sigs = append(sigs, others(c, info.Sigs)...)
-	info.URL, info.Compression, info.FileHash, info.FileSize = narURL(info.NarHash), "zstd", r.Nar.FileHash, r.Nar.FileSize
+	if r.Upstream == "" || from.Resign {
+		ours, err := c.sign(info.Fingerprint())
+		if err != nil {
+			return nil, err
+		}
+		sigs = append(ours, sigs...)
+	}
+	info.Sigs, info.Compression = sigs, "zstd"
+	info.URL, info.FileHash, info.FileSize = narURL(info.NarHash), r.Nar.FileHash, r.Nar.FileSize
+	if r.Nar.Blob == "" {
+		hashPart, err := nar.HashPart(r.StorePath)
+		if err != nil {
+			return nil, err
+		}
+		info.URL = pulledURL(hashPart, info.NarHash)
+	}
 	return info.Encode(), nil
 }
 
@@ -102,6 +120,11 @@ func (c *Cache) sign(fingerprint []byte) (sigs []string, err error) {
 		sigs = append(sigs, k.Private.Sign(fingerprint))
 	}
 	return sigs, nil
+}
+
+// pulledURL is where an archive is that may have to be fetched first: it names the path, by which that is found.
+func pulledURL(hashPart string, narHash nar.Hash) string {
+	return "nar/" + hashPart + "-" + narHash.Nix32() + narSuffix
 }
 
 // others are those signatures that no key of ours could have made.
@@ -125,11 +148,21 @@ func (s *Server) getNar(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	name, ok := parseNarFile(r.PathValue("file"))
+	hashPart, file := "", r.PathValue("file")
+	if before, after, ok := strings.Cut(file, "-"); ok && nar.ValidHashPart(before) {
+		hashPart, file = before, after
+	}
+	name, ok := parseNarFile(file)
 	if !ok {
 		return noSuchObject("nar/" + r.PathValue("file"))
 	}
 	n, err := s.narOf(r.Context(), c, name.hash)
+	var refused *httpError
+	if hashPart != "" && errors.As(err, &refused) {
+		if err = s.pullNar(r.Context(), c, hashPart, name.hash); err == nil {
+			n, err = s.narOf(r.Context(), c, name.hash)
+		}
+	}
 	if err != nil {
 		return err
 	}

@@ -211,7 +211,7 @@ func (s *Server) hasOutput(ctx context.Context, c *Cache, n *realisation) error 
 	}
 	r, ok := found[hashPart]
 	if ok && r.StorePath == storePath {
-		if ok, err = s.isThere(ctx, r); ok || err != nil {
+		if ok, err = s.isThere(ctx, c, r); ok || err != nil {
 			return err
 		}
 	}

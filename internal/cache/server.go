@@ -82,6 +82,7 @@ type Server struct {
 	wide    chan struct{} // one element per upload in progress that takes more memory than most
 	locks   keyedMutex    // by URL of an archive, or cache and hash of a path
 	memory  memory
+	puller  puller
 
 	encoders, decoders sync.Pool // of zstd
 
