@@ -19,6 +19,8 @@ import (
 	"os"
 	"path/filepath"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/garrison-nix/garrison/internal/cache"
 	"github.com/garrison-nix/garrison/internal/durable"
 	"github.com/garrison-nix/garrison/internal/fleet"
@@ -28,6 +30,7 @@ import (
 type Store struct {
 	dir  string
 	lock *durable.FileLock
+	nar  *os.File // the directory of content: what is looked for from there is found sooner
 }
 
 // Open opens dir, making it where it is missing, and removes what uploads of a
@@ -57,15 +60,22 @@ func (s *Store) open() (err error) {
 	if err := s.removeTemporary(); err != nil {
 		return stateError(err, "unfinished uploads in %s cannot be removed", s.path("tmp"))
 	}
+	if s.nar, err = os.Open(s.path("nar")); err != nil {
+		return stateError(err, "directory of the cache cannot be opened")
+	}
 	return s.makeShards()
 }
 
 // Close gives the directory up.
 func (s *Store) Close() error {
-	if s.lock == nil {
-		return nil
+	var errs []error
+	if s.nar != nil {
+		errs = append(errs, s.nar.Close())
 	}
-	return s.lock.Unlock()
+	if s.lock != nil {
+		errs = append(errs, s.lock.Unlock())
+	}
+	return errors.Join(errs...)
 }
 
 func (s *Store) removeTemporary() error {
@@ -156,18 +166,21 @@ func (s *Store) Open(_ context.Context, key string) (io.ReadSeekCloser, error) {
 
 // Stat implements cache.Blobs.
 func (s *Store) Stat(_ context.Context, key string) (int64, bool, error) {
-	path, err := s.blobPath(key)
-	if err != nil {
+	if err := cache.CheckBlobKey(key); err != nil {
 		return 0, false, err
 	}
-	fi, err := os.Lstat(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return 0, false, nil
+	var fi unix.Stat_t
+	for {
+		err := unix.Fstatat(int(s.nar.Fd()), key[:2]+"/"+key, &fi, unix.AT_SYMLINK_NOFOLLOW)
+		switch {
+		case err == nil:
+			return fi.Size, true, nil
+		case errors.Is(err, fs.ErrNotExist):
+			return 0, false, nil
+		case !errors.Is(err, unix.EINTR):
+			return 0, false, &fs.PathError{Op: "stat", Path: s.path("nar", key[:2], key), Err: err}
+		}
 	}
-	if err != nil {
-		return 0, false, err
-	}
-	return fi.Size(), true, nil
 }
 
 // Delete implements cache.Blobs.
