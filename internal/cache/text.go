@@ -86,12 +86,13 @@ func (s *Server) serveText(w http.ResponseWriter, r *http.Request, key, contentT
 	if err != nil {
 		return err
 	}
-	limitWrite(w, maxLogBytes)
 	w.Header().Set("Content-Type", contentType)
 	w.Header().Set("Vary", "Accept-Encoding")
 	if !accepts(r, compressionZstd) {
+		limitWrite(w, maxLogBytes)
 		return s.unpackTo(w, r, f, copyAll)
 	}
+	limitWrite(w, size)
 	w.Header().Set("Content-Encoding", compressionZstd)
 	w.Header().Set("Content-Length", strconv.FormatInt(size, 10))
 	if r.Method == http.MethodHead {
