@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/klauspost/compress/zstd"
 	"github.com/minio/minio-go/v7"
 
 	"github.com/garrison-nix/garrison/internal/cache"
@@ -134,12 +135,15 @@ func (w *faultWorld) everyFault(t *testing.T) {
 	}
 }
 
-// closure is two paths that no run had before, the first of which the second refers to.
+// closure is three paths that no run had before, each of which refers to the one before. The last is pushed as Attic's client does.
 func (w *faultWorld) closure(t *testing.T) []object {
 	w.runs++
 	text := fmt.Sprint(w.runs, strings.Repeat(" content", 100))
 	lib := newObject(t, fmt.Sprintf("lib-%d", w.runs), "lib "+text)
-	return []object{lib, newObject(t, fmt.Sprintf("app-%d", w.runs), "app "+text, lib.info.StorePath)}
+	app := newObject(t, fmt.Sprintf("app-%d", w.runs), "app "+text, lib.info.StorePath)
+	attic := newObject(t, fmt.Sprintf("attic-%d", w.runs), "attic "+text, app.info.StorePath)
+	attic.file = nil // the server compresses it
+	return []object{lib, app, attic}
 }
 
 func (w *faultWorld) oneFault(t *testing.T, fault cachetest.Fault, n int) {
@@ -183,6 +187,10 @@ func (w *faultWorld) run(t *testing.T, paths []object, stalled <-chan struct{}) 
 	}
 	request(func(ctx context.Context) bool { return w.missing(ctx, paths) })
 	for _, o := range paths {
+		if o.file == nil {
+			promised = append(promised, request(func(ctx context.Context) bool { return w.uploadPath(ctx, t, o) }))
+			continue
+		}
 		ok := request(func(ctx context.Context) bool { return w.send(ctx, "/c/"+o.info.URL, o.file) })
 		promised = append(promised, request(func(ctx context.Context) bool { return w.send(ctx, "/c/"+o.hash+".narinfo", o.info.Encode()) }) && ok)
 	}
@@ -209,13 +217,28 @@ func (w *faultWorld) send(ctx context.Context, path string, body []byte) bool {
 	return status == http.StatusOK
 }
 
+func (w *faultWorld) uploadPath(ctx context.Context, t *testing.T, o object) bool {
+	text, err := json.Marshal(o.attic())
+	check(t, err)
+	status, _, _ := w.do(ctx, http.MethodPut, "/_api/v1/upload-path", o.nar, "X-Attic-Nar-Info", string(text))
+	if status == http.StatusOK { // it may have come before what it refers to, whose pushes failed: then it waits
+		found, err := w.index.Lookup(context.WithoutCancel(ctx), "c", []string{o.hash})
+		check(t, err)
+		return found[o.hash].Upstream != cache.Incomplete
+	}
+	return false
+}
+
 // do makes a request; status is 0 if there was no answer, err says that the body ended early.
-func (w *faultWorld) do(ctx context.Context, method, path string, body []byte) (status int, got []byte, err error) {
+func (w *faultWorld) do(ctx context.Context, method, path string, body []byte, header ...string) (status int, got []byte, err error) {
 	req, err := http.NewRequestWithContext(ctx, method, w.server.URL+path, bytes.NewReader(body))
 	if err != nil {
 		return 0, nil, err
 	}
 	req.Header.Set("Authorization", "bearer "+cachetest.PushToken)
+	for i := 0; i < len(header); i += 2 {
+		req.Header.Set(header[i], header[i+1])
+	}
 	res, err := http.DefaultClient.Do(req)
 	if err != nil {
 		return 0, nil, nil
@@ -233,7 +256,7 @@ func (w *faultWorld) pulled(ctx context.Context, t *testing.T, o object, broken 
 		return false
 	}
 	info, err := nar.ParseNarInfo(text)
-	if err != nil || !info.SignedBy(w.server.Key) || info.NarHash != o.info.NarHash || info.FileSize != int64(len(o.file)) {
+	if err != nil || !info.SignedBy(w.server.Key) || info.NarHash != o.info.NarHash || o.file != nil && info.FileSize != int64(len(o.file)) {
 		t.Errorf("%s: a bad narinfo: %v\n%s", o.info.StorePath, err, text)
 		return false
 	}
@@ -241,7 +264,7 @@ func (w *faultWorld) pulled(ctx context.Context, t *testing.T, o object, broken 
 	if status != http.StatusOK || err != nil {
 		return false
 	}
-	right := len(file) == len(o.file) && nar.Hash(sha256.Sum256(file)) == info.FileHash
+	right := int64(len(file)) == info.FileSize && nar.Hash(sha256.Sum256(file)) == info.FileHash
 	if !right && !broken {
 		t.Errorf("%s: the archive is not what its narinfo says", o.info.StorePath)
 	}
@@ -263,7 +286,10 @@ func (w *faultWorld) nothingHalf(t *testing.T, paths []object) {
 				return err
 			}
 			defer r.Close()
-			if got, err := io.ReadAll(r); err != nil || !bytes.Equal(got, o.file) {
+			z, err := zstd.NewReader(r)
+			check(t, err)
+			defer z.Close()
+			if got, err := io.ReadAll(z); err != nil || !bytes.Equal(got, o.nar) {
 				t.Errorf("%s is stored, and is not whole: %v", b.Key, err)
 			}
 			return nil

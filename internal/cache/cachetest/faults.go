@@ -256,6 +256,10 @@ func (x *faultyIndex) Lookup(ctx context.Context, name string, hashParts []strin
 	return faulty(ctx, x.i, "Lookup", func() (map[string]cache.Record, error) { return x.Index.Lookup(ctx, name, hashParts) })
 }
 
+func (x *faultyIndex) Present(ctx context.Context, name string, hashParts []string) (map[string]cache.Record, error) {
+	return faulty(ctx, x.i, "Present", func() (map[string]cache.Record, error) { return x.Index.Present(ctx, name, hashParts) })
+}
+
 func (x *faultyIndex) PutPath(ctx context.Context, p cache.Path, references []string, at time.Time, replace bool) (bool, error) {
 	return faulty(ctx, x.i, "PutPath", func() (bool, error) { return x.Index.PutPath(ctx, p, references, at, replace) })
 }
