@@ -2,7 +2,9 @@ package cache_test
 
 import (
 	"bytes"
+	"crypto/rand"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -12,6 +14,7 @@ import (
 
 	"github.com/garrison-nix/garrison/internal/cache"
 	"github.com/garrison-nix/garrison/internal/cache/cachetest"
+	"github.com/garrison-nix/garrison/internal/cache/postgres"
 	"github.com/garrison-nix/garrison/internal/cache/s3"
 	"github.com/garrison-nix/garrison/internal/fleet"
 	"github.com/garrison-nix/garrison/internal/nar"
@@ -182,5 +185,46 @@ func TestReplicaLosesItsStorage(t *testing.T) {
 		proxy.Set(cachetest.Passing)
 	}
 	other.put(t, s)
+	call(t, s, "GET", "/c/"+o.info.URL, nil).want(t, 200, string(o.file))
+}
+
+// TestSlowClientsHoldNoConnection: uploads and downloads that stand still leave the two connections to the database to others.
+func TestSlowClientsHoldNoConnection(t *testing.T) {
+	t.Parallel()
+	blobs, err := s3.Open(t.Context(), lab.Bucket(t))
+	check(t, err)
+	index, err := postgres.Open(t.Context(), postgres.Config{URL: lab.PostgresURL(t), MaxConnections: 2})
+	check(t, err)
+	t.Cleanup(func() { check(t, index.Close()) })
+	s := cachetest.Start(t, cache.Options{Blobs: blobs, Index: index, MaxNarBytes: 64 << 20}, nil)
+	random := make([]byte, 12<<20) // more than sockets hold
+	_, err = rand.Read(random)
+	check(t, err)
+	large := newObject(t, "large", string(random))
+	large.put(t, s)
+	for i := range 6 {
+		res, err := http.Get(s.URL + "/c/" + large.info.URL)
+		check(t, err)
+		t.Cleanup(func() { _ = res.Body.Close() })
+		if _, err := io.ReadFull(res.Body, make([]byte, 1)); err != nil {
+			t.Fatal(err)
+		}
+		o := newObject(t, fmt.Sprint("slow-", i), strings.Repeat("slow", i+1000))
+		body, half := io.Pipe()
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPut, s.URL+"/c/"+o.info.URL, body)
+		check(t, err)
+		req.Header.Set("Authorization", "bearer "+cachetest.PushToken)
+		go func() {
+			if res, err := http.DefaultClient.Do(req); err == nil {
+				_ = res.Body.Close()
+			}
+		}()
+		t.Cleanup(func() { _ = half.CloseWithError(io.ErrUnexpectedEOF) })
+		if _, err := half.Write(o.file[:len(o.file)/2]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	o := newObject(t, "quick", "content")
+	o.put(t, s)
 	call(t, s, "GET", "/c/"+o.info.URL, nil).want(t, 200, string(o.file))
 }
