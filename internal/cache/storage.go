@@ -57,6 +57,12 @@ type Redirector interface {
 	URL(ctx context.Context, key string, valid time.Duration) (string, error)
 }
 
+// Sweeper is a second interface of Blobs that keep something of an upload that its server did not live to end.
+type Sweeper interface {
+	// Sweep removes what is left of uploads that began before then, and returns how many there were.
+	Sweep(ctx context.Context, before time.Time) (swept int, err error)
+}
+
 // Key is a signing key of a cache.
 type Key struct {
 	Public  nar.PublicKey
