@@ -80,7 +80,7 @@ func (i *Injector) meet(ctx context.Context, name string) (Fault, error) {
 		close(stalled)
 		select { // net/http does not notice that a client is gone while the body is not read
 		case <-ctx.Done():
-		case <-time.After(100 * time.Millisecond):
+		case <-time.After(30 * time.Millisecond):
 		}
 		return f, ErrFault
 	case Slow:
