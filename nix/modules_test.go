@@ -15,7 +15,7 @@ import (
 	"github.com/rogpeppe/go-internal/txtar"
 
 	"github.com/garrison-nix/garrison/internal/agent"
-	"github.com/garrison-nix/garrison/internal/hub"
+	"github.com/garrison-nix/garrison/internal/cli"
 	"github.com/garrison-nix/garrison/internal/nix"
 	"github.com/garrison-nix/garrison/internal/nix/nixtest"
 	"github.com/garrison-nix/garrison/nix/modulestest"
@@ -153,7 +153,7 @@ func TestHubReadsIt(t *testing.T) {
 		enable = true; listen = "127.0.0.1:8421"; tokensFile = "/run/tokens"; cache.name = "fleet2";
 		ci = { remote = "ssh://git@forge.example.org/fleet.git"; poll = "5m"; signingKeyFile = "/run/key"; identityFile = "/run/identity"; sshKeyFile = "/run/ssh"; allowedSigners = [ "`+key+`" ]; };
 	};`)
-	c, err := hub.ReadConfig(write(t, h.Etc["garrison/hub.toml"]))
+	c, err := cli.ReadHubFile(write(t, h.Etc["garrison/hub.toml"]))
 	if err != nil {
 		t.Fatalf("%v\n%s", err, h.Etc["garrison/hub.toml"])
 	}
@@ -162,7 +162,7 @@ func TestHubReadsIt(t *testing.T) {
 		time.Duration(c.CI.Poll) != 5*time.Minute || c.CI.SigningKey != credentials+"signing-key" || c.CI.Identity != credentials+"identity" || c.CI.AllowedSigners != "/etc/garrison/hub-allowed-signers" {
 		t.Errorf("read: %+v\n%s", c, h.Etc["garrison/hub.toml"])
 	}
-	if c, err := hub.ReadConfig(write(t, must(t, `services.garrison.hub = { enable = true; tokensFile = "/run/tokens"; };`).Etc["garrison/hub.toml"])); err != nil || c.CI.Remote != "" || c.Listen != "127.0.0.1:8420" {
+	if c, err := cli.ReadHubFile(write(t, must(t, `services.garrison.hub = { enable = true; tokensFile = "/run/tokens"; };`).Etc["garrison/hub.toml"])); err != nil || c.CI.Remote != "" || c.Listen != "127.0.0.1:8420" {
 		t.Errorf("the least hub: %+v, %v", c, err)
 	}
 }

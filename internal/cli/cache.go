@@ -17,7 +17,7 @@ func (a *app) cache() *cobra.Command {
 		Args:  noCommand,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(a.cacheInfo())
+	cmd.AddCommand(a.cacheServe(), a.cacheInfo())
 	return cmd
 }
 

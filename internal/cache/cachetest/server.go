@@ -11,14 +11,13 @@ import (
 	"github.com/garrison-nix/garrison/internal/cache"
 	"github.com/garrison-nix/garrison/internal/cache/local"
 	"github.com/garrison-nix/garrison/internal/cache/sqlite"
-	"github.com/garrison-nix/garrison/internal/fleet"
 	"github.com/garrison-nix/garrison/internal/nar"
 )
 
-// PushToken is the token that may push to a Server's cache.
+// PushToken is the token that may do everything with a Server's caches.
 const PushToken = "push-token"
 
-// Server is a cache named "c" on loopback: everybody may pull, PushToken may push.
+// Server is a cache named "c" on loopback: everybody may pull, PushToken may do everything.
 type Server struct {
 	*httptest.Server
 	Cache *cache.Server
@@ -43,7 +42,7 @@ func NewServer(t testing.TB, wrap func(http.Handler) http.Handler) *Server {
 	key, err := store.Key("c")
 	must(t, err)
 	s.Key = key.Public()
-	s.Cache = cache.New(cache.Options{Blobs: store, Index: s.Index, Authorize: authorize, MaxNarBytes: 64 << 20})
+	s.Cache = cache.New(cache.Options{Blobs: store, Index: s.Index, Tokens: tokens, MaxNarBytes: 64 << 20})
 	must(t, s.Cache.EnsureCache(t.Context(), "c", key))
 	h := s.Cache.Handler()
 	if wrap != nil {
@@ -54,11 +53,11 @@ func NewServer(t testing.TB, wrap func(http.Handler) http.Handler) *Server {
 	return s
 }
 
-func authorize(r *http.Request, _ string, p cache.Permission) error {
-	if p == cache.Pull || cache.Token(r) == PushToken {
-		return nil
+func tokens(token string) (cache.Grant, error) {
+	if token != PushToken {
+		return cache.Grant{}, cache.ErrBadToken
 	}
-	return fleet.Errorf(fleet.Local, fleet.CodeUnauthorized, "a token that may push is needed")
+	return cache.Grant{ID: "push", Subject: "push", Caches: cache.CacheGrants{{Pattern: "*", May: cache.Everything}}}, nil
 }
 
 // CacheURL is the URL of the cache.
