@@ -65,6 +65,7 @@ func TestUploadsAtTheSameTime(t *testing.T) {
 		t.Fatal(err)
 	}
 	req.Header.Set("Authorization", "bearer "+token)
+	req.Header.Set("Expect", "100-continue") // so that the request is there before its body
 	done := make(chan error, 1)
 	go func() {
 		res, err := http.DefaultTransport.RoundTrip(req)

@@ -24,7 +24,7 @@ type quotas struct {
 type usage struct {
 	counted Stats
 	at      time.Time
-	claimed int64              // bytes of archives that got their first path since
+	claimed int64                // bytes of archives that got their first path since
 	pending map[nar.Hash]pending // archives that wait for their path; those that this server received
 }
 
