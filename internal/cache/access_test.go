@@ -195,7 +195,7 @@ func TestPermissions(t *testing.T) {
 		{cache.Push, "POST", "/_api/v1/get-missing-paths", query},
 		{cache.Configure, "PATCH", "/_api/v1/cache-config/team-a", `{"priority":30}`},
 		{cache.Configure, "PATCH", "/_api/v1/cache-config/team-a", `{"priority":31,"retention_period":"Global"}`},
-		{cache.Configure | cache.ConfigureRetention, "PATCH", "/_api/v1/cache-config/team-a", `{"retention_period":{"Period":60}}`},
+		{cache.Configure | cache.ConfigureRetention, "PATCH", "/_api/v1/cache-config/team-a", `{"retention_period":{"Period":90000}}`},
 		{cache.Configure | cache.ConfigureRetention, "PATCH", "/_api/v1/cache-config/team-a", `{"retention_period":"Global"}`},
 		{cache.Configure | cache.ConfigureRetention, "PATCH", "/_api/v1/cache-config/team-a", `{"max_bytes":1000000}`},
 		{cache.Configure | cache.ConfigureRetention, "PATCH", "/_api/v1/cache-config/team-a", `{"max_bytes":0}`},

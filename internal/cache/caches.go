@@ -65,7 +65,7 @@ func (s *Server) getInfo(w http.ResponseWriter, r *http.Request) error {
 	}
 	info := Info{
 		Schema: 1, Name: c.Name, PublicKey: c.Keys[0].String(), Public: c.Public, Upstreams: []string{},
-		Paths: stats.Paths, NarBytes: stats.NarBytes, StoredBytes: stats.StoredBytes, MaxBytes: c.MaxBytes, Retention: int64(s.retention(c).Seconds()),
+		Paths: stats.Paths, NarBytes: stats.NarBytes, StoredBytes: stats.StoredBytes, MaxBytes: c.MaxBytes, Retention: int64(s.retention(c).Unused.Seconds()),
 		LastPush: stats.LastPush.UTC(), Reads: s.counts.readsOf(c.Name), Priority: s.priority(c), StoreDir: s.StoreDir,
 	}
 	for _, k := range c.Keys {
@@ -76,14 +76,6 @@ func (s *Server) getInfo(w http.ResponseWriter, r *http.Request) error {
 	}
 	writeJSON(w, http.StatusOK, info)
 	return nil
-}
-
-// retention is how long a path of c is kept for since its last use; 0 = for ever.
-func (s *Server) retention(c *Cache) time.Duration {
-	if c.Retention != nil {
-		return time.Duration(*c.Retention) * time.Second
-	}
-	return s.Retention
 }
 
 // maxKeys bounds how often each path is signed.

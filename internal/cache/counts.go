@@ -55,7 +55,7 @@ func reasonOf(status int) string {
 }
 
 // note counts a request that was answered. cache is the one that it was let into.
-func (c *counts) note(r *http.Request, a *answer, received int64, cache string, took time.Duration) {
+func (c *counts) note(r *http.Request, a *reply, received int64, cache string, took time.Duration) {
 	status := a.status
 	if status == 0 {
 		status = http.StatusOK
@@ -137,31 +137,31 @@ func (s *Server) Metrics() string {
 	return p.String()
 }
 
-// answer is a ResponseWriter that knows what was answered. It passes files on to the system's sendfile.
-type answer struct {
+// reply is a ResponseWriter that knows what was answered. It passes files on to the system's sendfile.
+type reply struct {
 	http.ResponseWriter
 	status int
 	n      int64
 }
 
 // Unwrap is for http.ResponseController.
-func (a *answer) Unwrap() http.ResponseWriter { return a.ResponseWriter }
+func (a *reply) Unwrap() http.ResponseWriter { return a.ResponseWriter }
 
-func (a *answer) WriteHeader(status int) {
+func (a *reply) WriteHeader(status int) {
 	if a.status == 0 && status >= 200 {
 		a.status = status
 	}
 	a.ResponseWriter.WriteHeader(status)
 }
 
-func (a *answer) Write(b []byte) (int, error) {
+func (a *reply) Write(b []byte) (int, error) {
 	n, err := a.ResponseWriter.Write(b)
 	a.n += int64(n)
 	return n, err
 }
 
 // ReadFrom implements io.ReaderFrom.
-func (a *answer) ReadFrom(r io.Reader) (int64, error) {
+func (a *reply) ReadFrom(r io.Reader) (int64, error) {
 	n, err := io.Copy(a.ResponseWriter, r)
 	a.n += n
 	return n, err

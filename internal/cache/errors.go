@@ -10,6 +10,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/garrison-nix/garrison/internal/fleet"
 )
 
 // httpError is a refusal as the client sees it, in the form of Attic's errors.
@@ -51,9 +53,12 @@ func someOf(list []string) string {
 func refusal(err error) *httpError {
 	var e *httpError
 	var tooLarge *http.MaxBytesError
+	var told *fleet.Error
 	switch {
 	case errors.As(err, &e):
 		return e
+	case errors.As(err, &told) && told.Code == fleet.CodeInvalid:
+		return &httpError{status: http.StatusBadRequest, kind: "RequestError", message: told.Error() + "; " + told.Hint}
 	case errors.As(err, &tooLarge):
 		return &httpError{status: http.StatusRequestEntityTooLarge, kind: "RequestError", message: fmt.Sprintf("the request has more than %d bytes", tooLarge.Limit)}
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):

@@ -162,7 +162,7 @@ func TestSettings(t *testing.T) {
 	pull := `{"url":"https://cache.example.org","keys":["cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY="]}`
 	for body, want := range map[string]string{
 		`{}`: "nothing was given", `{"store_dir":"/gnu/store"}`: "/nix/store only", `{"keypair":"generate"}`: "keypair", `{"keypair":{"Keypair":"c1:AAAA"}}`: "bytes",
-		`{"retention_period":{"Period":-1}}`: "retention", `{"retention_period":{}}`: "retention", `{"priority":-1}`: "negative", `{"max_bytes":-1}`: "negative", `x`: "JSON",
+		`{"retention_period":{"Period":-1}}`: "retention", `{"retention_period":{}}`: "retention", `{"retention_period":{"Period":60}}`: "24h0m0s is the least", `{"priority":-1}`: "negative", `{"max_bytes":-1}`: "negative", `x`: "JSON",
 		`{"pull_through":[{"url":"ftp://x","keys":[]}]}`: "URL", `{"pull_through":[{"url":"https://x","keys":[]}]}`: "keys", `{"pull_through":[{"url":"https://u:p@x","keys":["x"]}]}`: "without user",
 	} {
 		s.ask(t, token, "PATCH", "/_api/v1/cache-config/c1", body).want(t, 400, want)

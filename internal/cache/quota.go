@@ -78,13 +78,18 @@ func (s *Server) checkQuota(ctx context.Context, c *Cache, more int64) error {
 	if c.MaxBytes == 0 {
 		return nil
 	}
-	return s.used(ctx, c.Name, func(u *usage) error { return u.allow(c.MaxBytes, more) })
+	return s.used(ctx, c.Name, func(u *usage) error { return s.allow(u, c.MaxBytes, more) })
 }
 
-func (u *usage) allow(most, more int64) error {
+// allow fails when so many more bytes would be too much, and has a collection begin: some of what is there may not be needed any more.
+func (s *Server) allow(u *usage, most, more int64) error {
 	have := u.bytes()
 	if have+more <= most && len(u.pending) < maxPending {
 		return nil
+	}
+	select {
+	case s.full <- struct{}{}:
+	default: // it will begin anyway
 	}
 	return &httpError{status: http.StatusInsufficientStorage, kind: "QuotaExceeded", message: fmt.Sprintf(
 		"the cache may hold %d bytes, and holds %d: remove what is not needed, or ask for a larger quota", most, have)}
@@ -120,7 +125,7 @@ func (s *Server) claim(ctx context.Context, c *Cache, narHash nar.Hash) error {
 		if has {
 			return nil
 		}
-		if err := u.allow(c.MaxBytes, n.FileSize); err != nil {
+		if err := s.allow(u, c.MaxBytes, n.FileSize); err != nil {
 			if waits {
 				u.pending[narHash] = was
 			}

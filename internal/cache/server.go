@@ -43,12 +43,20 @@ type Options struct {
 	// Upstreams are the keys of caches that hosts ask besides this one: the archives of what they signed need not be here.
 	Upstreams []nar.PublicKey
 
-	BaseURL     string        // "https://cache.example.org", without a path; "" = the host that the client asked for
-	StoreDir    string        // default "/nix/store"
-	Priority    int           // of caches that say nothing else; default 41, behind cache.nixos.org's 40
-	Retention   time.Duration // of caches that say nothing else; 0 = for ever
-	MaxNarBytes int64         // largest archive, uncompressed; default 64 GiB
-	MaxUploads  int           // archives received at the same time, each takes about 20 MB; default 16
+	// Roots returns store paths that are kept in every cache, with all that they refer to: what hosts run, ran and will run. nil for none.
+	Roots        func(context.Context) ([]string, error)
+	Retention    Retention     // of caches that have none of their own
+	Grace        time.Duration // archives of deleted paths are served for that long yet; default DefaultGrace
+	CollectEvery time.Duration // between two collections by Run; default 6 h
+
+	// Alone says that no other process writes to Index, so that what is not there can be remembered.
+	Alone bool
+
+	BaseURL     string // "https://cache.example.org", without a path; "" = the host that the client asked for
+	StoreDir    string // default "/nix/store"
+	Priority    int    // of caches that say nothing else; default 41, behind cache.nixos.org's 40
+	MaxNarBytes int64  // largest archive, uncompressed; default 64 GiB
+	MaxUploads  int    // archives received at the same time, each takes about 20 MB; default 16
 	Limits      Limits
 	Proxies     []netip.Prefix // whose word on where a request comes from (X-Forwarded-For) is taken
 	Log         *slog.Logger   // failures of the server itself, and tokens that end soon; default discards
@@ -58,7 +66,8 @@ type Options struct {
 type Server struct {
 	Options
 	uploads chan struct{} // one element per upload in progress
-	locks   keyedMutex    // by blob key or store path
+	locks   keyedMutex    // by URL of an archive, or cache and hash of a path
+	memory  memory
 
 	mu     sync.Mutex
 	cached *known // nil: to be read
@@ -66,6 +75,7 @@ type Server struct {
 	expiring daily
 	limiter  limiter
 	quotas   quotas
+	full     chan struct{} // gets an element when a quota was hit
 	counts   counts
 }
 
@@ -83,10 +93,16 @@ func New(o Options) *Server {
 	if o.MaxUploads == 0 {
 		o.MaxUploads = 16
 	}
+	if o.Grace == 0 {
+		o.Grace = DefaultGrace
+	}
+	if o.CollectEvery == 0 {
+		o.CollectEvery = 6 * time.Hour
+	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Server{Options: o, uploads: make(chan struct{}, o.MaxUploads)}
+	return &Server{Options: o, uploads: make(chan struct{}, o.MaxUploads), full: make(chan struct{}, 1)}
 }
 
 // EnsureCache makes sure that there is a cache of that name. One that is made is public and signs with key; one that is there signs with
@@ -166,6 +182,12 @@ func (s *Server) Handler() http.Handler {
 	handle("DELETE /api/v1/caches/{cache}/keys/{key}", s.deleteKey)
 	handle("POST /api/v1/tokens/revoke", s.postRevoke)
 	handle("POST /api/v1/caches/{cache}/closure", s.postClosure)
+	handle("GET /api/v1/caches/{cache}/pins", s.getPins)
+	handle("POST /api/v1/caches/{cache}/pins", s.postPins)
+	handle("DELETE /api/v1/caches/{cache}/pins/{pin...}", s.deletePin)
+	handle("POST /api/v1/caches/{cache}/collect", s.postCollect)
+	handle("POST /api/v1/caches/{cache}/fsck", s.postFsck)
+	handle("DELETE /api/v1/caches/{cache}/paths/{hash}", s.deletePath)
 	handle("/", func(_ http.ResponseWriter, r *http.Request) error { return noSuchObject(r.URL.Path) })
 	all := http.NewServeMux()
 	all.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
@@ -178,7 +200,7 @@ func (s *Server) Handler() http.Handler {
 func (s *Server) attend(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		began := time.Now()
-		answer := &answer{ResponseWriter: w}
+		answer := &reply{ResponseWriter: w}
 		who, err := s.identify(answer, r)
 		if err == nil {
 			err = s.limiter.admit(s.Limits.RequestsPerSecond, who.who(), began)

@@ -10,23 +10,22 @@ import (
 	"slices"
 	"time"
 
-	"github.com/garrison-nix/garrison/internal/fleet"
 	"github.com/garrison-nix/garrison/internal/nar"
 )
 
 // Config is what Attic's API says of a cache, and takes to make or change one; nil is what is not said. MaxBytes and PullThrough are ours.
 type Config struct {
-	SubstituterEndpoint string         `json:"substituter_endpoint,omitempty"` // only said
-	APIEndpoint         string         `json:"api_endpoint,omitempty"`         // only said
-	PublicKey           string         `json:"public_key,omitempty"`           // only said
-	Keypair             *Keypair       `json:"keypair,omitempty"`              // only taken
-	IsPublic            *bool          `json:"is_public,omitempty"`
-	StoreDir            *string        `json:"store_dir,omitempty"`
-	Priority            *int           `json:"priority,omitempty"`
-	UpstreamNames       *[]string      `json:"upstream_cache_key_names,omitempty"`
-	Retention           *Retention     `json:"retention_period,omitempty"`
-	MaxBytes            *int64         `json:"max_bytes,omitempty"`
-	PullThrough         *[]PullThrough `json:"pull_through,omitempty"`
+	SubstituterEndpoint string           `json:"substituter_endpoint,omitempty"` // only said
+	APIEndpoint         string           `json:"api_endpoint,omitempty"`         // only said
+	PublicKey           string           `json:"public_key,omitempty"`           // only said
+	Keypair             *Keypair         `json:"keypair,omitempty"`              // only taken
+	IsPublic            *bool            `json:"is_public,omitempty"`
+	StoreDir            *string          `json:"store_dir,omitempty"`
+	Priority            *int             `json:"priority,omitempty"`
+	UpstreamNames       *[]string        `json:"upstream_cache_key_names,omitempty"`
+	Retention           *RetentionPeriod `json:"retention_period,omitempty"`
+	MaxBytes            *int64           `json:"max_bytes,omitempty"`
+	PullThrough         *[]PullThrough   `json:"pull_through,omitempty"`
 }
 
 // Keypair is "Generate", or {"Keypair": "name:base64"}.
@@ -49,13 +48,13 @@ func (k *Keypair) UnmarshalJSON(b []byte) error {
 	return err
 }
 
-// Retention is "Global", or {"Period": seconds}; of 0 seconds: for ever.
-type Retention struct {
+// RetentionPeriod is "Global", or {"Period": seconds}; of 0 seconds: for ever.
+type RetentionPeriod struct {
 	Seconds *int64 // nil: the server's
 }
 
 // MarshalJSON writes what Attic's client reads.
-func (r Retention) MarshalJSON() ([]byte, error) {
+func (r RetentionPeriod) MarshalJSON() ([]byte, error) {
 	if r.Seconds == nil {
 		return []byte(`"Global"`), nil
 	}
@@ -63,7 +62,7 @@ func (r Retention) MarshalJSON() ([]byte, error) {
 }
 
 // UnmarshalJSON reads what Attic's client sends.
-func (r *Retention) UnmarshalJSON(b []byte) error {
+func (r *RetentionPeriod) UnmarshalJSON(b []byte) error {
 	var word string
 	if json.Unmarshal(b, &word) == nil && word == "Global" {
 		return nil
@@ -103,7 +102,7 @@ func (s *Server) getCacheConfig(w http.ResponseWriter, r *http.Request) error {
 	}
 	writeJSON(w, http.StatusOK, Config{
 		SubstituterEndpoint: base + "/" + c.Name, APIEndpoint: base + "/", PublicKey: c.Keys[0].String(),
-		IsPublic: &c.Public, StoreDir: &s.StoreDir, Priority: &priority, UpstreamNames: &names, Retention: &Retention{c.Retention},
+		IsPublic: &c.Public, StoreDir: &s.StoreDir, Priority: &priority, UpstreamNames: &names, Retention: &RetentionPeriod{c.Retention},
 		MaxBytes: &c.MaxBytes, PullThrough: &pull,
 	})
 	return nil
@@ -133,9 +132,8 @@ func (s *Server) postCacheConfig(w http.ResponseWriter, r *http.Request) error {
 	if err := s.needs(r, name, Create); err != nil {
 		return err
 	}
-	var wrong *fleet.Error
-	if errors.As(CheckName(name), &wrong) {
-		return badRequest("%s: %s", wrong.What, wrong.Hint)
+	if err := CheckName(name); err != nil {
+		return err
 	}
 	config, err := readConfig(w, r)
 	if err != nil {
@@ -218,6 +216,9 @@ func (s *Server) changeCosts(r *http.Request, c *Cache, config Config) error {
 	before := c.Settings
 	if config.Retention != nil {
 		c.Retention = config.Retention.Seconds
+		if err := checkRetention(s.retention(c)); err != nil {
+			return err
+		}
 	}
 	if config.MaxBytes != nil {
 		if c.MaxBytes = *config.MaxBytes; c.MaxBytes < 0 {
@@ -277,5 +278,6 @@ func (s *Server) deleteCache(_ http.ResponseWriter, r *http.Request) error {
 		return noSuchCache(name)
 	}
 	s.forget()
+	s.memory.forgetAll()
 	return err
 }

@@ -63,7 +63,7 @@ func (s *Server) putNar(w http.ResponseWriter, r *http.Request) error {
 // Of uploads at the same time, the first wins.
 func (s *Server) store(ctx context.Context, c *Cache, body io.Reader, want nar.Hash) error {
 	var got Nar
-	unlock := func() {}
+	lost, unlock := false, func() {}
 	defer func() { unlock() }()
 	key := newBlobKey(want)
 	err := s.Blobs.Put(ctx, key, func(to io.Writer) (err error) {
@@ -74,11 +74,15 @@ func (s *Server) store(ctx context.Context, c *Cache, body io.Reader, want nar.H
 			return err
 		}
 		unlock = s.locks.lock(narURL(want))
-		stored, err := s.stored(ctx, want)
-		if stored {
-			return errStored
+		old, known, err := s.Index.Nar(ctx, want)
+		if err != nil || !known {
+			return err
 		}
-		return err
+		lost = true
+		if stored, err := s.hasBlob(ctx, old); err != nil || !stored {
+			return err
+		}
+		return errStored
 	})
 	if errors.Is(err, errStored) {
 		return nil
@@ -87,6 +91,9 @@ func (s *Server) store(ctx context.Context, c *Cache, body io.Reader, want nar.H
 		return err
 	}
 	got.Blob = key
+	if lost { // paths of any cache have it
+		defer s.memory.forgetAll()
+	}
 	return errors.Join(s.Index.PutNar(ctx, got), s.notePending(ctx, c, got))
 }
 
@@ -207,6 +214,7 @@ func (s *Server) putPath(ctx context.Context, c *Cache, hashPart string, info *n
 	path.NarInfo = s.kept(c, info)
 	references := slices.DeleteFunc(slices.Clone(info.References), func(r string) bool { return r == info.StorePath })
 	_, err = s.Index.PutPath(ctx, path, references, time.Now(), true)
+	s.memory.forget(memoryKey{c.Name, hashPart}, memoryKey{c.Name, info.NarHash.Nix32()})
 	var missing *MissingReferencesError
 	if errors.As(err, &missing) {
 		return badRequest("%v; upload those first", missing)

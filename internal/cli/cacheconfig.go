@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/garrison-nix/garrison/internal/cache"
 	"github.com/garrison-nix/garrison/internal/fleet"
@@ -21,6 +22,7 @@ type CacheTable struct {
 	// Default: cache.nixos.org's; none when the list is there and empty.
 	Upstreams []string          `toml:"upstreams"`
 	Retention tomlfile.Duration `toml:"retention"` // of caches that say nothing else; default: for ever
+	MaxBytes  int64             `toml:"maxBytes"`  // of the archives of a cache that says nothing else: beyond it, what was used longest ago goes; default: any number
 	TokenKeys []string          `toml:"tokenKeys"` // files with secrets or public keys of JSON web tokens
 	Dir       string            `toml:"dir"`       // content; default dataDir/cache
 	Index     string            `toml:"index"`     // SQLite's file; default dataDir/cache.db
@@ -92,6 +94,9 @@ func (t *CacheTable) check(path string) error {
 		}
 		t.BaseURL = strings.TrimSuffix(t.BaseURL, "/")
 	}
+	if d := time.Duration(t.Retention); d != 0 && d < cache.MinUnused {
+		return wrong("retention is %v, and cannot be less than %v", d, cache.MinUnused)
+	}
 	if t.Name != "" {
 		if err := cache.CheckName(t.Name); err != nil {
 			return wrong("name: %v", err)
@@ -99,7 +104,7 @@ func (t *CacheTable) check(path string) error {
 	}
 	for name, n := range map[string]int64{
 		"priority": int64(t.Priority), "limits.requestsPerSecond": int64(t.Limits.RequestsPerSecond), "limits.uploads": int64(t.Limits.Uploads),
-		"limits.allUploads": int64(t.Limits.AllUploads), "limits.narBytes": t.Limits.NarBytes,
+		"maxBytes": t.MaxBytes, "limits.allUploads": int64(t.Limits.AllUploads), "limits.narBytes": t.Limits.NarBytes,
 	} {
 		if n < 0 {
 			return wrong("%s is %d, and cannot be negative", name, n)
@@ -109,4 +114,13 @@ func (t *CacheTable) check(path string) error {
 		return wrong("metrics.listen %q is not host:port", t.Metrics.Listen)
 	}
 	return nil
+}
+
+// options adds what the table says to o.
+func (t *CacheTable) options(o cache.Options) cache.Options {
+	o.Upstreams, o.BaseURL, o.Priority, o.Proxies = t.upstreams, t.BaseURL, t.Priority, t.Proxies
+	o.Retention.Unused, o.Retention.MaxBytes = time.Duration(t.Retention), t.MaxBytes
+	o.MaxNarBytes, o.MaxUploads = t.Limits.NarBytes, t.Limits.AllUploads
+	o.Limits = cache.Limits{RequestsPerSecond: t.Limits.RequestsPerSecond, Uploads: t.Limits.Uploads}
+	return o
 }

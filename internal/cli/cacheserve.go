@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -40,7 +41,7 @@ func (a *app) cacheServe() *cobra.Command {
 
 func (a *app) runCache(ctx context.Context, c CacheFile) (err error) {
 	log := a.logger()
-	s, closeAll, err := openCache(ctx, c.Cache, c.DataDir, nil, log)
+	s, closeAll, err := openCache(ctx, c.Cache, c.DataDir, cache.Options{Log: log})
 	if err != nil {
 		return err
 	}
@@ -51,6 +52,11 @@ func (a *app) runCache(ctx context.Context, c CacheFile) (err error) {
 	}
 	log.Info("cache serves", "address", l.Addr())
 	notify(daemon.SdNotifyReady)
+	work, stop := context.WithCancel(ctx)
+	var collecting sync.WaitGroup
+	collecting.Go(func() { s.Run(work) })
+	defer collecting.Wait()
+	defer stop()
 	return serveUntil(ctx, newServer(s.Handler(), log), l)
 }
 
@@ -92,9 +98,9 @@ func serveUntil(ctx context.Context, srv *http.Server, l net.Listener) error {
 	return nil
 }
 
-// openCache opens what the table says, by default in dataDir. tokens, unless nil, is asked before the keys of JSON web tokens.
+// openCache opens what the table says, by default in dataDir. o.Tokens, unless nil, is asked before the keys of JSON web tokens.
 // Metrics are served until what is returned is closed.
-func openCache(ctx context.Context, t CacheTable, dataDir string, tokens func(string) (cache.Grant, error), log *slog.Logger) (_ *cache.Server, closeAll func() error, err error) {
+func openCache(ctx context.Context, t CacheTable, dataDir string, o cache.Options) (_ *cache.Server, closeAll func() error, err error) {
 	var opened []io.Closer
 	closeAll = func() (err error) {
 		for i := len(opened) - 1; i >= 0; i-- {
@@ -122,11 +128,8 @@ func openCache(ctx context.Context, t CacheTable, dataDir string, tokens func(st
 		return nil, nil, err
 	}
 	opened = append(opened, index)
-	s := cache.New(cache.Options{
-		Blobs: blobs, Index: index, Tokens: eitherToken(tokens, keys), Upstreams: t.upstreams, BaseURL: t.BaseURL, Priority: t.Priority,
-		Retention: time.Duration(t.Retention), MaxNarBytes: t.Limits.NarBytes, MaxUploads: t.Limits.AllUploads, Proxies: t.Proxies, Log: log,
-		Limits: cache.Limits{RequestsPerSecond: t.Limits.RequestsPerSecond, Uploads: t.Limits.Uploads},
-	})
+	o.Blobs, o.Index, o.Alone, o.Tokens = blobs, index, true, eitherToken(o.Tokens, keys)
+	s := cache.New(t.options(o))
 	if t.Name != "" {
 		key, err := blobs.Key(t.Name)
 		if err != nil {
@@ -137,7 +140,7 @@ func openCache(ctx context.Context, t CacheTable, dataDir string, tokens func(st
 		}
 	}
 	if t.Metrics.Listen != "" {
-		srv, err := exposeMetrics(ctx, t.Metrics.Listen, s.Metrics, log)
+		srv, err := exposeMetrics(ctx, t.Metrics.Listen, s.Metrics, o.Log)
 		if err != nil {
 			return nil, nil, err
 		}

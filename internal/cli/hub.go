@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -142,18 +143,18 @@ func (a *app) runHub(ctx context.Context, c HubFile) (err error) {
 	if _, err := tokens(); err != nil {
 		return err
 	}
-	caches, closeCaches, err := openCache(ctx, c.Cache, c.DataDir, grantOf(tokens, c.Cache.Name), log)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, closeCaches()) }()
 	store, err := hubsqlite.Open(ctx, filepath.Join(c.DataDir, "hub.db"))
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, store.Close()) }()
-
-	h := hub.New(hub.Options{Store: store, Tokens: tokens, Cache: caches.Handler(), LogDir: logDir, Log: log})
+	h := hub.New(hub.Options{Store: store, Tokens: tokens, LogDir: logDir, Log: log})
+	caches, closeCaches, err := openCache(ctx, c.Cache, c.DataDir, cache.Options{Tokens: grantOf(tokens, c.Cache.Name), Roots: h.InUse, Log: log})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, closeCaches()) }()
+	h.Cache = caches.Handler()
 	listener, err := listen(ctx, c.Listen)
 	if err != nil {
 		return err
@@ -174,6 +175,10 @@ func (a *app) runHub(ctx context.Context, c HubFile) (err error) {
 			ci.Run(work)
 		}()
 	}
+	var collecting sync.WaitGroup
+	collecting.Go(func() { caches.Run(work) })
+	defer collecting.Wait()
+	defer stopWork()
 	srv := newServer(h.Handler(), log)
 	srv.RegisterOnShutdown(h.CloseStreams)
 	log.Info("hub serves", "address", listener.Addr(), "cache", c.Cache.Name, "ci", git.Redact(c.CI.Remote))
@@ -195,16 +200,19 @@ func grantOf(tokens func() (hub.Tokens, error), name string) func(string) (cache
 		if !known {
 			return cache.Grant{}, cache.ErrBadToken
 		}
+		id := "hub-" + hub.HashToken(token)
 		var may cache.Permission
 		for _, s := range scopes {
 			switch kind, _, _ := strings.Cut(s, ":"); kind {
 			case hub.ScopePush:
 				may |= cache.Pull | cache.Push
+			case hub.ScopeCache:
+				return cache.Grant{ID: id, Caches: cache.CacheGrants{{Pattern: "*", May: cache.Everything}}}, nil
 			case hub.ScopeRead, hub.ScopeReport:
 				may |= cache.Pull
 			}
 		}
-		return cache.Grant{ID: "hub-" + hub.HashToken(token), Caches: cache.CacheGrants{{Pattern: name, May: may}}}, nil
+		return cache.Grant{ID: id, Caches: cache.CacheGrants{{Pattern: name, May: may}}}, nil
 	}
 }
 

@@ -59,6 +59,7 @@ func ReadConfig[Cache any](path string) (Config[Cache], error) {
 // Scopes that a token may have. ScopeReport is followed by a colon and a host's name.
 const (
 	ScopePush   = "push"   // upload to the hub's cache, and read it
+	ScopeCache  = "cache"  // everything with every cache of the hub
 	ScopeWake   = "wake"   // have the hub look at git
 	ScopeRead   = "read"   // runs, hosts, the whole stream; the hub's cache
 	ScopeReport = "report" // report:<host>: speak for that host, hear wakes, read the hub's cache
@@ -95,9 +96,9 @@ func ReadTokens(path string) (Tokens, error) {
 		}
 		for _, s := range k.Scopes {
 			kind, host, _ := strings.Cut(s, ":")
-			if !slices.Contains([]string{ScopePush, ScopeWake, ScopeRead}, s) && (kind != ScopeReport || !fleet.ValidHostName(host)) {
+			if !slices.Contains([]string{ScopePush, ScopeCache, ScopeWake, ScopeRead}, s) && (kind != ScopeReport || !fleet.ValidHostName(host)) {
 				return t, fleet.Errorf(fleet.Local, fleet.CodeConfig, "%s: token %q has the unknown scope %q", path, k.Name, s).
-					WithHint("scopes are: push, wake, read, report:<host>")
+					WithHint("scopes are: push, cache, wake, read, report:<host>")
 			}
 		}
 	}

@@ -31,6 +31,12 @@ type Server struct {
 // between the network and the cache, to inject faults; nil for none.
 func NewServer(t testing.TB, wrap func(http.Handler) http.Handler) *Server {
 	t.Helper()
+	return Start(t, cache.Options{MaxNarBytes: 64 << 20}, wrap)
+}
+
+// Start is NewServer with options: its own Blobs, Index and Tokens where o has none.
+func Start(t testing.TB, o cache.Options, wrap func(http.Handler) http.Handler) *Server {
+	t.Helper()
 	s := &Server{Dir: filepath.Join(t.TempDir(), "cache")}
 	store, err := local.Open(s.Dir)
 	s.Blobs = store
@@ -42,7 +48,16 @@ func NewServer(t testing.TB, wrap func(http.Handler) http.Handler) *Server {
 	key, err := store.Key("c")
 	must(t, err)
 	s.Key = key.Public()
-	s.Cache = cache.New(cache.Options{Blobs: store, Index: s.Index, Tokens: tokens, MaxNarBytes: 64 << 20})
+	if o.Blobs == nil {
+		o.Blobs = store
+	}
+	if o.Index == nil {
+		o.Index = s.Index
+	}
+	if o.Tokens == nil {
+		o.Tokens = tokens
+	}
+	s.Cache = cache.New(o)
 	must(t, s.Cache.EnsureCache(t.Context(), "c", key))
 	h := s.Cache.Handler()
 	if wrap != nil {
