@@ -29,7 +29,7 @@ const (
 
 // permissions are the names of Permissions, by bit: Attic's, and ours in English.
 var permissions = [...]struct{ claim, words string }{
-	{"r", "pull"}, {"w", "push"}, {"d", "delete"}, {"cc", "create"}, {"cr", "configure"}, {"cq", "configure the retention of"}, {"cd", "destroy"},
+	{"r", "pull from"}, {"w", "push to"}, {"d", "delete from"}, {"cc", "create"}, {"cr", "configure"}, {"cq", "configure the retention of"}, {"cd", "destroy"},
 }
 
 func (p Permission) String() string {
@@ -72,6 +72,17 @@ func (g Grant) On(cache string) Permission {
 		}
 	}
 	return 0
+}
+
+// Allow adds may to what the grant allows on the caches of pattern.
+func (g *Grant) Allow(pattern string, may Permission) {
+	for i := range g.Caches {
+		if g.Caches[i].Pattern == pattern {
+			g.Caches[i].May |= may
+			return
+		}
+	}
+	g.Caches = append(g.Caches, CacheGrant{Pattern: pattern, May: may})
 }
 
 // OnAll says whether the grant allows everything on every cache.

@@ -100,9 +100,9 @@ func serveUntil(ctx context.Context, srv *http.Server, l net.Listener) error {
 
 // openCache opens what the table says, by default in dataDir. o.Tokens, unless nil, is asked before the keys of JSON web tokens.
 // Metrics are served until what is returned is closed.
-func openCache(ctx context.Context, t CacheTable, dataDir string, o cache.Options) (_ *cache.Server, closeAll func() error, err error) {
+func openCache(ctx context.Context, t CacheTable, dataDir string, o cache.Options) (_ *cache.Server, _ func() error, err error) {
 	var opened []io.Closer
-	closeAll = func() (err error) {
+	closeAll := func() (err error) {
 		for i := len(opened) - 1; i >= 0; i-- {
 			err = errors.Join(err, opened[i].Close())
 		}
