@@ -167,6 +167,25 @@ func TestHubReadsIt(t *testing.T) {
 	}
 }
 
+// TestCacheReadsIt has the server of caches read what its options make.
+func TestCacheReadsIt(t *testing.T) {
+	h := must(t, `services.garrison.cache = { enable = true; listen = "[::1]:1"; baseUrl = "https://cache.example.org"; tokenKeyFiles = [ "/run/a" "/run/b" ];
+		s3 = { endpoint = "https://s3.example.org"; bucket = "nix-cache"; credentialsFile = "/run/s3"; }; postgres.urlFile = "/run/url";
+		metrics.listen = "127.0.0.1:9102"; settings.cache.limits.uploads = 8; };`)
+	c, err := cli.ReadCacheFile(write(t, h.Etc["garrison/cache.toml"]))
+	const credentials = "/run/credentials/garrison-cache.service/"
+	if err != nil || c.Listen != "[::1]:1" || c.DataDir != "/var/lib/garrison-cache" || c.Cache.BaseURL != "https://cache.example.org" ||
+		!slices.Equal(c.Cache.TokenKeys, []string{credentials + "token-key-0", credentials + "token-key-1"}) || c.Cache.S3.Bucket != "nix-cache" ||
+		c.Cache.S3.CredentialsFile != credentials+"s3-credentials" || c.Cache.Postgres.URLFile != credentials+"postgres-url" ||
+		c.Cache.Metrics.Listen != "127.0.0.1:9102" || c.Cache.Limits.Uploads != 8 {
+		t.Errorf("%+v, %v\n%s", c, err, h.Etc["garrison/cache.toml"])
+	}
+	c, err = cli.ReadCacheFile(write(t, must(t, `services.garrison.cache = { enable = true; tokenKeyFiles = [ "/run/a" ]; };`).Etc["garrison/cache.toml"]))
+	if err != nil || c.Listen != "127.0.0.1:8421" || c.Cache.S3.Bucket != "" || c.Cache.Postgres.URLFile != "" {
+		t.Errorf("the least cache: %+v, %v", c, err)
+	}
+}
+
 // TestWithoutThem shows that the modules do nothing unless they are enabled, but for what CI reads.
 func TestWithoutThem(t *testing.T) {
 	h := must(t, `services.garrison.hostKeys = [ "`+key+`" ]; services.garrison.checks.web.http.url = "http://localhost/"; services.garrison.checks.db = { tcp = "[::1]:5432"; timeout = 3; };`)

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/garrison-nix/garrison/internal/cache"
+	"github.com/garrison-nix/garrison/internal/cache/postgres"
+	"github.com/garrison-nix/garrison/internal/cache/s3"
 	"github.com/garrison-nix/garrison/internal/fleet"
 	"github.com/garrison-nix/garrison/internal/nar"
 	"github.com/garrison-nix/garrison/internal/tomlfile"
@@ -25,7 +27,9 @@ type CacheTable struct {
 	MaxBytes  int64             `toml:"maxBytes"`  // of the archives of a cache that says nothing else: beyond it, what was used longest ago goes; default: any number
 	TokenKeys []string          `toml:"tokenKeys"` // files with secrets or public keys of JSON web tokens
 	Dir       string            `toml:"dir"`       // content; default dataDir/cache
+	S3        s3.Config         `toml:"s3"`        // in place of dir, where a bucket is named
 	Index     string            `toml:"index"`     // SQLite's file; default dataDir/cache.db
+	Postgres  postgres.Config   `toml:"postgres"`  // in place of index, where a URL is given
 	Proxies   []netip.Prefix    `toml:"proxies"`   // whose X-Forwarded-For is believed; default loopback
 
 	Limits struct {
@@ -96,6 +100,12 @@ func (t *CacheTable) check(path string) error {
 	}
 	if d := time.Duration(t.Retention); d != 0 && d < cache.MinUnused {
 		return wrong("retention is %v, and cannot be less than %v", d, cache.MinUnused)
+	}
+	if t.Dir != "" && t.S3.Bucket != "" {
+		return wrong("dir and cache.s3 are both set").WithHint("the content is in one or the other")
+	}
+	if t.Index != "" && t.Postgres != (postgres.Config{}) {
+		return wrong("index and cache.postgres are both set").WithHint("the index is in one or the other")
 	}
 	if t.Name != "" {
 		if err := cache.CheckName(t.Name); err != nil {

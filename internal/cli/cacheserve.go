@@ -16,6 +16,8 @@ import (
 
 	"github.com/garrison-nix/garrison/internal/cache"
 	"github.com/garrison-nix/garrison/internal/cache/local"
+	"github.com/garrison-nix/garrison/internal/cache/postgres"
+	"github.com/garrison-nix/garrison/internal/cache/s3"
 	cachesqlite "github.com/garrison-nix/garrison/internal/cache/sqlite"
 	"github.com/garrison-nix/garrison/internal/fleet"
 	"github.com/garrison-nix/garrison/internal/metrics"
@@ -117,21 +119,26 @@ func openCache(ctx context.Context, t CacheTable, dataDir string, o cache.Option
 	if err != nil {
 		return nil, nil, err
 	}
-	dir := orElse(t.Dir, filepath.Join(dataDir, "cache"))
-	blobs, err := local.Open(dir)
+	o.Tokens = eitherToken(o.Tokens, keys)
+	o = t.options(o)
+	blobs, err := openBlobs(ctx, t, dataDir, o.Log)
 	if err != nil {
 		return nil, nil, err
 	}
-	opened = append(opened, blobs)
-	index, err := cachesqlite.Open(ctx, orElse(t.Index, filepath.Join(dataDir, "cache.db")))
+	o.Blobs = blobs
+	if c, ok := blobs.(io.Closer); ok {
+		opened = append(opened, c)
+	}
+	index, err := openIndex(ctx, t, dataDir)
 	if err != nil {
 		return nil, nil, err
 	}
-	opened = append(opened, index)
-	o.Blobs, o.Index, o.Alone, o.Tokens = blobs, index, true, eitherToken(o.Tokens, keys)
-	s := cache.New(t.options(o))
+	opened, o.Index = append(opened, index), index
+	_, isAlone := index.(*cachesqlite.Index)
+	o.Alone = isAlone
+	s := cache.New(o)
 	if t.Name != "" {
-		key, err := blobs.Key(t.Name)
+		key, err := local.Key(orElse(t.Dir, filepath.Join(dataDir, "cache")), t.Name)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -147,6 +154,35 @@ func openCache(ctx context.Context, t CacheTable, dataDir string, o cache.Option
 		opened = append(opened, srv)
 	}
 	return s, closeAll, nil
+}
+
+// abandoned is the age at which an upload to S3 that did not end is given up: its server is gone.
+const abandoned = 24 * time.Hour
+
+func openBlobs(ctx context.Context, t CacheTable, dataDir string, log *slog.Logger) (cache.Blobs, error) {
+	if t.S3.Bucket == "" {
+		return local.Open(orElse(t.Dir, filepath.Join(dataDir, "cache")))
+	}
+	store, err := s3.Open(ctx, t.S3)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := store.Sweep(ctx, time.Now().Add(-abandoned)); err != nil {
+		log.Warn("what broken uploads left in S3 cannot be removed; the next start tries again", "err", err)
+	}
+	return store, nil
+}
+
+type index interface {
+	cache.Index
+	io.Closer
+}
+
+func openIndex(ctx context.Context, t CacheTable, dataDir string) (index, error) {
+	if t.Postgres == (postgres.Config{}) {
+		return cachesqlite.Open(ctx, orElse(t.Index, filepath.Join(dataDir, "cache.db")))
+	}
+	return postgres.Open(ctx, t.Postgres)
 }
 
 // eitherToken asks first, then the keys.

@@ -45,7 +45,7 @@ func Start(t testing.TB, o cache.Options, wrap func(http.Handler) http.Handler) 
 	s.Index, err = sqlite.Open(t.Context(), filepath.Join(s.Dir, "index.sqlite"))
 	must(t, err)
 	t.Cleanup(func() { must(t, s.Index.Close()) })
-	key, err := store.Key("c")
+	key, err := local.Key(s.Dir, "c")
 	must(t, err)
 	s.Key = key.Public()
 	if o.Blobs == nil {
@@ -55,7 +55,7 @@ func Start(t testing.TB, o cache.Options, wrap func(http.Handler) http.Handler) 
 		o.Index = s.Index
 	}
 	if o.Tokens == nil {
-		o.Tokens = tokens
+		o.Tokens = Tokens
 	}
 	s.Cache = cache.New(o)
 	must(t, s.Cache.EnsureCache(t.Context(), "c", key))
@@ -68,7 +68,8 @@ func Start(t testing.TB, o cache.Options, wrap func(http.Handler) http.Handler) 
 	return s
 }
 
-func tokens(token string) (cache.Grant, error) {
+// Tokens is an Options.Tokens that knows PushToken.
+func Tokens(token string) (cache.Grant, error) {
 	if token != PushToken {
 		return cache.Grant{}, cache.ErrBadToken
 	}
