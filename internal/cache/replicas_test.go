@@ -13,7 +13,6 @@ import (
 	"github.com/garrison-nix/garrison/internal/cache"
 	"github.com/garrison-nix/garrison/internal/cache/cachetest"
 	"github.com/garrison-nix/garrison/internal/cache/s3"
-	"github.com/garrison-nix/garrison/internal/fleet"
 	"github.com/garrison-nix/garrison/internal/nar"
 )
 
