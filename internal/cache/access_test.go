@@ -251,6 +251,14 @@ func TestTokensThatEnd(t *testing.T) {
 		}
 	}
 	s.ask(t, s.sign(t, cache.Grant{Caches: may, ExpiresAt: time.Now().Add(-time.Hour)}), "GET", "/c1/nix-cache-info", "").want(t, 401, "it ended on")
+	// One that was good a moment ago ends like any other. (A minute is allowed for.)
+	ending := s.sign(t, cache.Grant{Caches: may, ExpiresAt: time.Now().Add(2*time.Second - time.Minute)})
+	s.ask(t, ending, "GET", "/c1/nix-cache-info", "").want(t, 200, "")
+	for begin := time.Now(); s.ask(t, ending, "GET", "/c1/nix-cache-info", "").status != 401; time.Sleep(50 * time.Millisecond) {
+		if time.Since(begin) > 20*time.Second {
+			t.Fatal("a token does not end")
+		}
+	}
 	later, err := s.key.Sign(&cache.Grant{Caches: may}, time.Now().Add(time.Hour))
 	if err != nil {
 		t.Fatal(err)

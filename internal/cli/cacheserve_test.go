@@ -94,7 +94,7 @@ func TestEitherToken(t *testing.T) {
 		}
 		return cache.Grant{}, cache.ErrBadToken
 	}
-	either := eitherToken(first, nil)
+	either := eitherToken(first, &cache.TokenKeys{})
 	if g, err := either("mine"); err != nil || g.ID != "mine" {
 		t.Error(g, err)
 	}
