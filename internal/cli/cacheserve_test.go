@@ -70,6 +70,40 @@ func TestServeUntil(t *testing.T) {
 	}
 }
 
+// TestCacheServeTellsSystemd has the service manager told when the cache serves, and when it stops.
+func TestCacheServeTellsSystemd(t *testing.T) {
+	dir := t.TempDir()
+	address := net.UnixAddr{Name: filepath.Join(dir, "notify"), Net: "unixgram"}
+	manager, err := net.ListenUnixgram("unixgram", &address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer manager.Close()
+	t.Setenv("NOTIFY_SOCKET", address.Name)
+	told := func(want string) {
+		t.Helper()
+		if err := manager.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		b := make([]byte, 100)
+		n, err := manager.Read(b)
+		if err != nil || string(b[:n]) != want {
+			t.Fatalf("%q, %v", b[:n], err)
+		}
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	ended := make(chan error, 1)
+	a := &app{Stdio: Stdio{Out: io.Discard, Err: io.Discard}}
+	go func() { ended <- a.runCache(ctx, CacheFile{Listen: "127.0.0.1:0", DataDir: dir}) }()
+	told("READY=1")
+	stop()
+	told("STOPPING=1")
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
+
 func TestServeUntilTheListenerFails(t *testing.T) {
 	t.Parallel()
 	l, err := listen(t.Context(), "127.0.0.1:0")
