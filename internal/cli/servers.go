@@ -48,7 +48,7 @@ func readServers() (servers, error) {
 	var s servers
 	file, err := serversFile()
 	if err != nil {
-		return s, nil //nolint:nilerr // who has no home has logged in nowhere
+		return s, nil // who has no home has logged in nowhere
 	}
 	if _, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) {
 		return s, nil
@@ -65,7 +65,7 @@ func (s servers) write() error {
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(filepath.Dir(file), 0o700); err == nil {
+	if err = os.MkdirAll(filepath.Dir(file), 0o700); err == nil {
 		err = durable.WriteFile(file, b, 0o600)
 	}
 	if err != nil {
