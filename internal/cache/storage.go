@@ -178,6 +178,10 @@ type Index interface {
 	TouchNar(ctx context.Context, narHash nar.Hash, at time.Time) error
 	// NarOf returns an archive that a path of the cache has; false if none has it. Paths that were deleted, but are not yet expired, count.
 	NarOf(ctx context.Context, cache string, narHash nar.Hash) (Nar, bool, error)
+	// NoteSent notes that an archive was sent to a cache, whole. It need not survive a crash of the machine before a PutPath that follows has returned.
+	NoteSent(ctx context.Context, cache string, narHash nar.Hash, at time.Time) error
+	// WasSent says whether that was noted; Expire forgets what was noted before then.
+	WasSent(ctx context.Context, cache string, narHash nar.Hash) (bool, error)
 	// Nars calls each with every archive, in any order, and ends with each's first error.
 	Nars(ctx context.Context, each func(Nar) error) error
 

@@ -30,7 +30,8 @@ var errStored = errors.New("already stored")
 // putNar receives an archive, compressed by zstd, under the hash of what is inside.
 // It is verified while it is written to a temporary place; only then it can be seen.
 func (s *Server) putNar(w http.ResponseWriter, r *http.Request) error {
-	if _, err := s.open(r, r.PathValue("cache"), Push); err != nil {
+	c, err := s.open(r, r.PathValue("cache"), Push)
+	if err != nil {
 		return err
 	}
 	want, err := parseNarFile(r.PathValue("file"))
@@ -38,33 +39,40 @@ func (s *Server) putNar(w http.ResponseWriter, r *http.Request) error {
 		return badRequest("an archive is uploaded as nar/<NarHash in Nix's base 32>%s", narSuffix)
 	}
 	ctx := r.Context()
-	select {
-	case s.uploads <- struct{}{}:
-		defer func() { <-s.uploads }()
-	case <-ctx.Done():
-		return ctx.Err()
+	end, err := s.beginUpload(r)
+	if err != nil {
+		return err
 	}
+	defer end()
 	stored, err := s.stored(ctx, want)
 	if err != nil {
 		return err
 	}
 	body := &patientReader{r: http.MaxBytesReader(w, r.Body, s.maxFileBytes()), w: http.NewResponseController(w)}
 	if stored {
-		_, err = s.receive(body, io.Discard, want)
+		if _, err = s.receive(body, io.Discard, want); err != nil {
+			return err
+		}
+		return s.Index.NoteSent(ctx, c.Name, want, time.Now())
+	}
+	if err := s.checkQuota(ctx, c, max(r.ContentLength, 1)); err != nil {
 		return err
 	}
-	return s.store(ctx, body, want)
+	return s.store(ctx, c, body, want)
 }
 
 // store puts a verified upload in its place and its description into the index.
 // Of uploads at the same time, the first wins.
-func (s *Server) store(ctx context.Context, body io.Reader, want nar.Hash) error {
+func (s *Server) store(ctx context.Context, c *Cache, body io.Reader, want nar.Hash) error {
 	var got Nar
 	lost, unlock := false, func() {}
 	defer func() { unlock() }()
 	key := newBlobKey(want)
 	err := s.Blobs.Put(ctx, key, func(to io.Writer) (err error) {
 		if got, err = s.receive(body, to, want); err != nil {
+			return err
+		}
+		if err := s.checkQuota(ctx, c, got.FileSize); err != nil {
 			return err
 		}
 		unlock = s.locks.lock(narURL(want))
@@ -79,7 +87,7 @@ func (s *Server) store(ctx context.Context, body io.Reader, want nar.Hash) error
 		return errStored
 	})
 	if errors.Is(err, errStored) {
-		return nil
+		return s.Index.NoteSent(ctx, c.Name, want, time.Now())
 	}
 	if err != nil {
 		return err
@@ -88,7 +96,10 @@ func (s *Server) store(ctx context.Context, body io.Reader, want nar.Hash) error
 	if lost { // paths of any cache have it
 		defer s.memory.forgetAll()
 	}
-	return s.Index.PutNar(ctx, got)
+	if err := s.Index.PutNar(ctx, got); err != nil {
+		return err
+	}
+	return errors.Join(s.Index.NoteSent(ctx, c.Name, want, time.Now()), s.notePending(ctx, c, got))
 }
 
 // stored says whether an archive is there, and known.
@@ -120,7 +131,7 @@ func (s *Server) receive(body io.Reader, to io.Writer, want nar.Hash) (Nar, erro
 	case in.err != nil:
 		return Nar{}, readError(in.err, "the upload broke off")
 	case errors.Is(err, nar.ErrTooLarge):
-		return Nar{}, &httpError{http.StatusRequestEntityTooLarge, "RequestError", "the archive is larger than this cache allows"}
+		return Nar{}, &httpError{status: http.StatusRequestEntityTooLarge, kind: "RequestError", message: "the archive is larger than this cache allows"}
 	case errors.Is(err, zstd.ErrWindowSizeExceeded):
 		return Nar{}, badRequest("the upload needs a zstd window above 8 MiB: compress at level 19 or lower, without --long")
 	case err != nil:
@@ -190,7 +201,7 @@ func (s *Server) putPath(ctx context.Context, c *Cache, hashPart string, info *n
 	if exists {
 		return conflict(info.StorePath, old.NarHash)
 	}
-	err = s.checkNar(ctx, info)
+	err = s.checkNar(ctx, c, info)
 	key, upstream := info.Signer(s.Upstreams...)
 	path := Path{Cache: c.Name, StorePath: info.StorePath, NarHash: info.NarHash}
 	switch {
@@ -200,6 +211,11 @@ func (s *Server) putPath(ctx context.Context, c *Cache, hashPart string, info *n
 		path.Upstream, path.NarHash = key.String(), nar.Hash{}
 	case err != nil:
 		return err
+	}
+	if path.Upstream == "" {
+		if err := s.claim(ctx, c, info.NarHash); err != nil {
+			return err
+		}
 	}
 	path.NarInfo = s.kept(c, info)
 	_, err = s.Index.PutPath(ctx, path, withoutSelf(info), time.Now(), known)
@@ -222,21 +238,34 @@ func withoutSelf(info *nar.NarInfo) []string {
 }
 
 func conflict(storePath string, have nar.Hash) error {
-	return &httpError{http.StatusConflict, "Conflict", storePath + " is already in the cache with the NarHash " + have.String() +
+	return &httpError{status: http.StatusConflict, kind: "Conflict", message: storePath + " is already in the cache with the NarHash " + have.String() +
 		"; the first upload wins, because hosts may have it"}
 }
 
 // errNoNar means that a path's archive was not uploaded.
 var errNoNar = errors.New("the archive is not here")
 
-// checkNar makes sure that the path's archive was uploaded (else errNoNar) and has the size that is claimed.
-func (s *Server) checkNar(ctx context.Context, info *nar.NarInfo) error {
+// mayHave says whether a path of c may have an archive: one has, or it was sent to c, whole. To know the NarHash of
+// what another cache has is not enough to get it.
+func (s *Server) mayHave(ctx context.Context, c *Cache, narHash nar.Hash) (bool, error) {
+	_, ok, err := s.Index.NarOf(ctx, c.Name, narHash)
+	if ok || err != nil {
+		return ok, err
+	}
+	return s.Index.WasSent(ctx, c.Name, narHash)
+}
+
+// checkNar makes sure that the path's archive was uploaded to the cache (else errNoNar) and has the size that is claimed.
+func (s *Server) checkNar(ctx context.Context, c *Cache, info *nar.NarInfo) error {
 	n, ok, err := s.Index.Nar(ctx, info.NarHash)
 	if err != nil {
 		return err
 	}
 	if ok {
 		ok, err = s.hasBlob(ctx, n)
+	}
+	if ok {
+		ok, err = s.mayHave(ctx, c, info.NarHash)
 	}
 	if err != nil {
 		return err

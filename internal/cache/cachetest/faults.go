@@ -226,6 +226,15 @@ func (x *faultyIndex) PutNar(ctx context.Context, n cache.Nar) error {
 	return err
 }
 
+func (x *faultyIndex) NoteSent(ctx context.Context, name string, h nar.Hash, at time.Time) error {
+	_, err := faulty(ctx, x.i, "NoteSent", func() (any, error) { return nil, x.Index.NoteSent(ctx, name, h, at) })
+	return err
+}
+
+func (x *faultyIndex) WasSent(ctx context.Context, name string, h nar.Hash) (bool, error) {
+	return faulty(ctx, x.i, "WasSent", func() (bool, error) { return x.Index.WasSent(ctx, name, h) })
+}
+
 func (x *faultyIndex) TouchNar(ctx context.Context, h nar.Hash, at time.Time) error {
 	_, err := faulty(ctx, x.i, "TouchNar", func() (any, error) { return nil, x.Index.TouchNar(ctx, h, at) })
 	return err

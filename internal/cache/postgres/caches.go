@@ -59,7 +59,7 @@ func (x *Index) UpdateCache(ctx context.Context, name string, change func(*cache
 // DeleteCache implements cache.Index.
 func (x *Index) DeleteCache(ctx context.Context, name string) error {
 	return x.inCache(ctx, alone, name, func(s *session, id int64) error {
-		for _, q := range []string{`DELETE FROM paths WHERE cache_id = $1`, `DELETE FROM pins WHERE cache_id = $1`, `DELETE FROM caches WHERE id = $1`} {
+		for _, q := range []string{`DELETE FROM sent WHERE cache_id = $1`, `DELETE FROM paths WHERE cache_id = $1`, `DELETE FROM pins WHERE cache_id = $1`, `DELETE FROM caches WHERE id = $1`} {
 			if _, err := s.exec(q, id); err != nil {
 				return err
 			}

@@ -60,7 +60,7 @@ func (x *Index) UpdateCache(ctx context.Context, name string, change func(*cache
 // DeleteCache implements cache.Index.
 func (x *Index) DeleteCache(ctx context.Context, name string) error {
 	return x.inCache(ctx, x.durable, name, func(tx *sql.Tx, id int64) error {
-		for _, q := range []string{`DELETE FROM paths WHERE cache_id = ?`, `DELETE FROM pins WHERE cache_id = ?`, `DELETE FROM caches WHERE id = ?`} {
+		for _, q := range []string{`DELETE FROM sent WHERE cache_id = ?`, `DELETE FROM paths WHERE cache_id = ?`, `DELETE FROM pins WHERE cache_id = ?`, `DELETE FROM caches WHERE id = ?`} {
 			if _, err := tx.ExecContext(ctx, q, id); err != nil {
 				return err
 			}
