@@ -51,9 +51,6 @@ var mayImport = map[string][]string{
 	"internal/cache/s3":       with("internal/cache", below...),
 	"internal/cache/postgres": with("internal/cache", below...),
 
-	"internal/cache/s3":       with("internal/cache", below...),
-	"internal/cache/postgres": with("internal/cache", below...),
-
 	"internal/sandbox": {"internal/fleet"},
 	"internal/drill":   {"internal/fleet", "internal/sandbox"},
 	"examples":         {},
