@@ -226,7 +226,10 @@ func TestPermissions(t *testing.T) {
 	s.ask(t, s.token(t, cache.CacheGrant{Pattern: "t*a", May: cache.Pull}, cache.CacheGrant{Pattern: "*", May: cache.Push}), "GET", "/team-a/nix-cache-info", "").want(t, 200, "StoreDir")
 	// Public caches are read by anybody, and no more than that.
 	s.ask(t, all, "PATCH", "/_api/v1/cache-config/team-a", `{"is_public":true}`).want(t, 200, "")
-	s.ask(t, "", "GET", "/team-a/"+o.hash+".narinfo", "").want(t, 200, o.info.StorePath)
+	a := s.ask(t, "", "GET", "/team-a/"+o.hash+".narinfo", "")
+	if a.want(t, 200, o.info.StorePath); a.header.Get("X-Attic-Cache-Visibility") != "public" {
+		t.Errorf("%v", a.header)
+	}
 	s.ask(t, "", "PUT", "/team-a/"+o.info.URL, string(o.file)).want(t, 401, "needs a token")
 	s.ask(t, all, "DELETE", "/_api/v1/cache-config/team-a", "").want(t, 200, "")
 	s.ask(t, all, "GET", "/team-a/nix-cache-info", "").want(t, 404, "NoSuchCache")
