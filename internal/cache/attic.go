@@ -46,7 +46,7 @@ func (s *Server) putUploadPath(w http.ResponseWriter, r *http.Request) error {
 	if err := s.checkPath(p.StorePathHash, info); err != nil {
 		return err
 	}
-	n, isNew, err := s.take(w, r, r.Body, narFile{hash: info.NarHash, size: info.NarSize})
+	n, isNew, err := s.take(w, r, c, r.Body, narFile{hash: info.NarHash, size: info.NarSize})
 	if err != nil {
 		return err
 	}

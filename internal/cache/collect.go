@@ -197,6 +197,9 @@ type Swept struct {
 // orphanAge is how old content must be that nothing names before it counts as left by an upload that broke off.
 const orphanAge = 24 * time.Hour
 
+// unfinishedAge is for how long an upload may run.
+const unfinishedAge = 72 * time.Hour
+
 // Sweep removes archives whose paths were deleted, or which had none, a grace period ago, and what uploads that broke off left.
 // Whatever it does not get to, the next one does.
 func (s *Server) Sweep(ctx context.Context) (Swept, error) {
@@ -234,6 +237,10 @@ func (s *Server) sweepOrphans(ctx context.Context, ok bool) (n int, err error) {
 			return n, err
 		}
 		n++
+	}
+	if b, ok := s.Blobs.(Sweeper); ok {
+		swept, err := b.Sweep(ctx, time.Now().Add(-unfinishedAge))
+		return n + swept, err
 	}
 	return n, nil
 }
@@ -309,18 +316,29 @@ func (s *Server) Collect(ctx context.Context) error {
 	return errors.Join(append(errs, err)...)
 }
 
+// fullEvery is the least time between two collections because a cache is full.
+const fullEvery = 10 * time.Minute
+
 // Run collects every so often until ctx ends; the first time after a quarter of it, by when hosts have reported to a hub that is new.
+// It does so, too, when an upload was refused because a cache is full.
 func (s *Server) Run(ctx context.Context) {
 	wait := s.CollectEvery / 4
-	for {
+	timer := time.NewTimer(wait + rand.N(wait/4+1))
+	defer timer.Stop()
+	for last := time.Now(); ; {
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(wait + rand.N(wait/4+1)):
+		case <-s.full:
+			if time.Since(last) < fullEvery {
+				continue
+			}
+		case <-timer.C:
 		}
-		wait = s.CollectEvery
+		last = time.Now()
+		timer.Reset(s.CollectEvery + rand.N(s.CollectEvery/4+1))
 		if err := s.Collect(ctx); err != nil && ctx.Err() == nil {
-			s.Log.Error("collecting the cache failed; it is tried again", "err", err, "in", wait)
+			s.Log.Error("collecting the cache failed; it is tried again", "err", err, "in", s.CollectEvery)
 		}
 	}
 }

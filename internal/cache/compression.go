@@ -95,8 +95,8 @@ func (s *Server) decompress(method string, r io.Reader) (inside io.Reader, done 
 	case compressionBr:
 		return brotli.NewReader(r), none, nil
 	}
-	return nil, nil, &httpError{http.StatusUnsupportedMediaType, "RequestError",
-		"compression " + quoted(method) + " is not taken here: use zstd, xz, gzip or bzip2"}
+	return nil, nil, &httpError{status: http.StatusUnsupportedMediaType, kind: "RequestError",
+		message: "compression " + quoted(method) + " is not taken here: use zstd, xz, gzip or bzip2"}
 }
 
 // windowReader gives errors for what needs too much memory one name.
@@ -201,7 +201,7 @@ type boundedReader struct {
 func (b *boundedReader) Read(p []byte) (int, error) {
 	n, err := b.r.Read(p)
 	if b.left -= int64(n); b.left < 0 {
-		err = &httpError{http.StatusRequestEntityTooLarge, "RequestError", "the upload is too large when it is decompressed"}
+		err = &httpError{status: http.StatusRequestEntityTooLarge, kind: "RequestError", message: "the upload is too large when it is decompressed"}
 	}
 	if err != nil && err != io.EOF {
 		b.err = err

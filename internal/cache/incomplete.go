@@ -27,16 +27,16 @@ func (s *Server) putIncomplete(ctx context.Context, c *Cache, hashPart string, i
 }
 
 // touchIncomplete says whether an incomplete path has its archive, and keeps that from being collected before the rest comes.
-func (s *Server) touchIncomplete(ctx context.Context, r Record) (bool, error) {
+func (s *Server) touchIncomplete(ctx context.Context, c *Cache, r Record) (bool, error) {
 	info, err := nar.ParseNarInfo(r.NarInfo)
 	if err != nil {
 		return false, nil // the next push brings it again
 	}
-	_, ok, err := s.stored(ctx, info.NarHash)
+	n, ok, err := s.stored(ctx, info.NarHash)
 	if err != nil || !ok {
 		return false, err
 	}
-	return true, s.Index.TouchNar(ctx, info.NarHash, time.Now())
+	return true, s.noteSent(ctx, c, n) // it was, when the path came
 }
 
 // putWhole is putPath that completes what the path refers to.

@@ -74,7 +74,7 @@ func (s *Server) incompleteThere(ctx context.Context, c *Cache, hashPart string)
 		return false, err
 	}
 	if r.Upstream == Incomplete {
-		return s.touchIncomplete(ctx, r)
+		return s.touchIncomplete(ctx, c, r)
 	}
 	return s.isThere(ctx, c, r)
 }

@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -18,7 +17,6 @@ import (
 
 	"github.com/garrison-nix/garrison/internal/cache"
 	"github.com/garrison-nix/garrison/internal/cache/cachetest"
-	"github.com/garrison-nix/garrison/internal/fleet"
 	"github.com/garrison-nix/garrison/internal/nar"
 )
 
@@ -307,27 +305,4 @@ func TestTextsAreSwept(t *testing.T) {
 		t.Fatal(err)
 	}
 	sweep(2 * 24 * time.Hour)
-}
-
-// TestStrangersReadNothing: whoever may not read a cache gets the same answer for what is there and what is not.
-func TestStrangersReadNothing(t *testing.T) {
-	forbid := func(r *http.Request, _ string, _ cache.Permission) error {
-		if cache.Token(r) == cachetest.PushToken {
-			return nil
-		}
-		return fleet.Errorf(fleet.Local, fleet.CodeUnauthorized, "a token is needed")
-	}
-	s := cachetest.Start(t, cache.Options{Authorize: forbid}, nil)
-	o := newObject(t, "hello", "hello")
-	o.put(t, s)
-	call(t, s, "PUT", "/c/log/"+aDrv, []byte("log")).want(t, 200, "")
-	absent := strings.Repeat("1", 32)
-	for _, there := range []string{"/" + o.hash + ".narinfo", "/" + o.hash + ".ls", "/" + o.info.URL, "/log/" + aDrv, "/nix-cache-info", "/build-trace-v2/" + aDrv + "/out.doi"} {
-		a := call(t, s, "GET", "/c"+there, nil, "Authorization", "")
-		b := call(t, s, "GET", "/c/"+absent+".narinfo", nil, "Authorization", "")
-		if a.want(t, 401, "Unauthorized"); a.body != b.body {
-			t.Errorf("%s: %s", there, a.body)
-		}
-		call(t, s, "HEAD", "/c"+there, nil, "Authorization", "").want(t, 401, "")
-	}
 }

@@ -381,7 +381,7 @@ func (s *Server) pullNarNow(ctx context.Context, c *Cache, hashPart string, hash
 		return err
 	}
 	defer func() { <-s.uploads }()
-	_, _, err = s.store(ctx, &movingReader{body, stalled}, narFile{hash: hash})
+	_, _, err = s.store(ctx, c, &movingReader{body, stalled}, narFile{hash: hash})
 	var refused *httpError
 	if errors.As(err, &refused) {
 		return badGateway(from, err)
@@ -389,7 +389,7 @@ func (s *Server) pullNarNow(ctx context.Context, c *Cache, hashPart string, hash
 	if err != nil {
 		return err
 	}
-	return s.putPulled(ctx, c, p.info, p.key, true)
+	return errors.Join(s.putPulled(ctx, c, p.info, p.key, true), s.claim(ctx, c, hash))
 }
 
 // movingReader puts off what a timer does as long as something comes.
@@ -409,5 +409,5 @@ func (m *movingReader) Read(b []byte) (int, error) {
 
 // badGateway tells a failure of another cache from one of ours: nix asks again.
 func badGateway(from *PullThrough, err error) error {
-	return &httpError{http.StatusBadGateway, "Upstream", "fetching from " + from.URL + ": " + err.Error()}
+	return &httpError{status: http.StatusBadGateway, kind: "Upstream", message: "fetching from " + from.URL + ": " + err.Error()}
 }

@@ -267,7 +267,7 @@ func (s *Server) putRealisation(w http.ResponseWriter, r *http.Request) error {
 	case err != nil:
 		return err
 	case old.OutPath != n.OutPath:
-		return &httpError{http.StatusConflict, "Conflict", "this output was realised as " + old.OutPath + " already; the first one counts, because hosts may have it"}
+		return &httpError{status: http.StatusConflict, kind: "Conflict", message: "this output was realised as " + old.OutPath + " already; the first one counts, because hosts may have it"}
 	}
 	err = s.hasOutput(r.Context(), c, n)
 	if errors.As(err, &refused) {

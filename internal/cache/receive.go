@@ -38,28 +38,30 @@ func parseNarFile(file string) (narFile, bool) {
 
 // putNar receives an archive, under the hash of what is inside or that of the file itself.
 func (s *Server) putNar(w http.ResponseWriter, r *http.Request) error {
-	if _, err := s.open(r, r.PathValue("cache"), Push); err != nil {
+	c, err := s.open(r, r.PathValue("cache"), Push)
+	if err != nil {
 		return err
 	}
 	f, ok := parseNarFile(r.PathValue("file"))
 	if !ok {
 		return badRequest("an archive is uploaded as nar/<NarHash or FileHash in Nix's base 32>.nar.zst, or .nar.xz, .nar.gz, .nar.bz2, .nar; other compressions are not taken")
 	}
-	_, _, err := s.take(w, r, r.Body, f)
+	_, _, err = s.take(w, r, c, r.Body, f)
 	return err
 }
 
 // errStored ends an upload of what is there already, after it was verified.
 var errStored = errors.New("already stored")
 
-// take receives an archive from body. It is verified while it is written to a temporary place; only then it can be seen.
+// take receives an archive for c from body. It is verified while it is written to a temporary place; only then it can be seen.
 // isNew is false for what was there already.
-func (s *Server) take(w http.ResponseWriter, r *http.Request, body io.ReadCloser, f narFile) (n Nar, isNew bool, err error) {
+func (s *Server) take(w http.ResponseWriter, r *http.Request, c *Cache, body io.ReadCloser, f narFile) (n Nar, isNew bool, err error) {
 	ctx := r.Context()
-	if err := acquire(ctx, s.uploads); err != nil {
+	end, err := s.beginUpload(r)
+	if err != nil {
 		return Nar{}, false, err
 	}
-	defer func() { <-s.uploads }()
+	defer end()
 	in := &patientReader{r: http.MaxBytesReader(w, body, s.maxFileBytes()), w: http.NewResponseController(w)}
 	n, stored, err := s.stored(ctx, f.hash)
 	if err != nil {
@@ -67,11 +69,14 @@ func (s *Server) take(w http.ResponseWriter, r *http.Request, body io.ReadCloser
 	}
 	if stored {
 		if _, err = s.receive(ctx, in, nil, f); err == nil {
-			err = s.Index.TouchNar(ctx, n.NarHash, time.Now())
+			err = s.noteSent(ctx, c, n)
 		}
 		return n, false, err
 	}
-	return s.store(ctx, in, f)
+	if err := s.checkQuota(ctx, c, max(r.ContentLength, 1)); err != nil {
+		return Nar{}, false, err
+	}
+	return s.store(ctx, c, in, f)
 }
 
 // acquire waits for a free slot.
@@ -86,12 +91,15 @@ func acquire(ctx context.Context, slots chan<- struct{}) error {
 
 // store puts a verified upload in its place and its description into the index.
 // Of uploads at the same time, the first wins.
-func (s *Server) store(ctx context.Context, body io.Reader, f narFile) (n Nar, isNew bool, err error) {
+func (s *Server) store(ctx context.Context, c *Cache, body io.Reader, f narFile) (n Nar, isNew bool, err error) {
 	lost, unlock := false, func() {}
 	defer func() { unlock() }()
 	key := newBlobKey(f.hash)
 	err = s.Blobs.Put(ctx, key, func(to io.Writer) (err error) {
 		if n, err = s.receive(ctx, body, to, f); err != nil {
+			return err
+		}
+		if err := s.checkQuota(ctx, c, n.FileSize); err != nil {
 			return err
 		}
 		unlock = s.locks.lock(narURL(n.NarHash))
@@ -107,7 +115,7 @@ func (s *Server) store(ctx context.Context, body io.Reader, f narFile) (n Nar, i
 		return errStored
 	})
 	if errors.Is(err, errStored) {
-		return n, false, s.Index.TouchNar(ctx, n.NarHash, time.Now())
+		return n, false, s.noteSent(ctx, c, n)
 	}
 	if err != nil {
 		return Nar{}, false, err
@@ -116,7 +124,16 @@ func (s *Server) store(ctx context.Context, body io.Reader, f narFile) (n Nar, i
 	if lost { // paths of any cache have it
 		defer s.memory.forgetAll()
 	}
-	return n, true, s.Index.PutNar(ctx, n)
+	if err := s.Index.PutNar(ctx, n); err != nil {
+		return Nar{}, false, err
+	}
+	return n, true, errors.Join(s.Index.NoteSent(ctx, c.Name, n.NarHash, time.Now()), s.notePending(ctx, c, n))
+}
+
+// noteSent has what is there already stay until a path of c has it, which may, since it was sent to c.
+func (s *Server) noteSent(ctx context.Context, c *Cache, n Nar) error {
+	now := time.Now()
+	return errors.Join(s.Index.TouchNar(ctx, n.NarHash, now), s.Index.NoteSent(ctx, c.Name, n.NarHash, now))
 }
 
 // stored returns an archive if it is there, and known.
@@ -144,7 +161,7 @@ func (s *Server) receive(ctx context.Context, body io.Reader, to io.Writer, f na
 	case in.err != nil:
 		return Nar{}, readError(in.err, "the upload broke off")
 	case errors.Is(err, nar.ErrTooLarge):
-		return Nar{}, &httpError{http.StatusRequestEntityTooLarge, "RequestError", "the archive is larger than this cache allows"}
+		return Nar{}, &httpError{status: http.StatusRequestEntityTooLarge, kind: "RequestError", message: "the archive is larger than this cache allows"}
 	case ctx.Err() != nil:
 		return Nar{}, ctx.Err()
 	case err != nil:

@@ -101,7 +101,7 @@ func (s *Server) putPath(ctx context.Context, c *Cache, hashPart string, info *n
 	if exists {
 		return conflict(info.StorePath, old.NarHash)
 	}
-	err = s.checkNar(ctx, info)
+	err = s.checkNar(ctx, c, info)
 	key, upstream := info.Signer(s.Upstreams...)
 	path := Path{Cache: c.Name, StorePath: info.StorePath, NarHash: info.NarHash}
 	switch {
@@ -111,6 +111,11 @@ func (s *Server) putPath(ctx context.Context, c *Cache, hashPart string, info *n
 		path.Upstream, path.NarHash = key.String(), nar.Hash{}
 	case err != nil:
 		return err
+	}
+	if path.Upstream == "" {
+		if err := s.claim(ctx, c, info.NarHash); err != nil {
+			return err
+		}
 	}
 	path.NarInfo, path.PushedAs = s.kept(c, info), pushedAs(info)
 	_, err = s.Index.PutPath(ctx, path, withoutSelf(info), time.Now(), known)
@@ -142,21 +147,34 @@ func withoutSelf(info *nar.NarInfo) []string {
 }
 
 func conflict(storePath string, have nar.Hash) error {
-	return &httpError{http.StatusConflict, "Conflict", storePath + " is already in the cache with the NarHash " + have.String() +
+	return &httpError{status: http.StatusConflict, kind: "Conflict", message: storePath + " is already in the cache with the NarHash " + have.String() +
 		"; the first upload wins, because hosts may have it"}
 }
 
 // errNoNar means that a path's archive was not uploaded.
 var errNoNar = errors.New("the archive is not here")
 
-// checkNar makes sure that the path's archive was uploaded (else errNoNar) and has the size that is claimed.
-func (s *Server) checkNar(ctx context.Context, info *nar.NarInfo) error {
+// mayHave says whether a path of c may have an archive: one has, or it was sent to c, whole. To know the NarHash of
+// what another cache has is not enough to get it.
+func (s *Server) mayHave(ctx context.Context, c *Cache, narHash nar.Hash) (bool, error) {
+	_, ok, err := s.Index.NarOf(ctx, c.Name, narHash)
+	if ok || err != nil {
+		return ok, err
+	}
+	return s.Index.WasSent(ctx, c.Name, narHash)
+}
+
+// checkNar makes sure that the path's archive was uploaded to the cache (else errNoNar) and has the size that is claimed.
+func (s *Server) checkNar(ctx context.Context, c *Cache, info *nar.NarInfo) error {
 	n, ok, err := s.Index.Nar(ctx, info.NarHash)
 	if err != nil {
 		return err
 	}
 	if ok {
 		ok, err = s.hasBlob(ctx, n)
+	}
+	if ok {
+		ok, err = s.mayHave(ctx, c, info.NarHash)
 	}
 	if err != nil {
 		return err

@@ -23,6 +23,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/garrison-nix/garrison/internal/fleet"
@@ -37,6 +38,9 @@ type Config struct {
 	// a token that was changed is used. nil means none.
 	Token func() (string, error)
 
+	// TokenEnds is called, once, when the server says that the token ends soon; nil: nobody is told.
+	TokenEnds func(at time.Time)
+
 	// HTTP is used for requests; nil means a client of our own.
 	HTTP *http.Client
 
@@ -49,6 +53,7 @@ type Client struct {
 	cfg  Config
 	base string // without the cache's name and a "/" at the end
 	name string // of the cache
+	told sync.Once
 }
 
 // New checks the configuration; it makes no request. Its errors have fleet.CodeConfig.
@@ -130,15 +135,24 @@ func (c *Client) missing(ctx context.Context, hashes, nars []string) (missing, s
 
 // Info describes a cache.
 type Info struct {
-	Schema      int      `json:"schema"`
-	Name        string   `json:"name"`
-	PublicKey   string   `json:"publicKey"` // for trusted-public-keys
-	Upstreams   []string `json:"upstreams"` // public keys of caches that hosts are to have besides
-	Paths       int64    `json:"paths"`
-	NarBytes    int64    `json:"narBytes"`    // uncompressed
-	StoredBytes int64    `json:"storedBytes"` // compressed, each archive once
-	Priority    int      `json:"priority"`
-	StoreDir    string   `json:"storeDir"`
+	Schema      int       `json:"schema"`
+	Name        string    `json:"name"`
+	PublicKey   string    `json:"publicKey"`  // for trusted-public-keys
+	PublicKeys  []string  `json:"publicKeys"` // all that sign now
+	Public      bool      `json:"public"`
+	Upstreams   []string  `json:"upstreams"` // public keys of caches that hosts are to have besides
+	Paths       int64     `json:"paths"`
+	NarBytes    int64     `json:"narBytes"`    // uncompressed
+	StoredBytes int64     `json:"storedBytes"` // compressed, each archive once
+	MaxBytes    int64     `json:"maxBytes"`    // 0 = any number
+	Retention   int64     `json:"retention"`   // seconds since its last use that a path is kept for; 0 = for ever
+	LastPush    time.Time `json:"lastPush,omitzero"`
+	Reads       struct {
+		Hits   int64 `json:"hits"`
+		Misses int64 `json:"misses"`
+	} `json:"reads"` // of narinfos, since the server started
+	Priority int    `json:"priority"`
+	StoreDir string `json:"storeDir"`
 }
 
 // Info asks what the cache is and holds.
