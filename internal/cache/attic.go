@@ -46,7 +46,8 @@ func (s *Server) putUploadPath(w http.ResponseWriter, r *http.Request) error {
 	if err := s.checkPath(p.StorePathHash, info); err != nil {
 		return err
 	}
-	n, isNew, err := s.take(w, r, c, r.Body, narFile{hash: info.NarHash, size: info.NarSize})
+	_, upstream := info.Signer(s.Upstreams...)
+	n, isNew, err := s.take(w, r, c, r.Body, narFile{hash: info.NarHash, size: info.NarSize, upstream: upstream})
 	if err != nil {
 		return err
 	}

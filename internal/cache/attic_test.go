@@ -287,12 +287,40 @@ func TestAtticSkipsUpstream(t *testing.T) {
 	lib.put(t, up)
 	app := newObject(t, "app", "app", lib.info.StorePath, late.info.StorePath)
 	a := atticClient{t, down}
+	call(t, down, "GET", "/_api/v1/cache-config/c", nil).want(t, 200, `"upstream_cache_key_names":["c"]`)
 	a.wantKind(a.upload(app.attic(), app.nar), "Uploaded")
 	call(t, down, "GET", "/c/"+app.hash+".narinfo", nil).want(t, 404, "NoSuchObject")
 	a.wantKind(a.upload(late.attic(), late.nar), "Uploaded")
 	call(t, down, "GET", "/c/"+app.hash+".narinfo", nil).want(t, 200, app.info.StorePath)
 	call(t, down, "GET", "/c/"+base.hash+".narinfo", nil).want(t, 200, base.info.StorePath)
 	wantWhole(t, down.Index)
+}
+
+// TestAtticPushesUpstream: what it pushes although a trusted cache signed it is noted, not stored.
+func TestAtticPushesUpstream(t *testing.T) {
+	s := cachetest.NewServer(t, nil)
+	key, err := nar.GenerateKey("up")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Cache.Upstreams = []nar.PublicKey{key.Public()}
+	a := atticClient{t, s}
+	base, lib := newObject(t, "base", "base"), newObject(t, "lib", "lib")
+	lib.info.References = []string{base.info.StorePath}
+	for _, o := range []object{lib, base} { // in the wrong order
+		p := o.attic()
+		p.Sigs = []string{key.Sign(o.info.Fingerprint())}
+		a.upload(p, flip(o.nar, 97)).want(t, 400, "NarHash")
+		a.upload(p, o.nar).want(t, 200, `"Deduplicated"`)
+		call(t, s, "GET", "/c/"+o.hash+".narinfo", nil).want(t, 404, "NoSuchObject")
+	}
+	s.WantEmpty(t)
+	app := newObject(t, "app", "app", lib.info.StorePath)
+	a.wantKind(a.upload(app.attic(), app.nar), "Uploaded")
+	call(t, s, "GET", "/c/"+app.hash+".narinfo", nil).want(t, 200, app.info.StorePath)
+	if left := a.missing(base, lib, app); len(left) != 0 {
+		t.Errorf("missing: %q", left)
+	}
 }
 
 // TestIncompleteReference: what refers to a path that waits for another is refused, and taken once that has come.

@@ -169,9 +169,9 @@ func TestSettings(t *testing.T) {
 		s.ask(t, token, "PATCH", "/_api/v1/cache-config/c1", body).want(t, 400, want)
 	}
 	s.ask(t, token, "GET", "/_api/v1/cache-config/c1", "").want(t, 200, config.body)
-	s.ask(t, token, "PATCH", "/_api/v1/cache-config/c1", `{"is_public":false,"priority":20,"retention_period":"Global","pull_through":[`+pull+`],"upstream_cache_key_names":["x"]}`).want(t, 200, "")
+	s.ask(t, token, "PATCH", "/_api/v1/cache-config/c1", `{"is_public":false,"priority":20,"retention_period":"Global","pull_through":[`+pull+`],"upstream_cache_key_names":["x","cache.nixos.org-1"]}`).want(t, 200, "")
 	config = s.ask(t, token, "GET", "/_api/v1/cache-config/c1", "")
-	for _, want := range []string{`"is_public":false`, `"priority":20`, `"retention_period":"Global"`, `"pull_through":[` + pull + `]`, `["x"]`} {
+	for _, want := range []string{`"is_public":false`, `"priority":20`, `"retention_period":"Global"`, `"pull_through":[` + pull + `]`, `["cache.nixos.org-1"]`} {
 		config.want(t, 200, want)
 	}
 	s.ask(t, token, "GET", "/c1/nix-cache-info", "").want(t, 200, "Priority: 20\n")

@@ -20,6 +20,7 @@ type narFile struct {
 	hash        nar.Hash
 	compression string // by the suffix; what is uploaded is told by its content
 	size        int64  // the NarSize that is claimed; 0 for none
+	upstream    bool   // an upstream cache has it: it is verified, and not stored
 }
 
 // parseNarFile reads the last part of "nar/<hash>.nar.<suffix>".
@@ -71,6 +72,10 @@ func (s *Server) take(w http.ResponseWriter, r *http.Request, c *Cache, body io.
 		if _, err = s.receive(ctx, in, nil, f); err == nil {
 			err = s.noteSent(ctx, c, n)
 		}
+		return n, false, err
+	}
+	if f.upstream {
+		n, err = s.receive(ctx, in, nil, f)
 		return n, false, err
 	}
 	if err := s.checkQuota(ctx, c, max(r.ContentLength, 1)); err != nil {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/garrison-nix/garrison/internal/nar"
@@ -114,13 +115,17 @@ func (s *Server) priority(c *Cache) int {
 	return s.Priority
 }
 
+// upstreamNames are the names of keys whose paths Attic's client is told not to push: of those that are wanted, or of all,
+// the ones that this cache pulls through. What it was not sent and cannot look for it could never serve on.
 func (s *Server) upstreamNames(c *Cache) []string {
-	if c.UpstreamNames != nil {
-		return c.UpstreamNames
-	}
 	names := []string{}
-	for _, k := range s.Upstreams {
-		names = append(names, k.Name)
+	for _, p := range c.PullThrough {
+		for _, k := range p.Keys {
+			name, _, _ := strings.Cut(k, ":")
+			if c.UpstreamNames == nil || slices.Contains(c.UpstreamNames, name) {
+				names = append(names, name)
+			}
+		}
 	}
 	return names
 }

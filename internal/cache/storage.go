@@ -82,7 +82,7 @@ type Cache struct {
 type Settings struct {
 	Public        bool          `json:"public"`                  // anybody may read
 	Priority      int           `json:"priority"`                // lower is asked first by Nix; 0 = the server's
-	UpstreamNames []string      `json:"upstreamNames,omitempty"` // names of keys whose paths Attic's client does not push; none = the server's
+	UpstreamNames []string      `json:"upstreamNames,omitempty"` // names of keys whose paths Attic's client need not push, as far as they are pulled through; none = all that are
 	Retention     *int64        `json:"retention,omitempty"`     // seconds since its last use that a path is kept for; nil = the server's, 0 = for ever
 	MaxBytes      int64         `json:"maxBytes,omitempty"`      // of stored archives; 0 = no limit
 	PullThrough   []PullThrough `json:"pullThrough,omitempty"`   // asked in this order for what is not here

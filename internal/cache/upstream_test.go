@@ -84,7 +84,7 @@ func TestUpstreamPaths(t *testing.T) {
 	wantMissing(t, s, all)
 	wantClosure(t, s, top, "", up.Public().String(), up.Public().String())
 	call(t, s, "GET", "/api/v1/caches/c", nil).want(t, 200, `"upstreams":["`+up.Public().String()+`"],"paths":1,`)
-	call(t, s, "GET", "/_api/v1/cache-config/c", nil).want(t, 200, `"upstream_cache_key_names":["up"]`)
+	call(t, s, "GET", "/_api/v1/cache-config/c", nil).want(t, 200, `"upstream_cache_key_names":[]`)
 
 	// Somebody wants one here after all.
 	curl.put(t, s)
