@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -24,7 +25,7 @@ type evaluated struct {
 	err        error
 	told       map[string]error // each host's
 	processes  int              // that evaluated hosts
-	log        strings.Builder
+	log        sharedLog
 }
 
 // evaluate evaluates the hosts a … f of a new flake with one job: the first by itself, then all others together. special are those
@@ -198,3 +199,21 @@ func TestPace(t *testing.T) {
 
 // plainSource is one that needs nothing besides the repository.
 func plainSource() *source { return &source{Checkout: &git.Checkout{}} }
+
+// sharedLog is what several programs write to at once.
+type sharedLog struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (l *sharedLog) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(b)
+}
+
+func (l *sharedLog) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
+}
