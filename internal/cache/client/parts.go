@@ -1,0 +1,170 @@
+package client
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"net/http"
+	"runtime/debug"
+	"strings"
+
+	"github.com/garrison-nix/garrison/internal/nar"
+)
+
+const (
+	// wholeBytes is how large an archive may be that is compressed while it is sent: what is no larger before, is hardly larger after.
+	wholeBytes = 31 << 20
+	// partBytes is how much one request sends at most: the most that reverse proxies are set up for as a rule.
+	partBytes = 32 << 20
+	// partsAtOnce is how many parts of one archive are sent at the same time.
+	partsAtOnce = 3
+)
+
+// toGarrison uploads to Garrison's own cache: a small archive in one request while it is compressed, a large one in parts.
+type toGarrison struct{ *push }
+
+func (toGarrison) prepare(context.Context, string) error { return nil }
+
+func (t toGarrison) upstreams(ctx context.Context) ([]nar.PublicKey, error) {
+	info, err := t.c.Info(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var keys []nar.PublicKey
+	for _, s := range info.Upstreams {
+		k, err := nar.ParsePublicKey(s)
+		if err != nil {
+			return nil, t.c.nonsense("ask for the keys of upstream caches", err)
+		}
+		keys = append(keys, k)
+	}
+	return keys, nil
+}
+
+func narURL(h nar.Hash) string { return "nar/" + h.Nix32() + ".nar.zst" }
+
+func (t toGarrison) putArchive(ctx context.Context, info *nar.PathInfo) error {
+	if info.NarSize <= wholeBytes {
+		return t.putWhole(ctx, info, func() body { return t.compressedStream(ctx, info) })
+	}
+	s, err := t.spool(ctx, info)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	if s.size <= partBytes {
+		return t.putWhole(ctx, info, s.whole())
+	}
+	return t.putInParts(ctx, info, s)
+}
+
+func (t toGarrison) putWhole(ctx context.Context, info *nar.PathInfo, content func() body) error {
+	_, err := t.c.do(ctx, request{
+		what: "push " + info.StorePath, method: http.MethodPut, url: t.c.URL() + "/" + narURL(info.NarHash), contentType: "application/zstd", body: content,
+	})
+	return err
+}
+
+func (t toGarrison) putInfo(ctx context.Context, info *nar.PathInfo) (differs bool, err error) {
+	hash, err := nar.HashPart(info.StorePath)
+	if err != nil {
+		return false, unusable(err)
+	}
+	text := (&nar.NarInfo{PathInfo: *info, URL: narURL(info.NarHash), Compression: "zstd"}).Encode()
+	_, err = t.c.do(ctx, request{
+		what: "push " + info.StorePath, method: http.MethodPut, url: t.c.URL() + "/" + hash + ".narinfo", contentType: narInfoType, body: fixedBody(text),
+	})
+	var status *statusError
+	if errors.As(err, &status) && status.status == http.StatusConflict {
+		return true, nil
+	}
+	return false, err
+}
+
+// upload is an archive on its way in parts.
+type upload struct {
+	t    toGarrison
+	info *nar.PathInfo
+	s    *spool
+	url  string
+}
+
+// putInParts sends those parts that are not there from an earlier attempt, and has them put together. When what is there turns out to
+// be of another compression, all is sent once more under another name.
+func (t toGarrison) putInParts(ctx context.Context, info *nar.PathInfo, s *spool) error {
+	err := t.upload(info, s, compressor()).run(ctx)
+	var status *statusError
+	switch {
+	case !errors.As(err, &status) || status.kind == "NoSuchCache":
+		return err
+	case status.status == http.StatusNotFound, status.status == http.StatusMethodNotAllowed: // a server from before there were parts
+		return t.putWhole(ctx, info, s.whole())
+	case status.status == http.StatusBadRequest, status.status == http.StatusConflict:
+		return t.upload(info, s, strings.ToLower(rand.Text())).run(ctx)
+	}
+	return err
+}
+
+func (t toGarrison) upload(info *nar.PathInfo, s *spool, name string) *upload {
+	return &upload{t, info, s, t.c.base + "/api/v1/caches/" + t.c.name + "/uploads/" + info.NarHash.Nix32() + "/" + name}
+}
+
+func (u *upload) run(ctx context.Context) error {
+	var there struct {
+		Parts []struct {
+			Number int   `json:"number"`
+			Size   int64 `json:"size"`
+		} `json:"parts"`
+	}
+	what := "push " + u.info.StorePath + " in parts"
+	if err := u.t.c.getJSON(ctx, request{what: what, method: http.MethodGet, url: u.url}, &there); err != nil {
+		return err
+	}
+	have := map[int]int64{}
+	for _, p := range there.Parts {
+		have[p.Number] = p.Size
+	}
+	n := int((u.s.size + partBytes - 1) / partBytes)
+	var todo []int
+	for i := range n {
+		if have[i] != u.sizeOf(i) {
+			todo = append(todo, i)
+		}
+	}
+	err := each(ctx, partsAtOnce, todo, func(ctx context.Context, _, i int) error {
+		_, err := u.t.c.do(ctx, request{
+			what: fmt.Sprintf("%s (part %d of %d)", what, i+1, n), method: http.MethodPut, url: fmt.Sprintf("%s/%d", u.url, i),
+			contentType: "application/octet-stream", body: u.s.part(int64(i)*partBytes, u.sizeOf(i)),
+		})
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	_, err = u.t.c.do(ctx, request{
+		what: what, method: http.MethodPost, url: u.url, contentType: "application/json", body: fixedBody(fmt.Appendf(nil, `{"parts":%d}`, n)),
+	})
+	return err
+}
+
+// sizeOf is how large a part is: all but the last are of the same size.
+func (u *upload) sizeOf(i int) int64 { return min(partBytes, u.s.size-int64(i)*partBytes) }
+
+// compressor names what makes the same compressed archive of the same path each time: a later attempt goes on with the parts of an
+// earlier one only if it has the same name.
+func compressor() string {
+	const library = "github.com/klauspost/compress"
+	build, ok := debug.ReadBuildInfo()
+	if !ok {
+		return strings.ToLower(rand.Text())
+	}
+	for _, d := range build.Deps {
+		if d.Path == library {
+			sum := sha256.Sum256(fmt.Appendf(nil, "%s %s %d %d", d.Version, d.Sum, window, partBytes))
+			return nar.Hash(sum).Nix32()
+		}
+	}
+	return strings.ToLower(rand.Text())
+}
