@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"time"
 
 	"github.com/garrison-nix/garrison/internal/nar"
 )
@@ -42,8 +43,11 @@ func (s *Server) postMissingPaths(w http.ResponseWriter, r *http.Request) error 
 			return badRequest("%s is not the hash of a store path", quoted(h))
 		}
 	}
-	have, err := s.Index.Lookup(r.Context(), c.name, query.Hashes)
+	have, err := s.Index.Lookup(r.Context(), c.Name, query.Hashes)
 	if err != nil {
+		return err
+	}
+	if err := s.touch(r.Context(), c.Name, have); err != nil {
 		return err
 	}
 	if len(query.Nars) > 0 && len(query.Nars) != len(query.Hashes) {
@@ -76,16 +80,30 @@ func (s *Server) postMissingPaths(w http.ResponseWriter, r *http.Request) error 
 	return nil
 }
 
+// touch keeps what a push found here from being collected before that push refers to it.
+func (s *Server) touch(ctx context.Context, cache string, have map[string]Record) error {
+	now, old := time.Now(), []string{}
+	for hashPart, r := range have {
+		if now.Sub(r.UsedAt) > TouchGrain {
+			old = append(old, hashPart)
+		}
+	}
+	if len(old) == 0 {
+		return nil
+	}
+	return s.Index.Touch(ctx, cache, old, now)
+}
+
 func (s *Server) addStored(ctx context.Context, to []string, narHash string) ([]string, error) {
 	hash, err := nar.ParseHash(narHash)
 	if err != nil {
 		return to, badRequest("%v", err)
 	}
 	ok, err := s.stored(ctx, hash)
-	if ok {
-		to = append(to, narHash)
+	if err != nil || !ok {
+		return to, err
 	}
-	return to, err
+	return append(to, narHash), s.Index.TouchNar(ctx, hash, time.Now())
 }
 
 // getCacheConfig tells Attic's client what it needs to use the cache.
@@ -99,9 +117,9 @@ func (s *Server) getCacheConfig(w http.ResponseWriter, r *http.Request) error {
 		names = append(names, k.Name)
 	}
 	writeJSON(w, http.StatusOK, map[string]any{
-		"substituter_endpoint":     base + "/" + c.name,
+		"substituter_endpoint":     base + "/" + c.Name,
 		"api_endpoint":             base + "/",
-		"public_key":               c.key.Public().String(),
+		"public_key":               c.Keys[0].String(),
 		"is_public":                s.isPublic(r, c),
 		"store_dir":                s.StoreDir,
 		"priority":                 s.Priority,
@@ -121,10 +139,10 @@ func (s *Server) baseURL(r *http.Request) string {
 	return "http://" + r.Host
 }
 
-func (s *Server) isPublic(r *http.Request, c *openCache) bool {
+func (s *Server) isPublic(r *http.Request, c *Cache) bool {
 	anonymous := r.Clone(r.Context())
 	anonymous.Header.Del("Authorization")
-	return s.Authorize(anonymous, c.name, Pull) == nil
+	return s.Authorize(anonymous, c.Name, Pull) == nil
 }
 
 // Info describes a cache: the answer to GET /api/v1/caches/{cache}.
@@ -145,7 +163,7 @@ func (s *Server) getInfo(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	stats, err := s.Index.Stats(r.Context(), c.name)
+	stats, err := s.Index.Stats(r.Context(), c.Name)
 	if err != nil {
 		return err
 	}
@@ -154,7 +172,7 @@ func (s *Server) getInfo(w http.ResponseWriter, r *http.Request) error {
 		upstreams = append(upstreams, k.String())
 	}
 	writeJSON(w, http.StatusOK, Info{
-		Schema: 1, Name: c.name, PublicKey: c.key.Public().String(), Upstreams: upstreams,
+		Schema: 1, Name: c.Name, PublicKey: c.Keys[0].String(), Upstreams: upstreams,
 		Paths: stats.Paths, NarBytes: stats.NarBytes, StoredBytes: stats.StoredBytes,
 		Priority: s.Priority, StoreDir: s.StoreDir,
 	})

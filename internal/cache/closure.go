@@ -62,14 +62,14 @@ func (s *Server) postClosure(w http.ResponseWriter, r *http.Request) error {
 }
 
 // walk adds paths to the answer and returns what they refer to.
-func (s *Server) walk(ctx context.Context, c *openCache, paths []string, answer *Closure) (next []string, err error) {
+func (s *Server) walk(ctx context.Context, c *Cache, paths []string, answer *Closure) (next []string, err error) {
 	hashes := make([]string, len(paths))
 	for i, p := range paths {
 		if hashes[i], err = nar.HashPart(p); err != nil {
 			return nil, badRequest("%v", err)
 		}
 	}
-	records, err := s.Index.Lookup(ctx, c.name, hashes)
+	records, err := s.Index.Lookup(ctx, c.Name, hashes)
 	if err != nil {
 		return nil, err
 	}

@@ -57,6 +57,8 @@ func refusal(err error) *httpError {
 		return &httpError{http.StatusForbidden, "AccessError", err.Error()}
 	case fleet.CodeOf(err) == fleet.CodeUnauthorized:
 		return &httpError{http.StatusUnauthorized, "Unauthorized", err.Error()}
+	case fleet.CodeOf(err) == fleet.CodeInvalid:
+		return &httpError{http.StatusBadRequest, "RequestError", err.Error()}
 	case errors.As(err, &tooLarge):
 		return &httpError{http.StatusRequestEntityTooLarge, "RequestError",
 			fmt.Sprintf("the request has more than %d bytes", tooLarge.Limit)}

@@ -70,10 +70,10 @@ func TestNixSeesLostContentAsAbsent(t *testing.T) {
 	if _, err := c.Push(t.Context(), paths, client.PushOptions{RealStoreDir: from.Dir()}); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Remove(server.BlobFile(paths[0].NarHash)); err != nil {
+	if err := os.Remove(server.BlobFile(t, paths[0].NarHash)); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Truncate(server.BlobFile(paths[1].NarHash), 10); err != nil {
+	if err := os.Truncate(server.BlobFile(t, paths[1].NarHash), 10); err != nil {
 		t.Fatal(err)
 	}
 	top := paths[len(paths)-1].StorePath

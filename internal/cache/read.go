@@ -1,11 +1,12 @@
 package cache
 
 import (
-	"bytes"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -20,11 +21,16 @@ const (
 	narType       = "application/zstd"
 )
 
-// blobKey is where the archive with that hash is stored.
-func blobKey(narHash nar.Hash) string { return narHash.Nix32() + narSuffix }
+// newBlobKey is where an archive with that hash will be stored. No two are the same, so what deletes one never deletes another upload's.
+func newBlobKey(narHash nar.Hash) string {
+	return narHash.Nix32() + "-" + strings.ToLower(rand.Text()) + narSuffix
+}
+
+// FirstBlobKey is where an index of the first schema, which names no blob, has an archive.
+func FirstBlobKey(narHash nar.Hash) string { return narHash.Nix32() + narSuffix }
 
 // narURL is what the narinfo says, relative to the cache.
-func narURL(narHash nar.Hash) string { return "nar/" + blobKey(narHash) }
+func narURL(narHash nar.Hash) string { return "nar/" + narHash.Nix32() + narSuffix }
 
 func (s *Server) getCacheInfo(w http.ResponseWriter, r *http.Request) error {
 	if _, err := s.open(r, r.PathValue("cache"), Pull); err != nil {
@@ -44,35 +50,64 @@ func (s *Server) getNarInfo(w http.ResponseWriter, r *http.Request) error {
 	if !ok || !nar.ValidHashPart(hashPart) {
 		return noSuchObject(r.PathValue("file"))
 	}
-	path, n, ok, err := s.Index.Path(r.Context(), c.name, hashPart)
-	if err != nil {
-		return err
-	}
+	record, ok, err := s.record(r.Context(), c, hashPart)
 	if ok {
-		ok, err = s.hasBlob(r.Context(), n)
+		ok, err = s.hasBlob(r.Context(), record.Nar)
 	}
 	if err != nil {
 		return err
 	}
-	if !ok {
+	if !ok || record.Upstream != "" {
 		return noSuchObject(r.PathValue("file"))
 	}
-	text := withFile(path.NarInfo, n)
+	text, err := signed(c, record)
+	if err != nil {
+		return err
+	}
 	w.Header().Set("Content-Type", narInfoType)
 	w.Header().Set("Content-Length", strconv.Itoa(len(text)))
 	_, _ = w.Write(text) // it fails when the client is gone
 	return nil
 }
 
-// withFile adds to a stored narinfo what is known of its archive's file. It is
-// kept apart because the file may be stored again, compressed otherwise.
-func withFile(narInfo []byte, n Nar) []byte {
-	return fmt.Appendf(bytes.Clone(narInfo), "FileHash: %s\nFileSize: %d\n", n.FileHash, n.FileSize)
+// record is what the index knows of one path.
+func (s *Server) record(ctx context.Context, c *Cache, hashPart string) (Record, bool, error) {
+	found, err := s.Index.Lookup(ctx, c.Name, []string{hashPart})
+	r, ok := found[hashPart]
+	return r, ok, err
+}
+
+// signed is the narinfo that is served of a path: where its archive is here, and our signatures beside those of others.
+func signed(c *Cache, r Record) ([]byte, error) {
+	info, err := nar.ParseNarInfo(r.NarInfo)
+	if err != nil {
+		return nil, fmt.Errorf("the index has a bad narinfo of %s: %w", r.StorePath, err)
+	}
+	sigs, fingerprint := []string{}, info.Fingerprint()
+	for _, k := range c.Keys {
+		if k.Private == nil {
+			return nil, fmt.Errorf("the private half of key %s of cache %s is not known", k.Public.Name, c.Name)
+		}
+		sigs = append(sigs, k.Private.Sign(fingerprint))
+	}
+	info.Sigs = append(sigs, others(c, info.Sigs)...)
+	info.URL, info.Compression, info.FileHash, info.FileSize = narURL(info.NarHash), "zstd", r.Nar.FileHash, r.Nar.FileSize
+	return info.Encode(), nil
+}
+
+// others are those signatures that no key of ours could have made.
+func others(c *Cache, sigs []string) []string {
+	return slices.DeleteFunc(slices.Clone(sigs), func(sig string) bool {
+		return slices.ContainsFunc(c.Keys, func(k Key) bool { return strings.HasPrefix(sig, k.Public.Name+":") })
+	})
 }
 
 // hasBlob says whether the content of n is stored, with the size that it should have.
 func (s *Server) hasBlob(ctx context.Context, n Nar) (bool, error) {
-	size, ok, err := s.Blobs.Stat(ctx, blobKey(n.NarHash))
+	if n.Blob == "" {
+		return false, nil
+	}
+	size, ok, err := s.Blobs.Stat(ctx, n.Blob)
 	return ok && size == n.FileSize, err
 }
 
@@ -101,7 +136,7 @@ func (s *Server) getNar(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	f, err := s.Blobs.Open(r.Context(), blobKey(hash))
+	f, err := s.Blobs.Open(r.Context(), n.Blob)
 	if errors.Is(err, ErrNotFound) {
 		return noSuchObject(narURL(hash))
 	}
@@ -120,16 +155,8 @@ func (s *Server) getNar(w http.ResponseWriter, r *http.Request) error {
 
 // narOf returns what is known of an archive that a path of c has: content that
 // only another cache has is not served.
-func (s *Server) narOf(ctx context.Context, c *openCache, hash nar.Hash) (Nar, error) {
-	has, err := s.Index.HasNar(ctx, c.name, hash)
-	if err != nil {
-		return Nar{}, err
-	}
-	n, known, err := s.Index.Nar(ctx, hash)
-	if err != nil {
-		return Nar{}, err
-	}
-	ok := has && known
+func (s *Server) narOf(ctx context.Context, c *Cache, hash nar.Hash) (Nar, error) {
+	n, ok, err := s.Index.NarOf(ctx, c.Name, hash)
 	if ok {
 		ok, err = s.hasBlob(ctx, n)
 	}

@@ -23,7 +23,9 @@ import (
 	"log/slog"
 	"net/http"
 	"regexp"
+	"slices"
 	"sync"
+	"time"
 
 	"github.com/garrison-nix/garrison/internal/fleet"
 	"github.com/garrison-nix/garrison/internal/nar"
@@ -56,6 +58,12 @@ type Options struct {
 	// Upstreams are the keys of caches that hosts ask besides this one: the archives of what they signed need not be here.
 	Upstreams []nar.PublicKey
 
+	// Roots returns store paths that are kept in every cache, with all that they refer to: what hosts run, ran and will run. nil for none.
+	Roots        func(context.Context) ([]string, error)
+	Retention    Retention     // of caches that have none of their own
+	Grace        time.Duration // archives of deleted paths are served for that long yet; default DefaultGrace
+	CollectEvery time.Duration // between two collections by Run; default 6 h
+
 	BaseURL     string       // "https://cache.example.org", without a path; "" = the host that the client asked for
 	StoreDir    string       // default "/nix/store"
 	Priority    int          // lower is asked first by Nix; default 41, behind cache.nixos.org's 40
@@ -70,15 +78,13 @@ type Server struct {
 	uploads chan struct{} // one element per upload in progress
 	locks   keyedMutex    // by blob key or store path
 
-	mu     sync.RWMutex
-	caches map[string]*openCache
+	mu       sync.Mutex
+	caches   map[string]*Cache // as the index had them at loadedAt
+	loadedAt time.Time
 }
 
-// openCache is a cache that EnsureCache has opened.
-type openCache struct {
-	name string
-	key  *nar.PrivateKey
-}
+// cachesValid is how long a change that another replica made of a cache may go unnoticed.
+const cachesValid = time.Second
 
 // New returns a server without caches; EnsureCache adds them.
 func New(o Options) *Server {
@@ -94,19 +100,36 @@ func New(o Options) *Server {
 	if o.MaxUploads == 0 {
 		o.MaxUploads = 16
 	}
+	if o.Grace == 0 {
+		o.Grace = DefaultGrace
+	}
+	if o.CollectEvery == 0 {
+		o.CollectEvery = 6 * time.Hour
+	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Server{Options: o, uploads: make(chan struct{}, o.MaxUploads), caches: map[string]*openCache{}}
+	return &Server{Options: o, uploads: make(chan struct{}, o.MaxUploads)}
 }
 
-// EnsureCache makes a cache of that name ready to be served and signs what it
-// takes from now on with key. A cache that the index knows with another key is refused.
+// EnsureCache makes sure that there is a cache of that name, which signs with key. One that is made is public. A cache
+// that the index knows, but not with this key, is refused.
 func (s *Server) EnsureCache(ctx context.Context, name string, key *nar.PrivateKey) error {
 	if err := CheckName(name); err != nil {
 		return err
 	}
-	err := s.Index.EnsureCache(ctx, Cache{Name: name, PublicKey: key.Public().String()})
+	c := Cache{Name: name, Keys: []Key{KeyOf(key)}, CreatedAt: time.Now(), Settings: Settings{Public: true}}
+	err := s.Index.CreateCache(ctx, c)
+	if errors.Is(err, ErrConflict) {
+		err = s.Index.UpdateCache(ctx, name, func(c *Cache) error {
+			i := slices.IndexFunc(c.Keys, func(k Key) bool { return k.String() == key.Public().String() })
+			if i < 0 {
+				return ErrConflict
+			}
+			c.Keys[i].Private = key
+			return nil
+		})
+	}
 	if errors.Is(err, ErrConflict) {
 		return fleet.Errorf(fleet.Local, fleet.CodeKey, "cache %s was made with another signing key", name).WithCause(err).
 			WithHint("restore the key file that the cache was made with: hosts trust that one")
@@ -114,10 +137,37 @@ func (s *Server) EnsureCache(ctx context.Context, name string, key *nar.PrivateK
 	if err != nil {
 		return fleet.Errorf(fleet.Local, fleet.CodeState, "cache %s cannot be opened", name).WithCause(err)
 	}
+	s.forgetCaches()
+	return nil
+}
+
+// forgetCaches has the next request ask the index for all caches.
+func (s *Server) forgetCaches() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.caches[name] = &openCache{name: name, key: key}
-	return nil
+	s.loadedAt = time.Time{}
+}
+
+// cache returns the cache of that name as it was at most cachesValid ago.
+func (s *Server) cache(ctx context.Context, name string) (*Cache, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if time.Since(s.loadedAt) > cachesValid {
+		at := time.Now()
+		all, err := s.Index.Caches(ctx)
+		if err != nil {
+			return nil, err
+		}
+		s.caches, s.loadedAt = make(map[string]*Cache, len(all)), at
+		for i := range all {
+			s.caches[all[i].Name] = &all[i]
+		}
+	}
+	c, ok := s.caches[name]
+	if !ok {
+		return nil, &httpError{http.StatusNotFound, "NoSuchCache", "there is no cache " + quoted(name)}
+	}
+	return c, nil
 }
 
 // cacheName is Attic's rule for names, which is also safe as a file name.
@@ -153,22 +203,22 @@ func (s *Server) Handler() http.Handler {
 	handle("POST /_api/v1/get-missing-paths", s.postMissingPaths)
 	handle("GET /api/v1/caches/{cache}", s.getInfo)
 	handle("POST /api/v1/caches/{cache}/closure", s.postClosure)
+	handle("GET /api/v1/caches/{cache}/pins", s.getPins)
+	handle("POST /api/v1/caches/{cache}/pins", s.postPins)
+	handle("DELETE /api/v1/caches/{cache}/pins/{pin...}", s.deletePin)
+	handle("POST /api/v1/caches/{cache}/collect", s.postCollect)
+	handle("POST /api/v1/caches/{cache}/fsck", s.postFsck)
+	handle("DELETE /api/v1/caches/{cache}/paths/{hash}", s.deletePath)
 	handle("/", func(_ http.ResponseWriter, r *http.Request) error { return noSuchObject(r.URL.Path) })
 	return mux
 }
 
 // open authorizes a request and returns the cache it is about.
-func (s *Server) open(r *http.Request, name string, p Permission) (*openCache, error) {
+func (s *Server) open(r *http.Request, name string, p Permission) (*Cache, error) {
 	if err := s.Authorize(r, name, p); err != nil {
 		return nil, err
 	}
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	c, ok := s.caches[name]
-	if !ok {
-		return nil, &httpError{http.StatusNotFound, "NoSuchCache", "there is no cache " + quoted(name)}
-	}
-	return c, nil
+	return s.cache(r.Context(), name)
 }
 
 // keyedMutex is a mutex for each key. The zero value is ready.

@@ -57,16 +57,17 @@ func (s *Server) putNar(w http.ResponseWriter, r *http.Request) error {
 }
 
 // store puts a verified upload in its place and its description into the index.
-// Both happen under the lock of the key, so that they are of the same upload.
+// Of uploads at the same time, the first wins.
 func (s *Server) store(ctx context.Context, body io.Reader, want nar.Hash) error {
 	var got Nar
 	unlock := func() {}
 	defer func() { unlock() }()
-	err := s.Blobs.Put(ctx, blobKey(want), func(to io.Writer) (err error) {
+	key := newBlobKey(want)
+	err := s.Blobs.Put(ctx, key, func(to io.Writer) (err error) {
 		if got, err = s.receive(body, to, want); err != nil {
 			return err
 		}
-		unlock = s.locks.lock(blobKey(want))
+		unlock = s.locks.lock(narURL(want))
 		stored, err := s.stored(ctx, want)
 		if stored {
 			return errStored
@@ -79,6 +80,7 @@ func (s *Server) store(ctx context.Context, body io.Reader, want nar.Hash) error
 	if err != nil {
 		return err
 	}
+	got.Blob = key
 	return s.Index.PutNar(ctx, got)
 }
 
@@ -165,16 +167,14 @@ func (s *Server) checkPath(hashPart string, info *nar.NarInfo) error {
 // putPath stores a path, unless it is there already. The first upload wins: a
 // path that is built twice need not come out the same, and hosts may have the first.
 // Only a path whose archive was lost is replaced.
-func (s *Server) putPath(ctx context.Context, c *openCache, hashPart string, info *nar.NarInfo) error {
-	defer s.locks.lock(c.name + "/" + hashPart)()
-	old, oldNar, exists, err := s.Index.Path(ctx, c.name, hashPart)
+func (s *Server) putPath(ctx context.Context, c *Cache, hashPart string, info *nar.NarInfo) error {
+	defer s.locks.lock(c.Name + "/" + hashPart)()
+	old, exists, err := s.record(ctx, c, hashPart)
+	if exists {
+		exists, err = s.hasBlob(ctx, old.Nar)
+	}
 	if err != nil {
 		return err
-	}
-	if exists {
-		if exists, err = s.hasBlob(ctx, oldNar); err != nil {
-			return err
-		}
 	}
 	if exists && old.StorePath == info.StorePath && old.NarHash == info.NarHash {
 		return nil
@@ -184,14 +184,18 @@ func (s *Server) putPath(ctx context.Context, c *openCache, hashPart string, inf
 	}
 	err = s.checkNar(ctx, info)
 	key, upstream := info.Signer(s.Upstreams...)
+	path := Path{Cache: c.Name, StorePath: info.StorePath, NarHash: info.NarHash}
 	switch {
-	case errors.Is(err, errNoNar) && upstream:
-		err = s.Index.PutUpstream(ctx, pathOf(c, info, info.Encode()), key.String())
-	case errors.Is(err, errNoNar):
+	case errors.Is(err, errNoNar) && !upstream:
 		return badRequest("the archive of %s is not here: upload it as %s first", info.StorePath, narURL(info.NarHash))
-	case err == nil:
-		_, err = s.Index.PutPath(ctx, pathOf(c, info, s.signed(c, info)), true)
+	case errors.Is(err, errNoNar):
+		path.Upstream = key.String()
+	case err != nil:
+		return err
 	}
+	path.NarInfo = s.kept(c, info)
+	references := slices.DeleteFunc(slices.Clone(info.References), func(r string) bool { return r == info.StorePath })
+	_, err = s.Index.PutPath(ctx, path, references, time.Now(), true)
 	var missing *MissingReferencesError
 	if errors.As(err, &missing) {
 		return badRequest("%v; upload those first", missing)
@@ -228,24 +232,22 @@ func (s *Server) checkNar(ctx context.Context, info *nar.NarInfo) error {
 	return nil
 }
 
-// signed is what is served of info: where the archive is here, and our
-// signature beside those of others.
-func (s *Server) signed(c *openCache, info *nar.NarInfo) []byte {
+// kept is what the index keeps of info: with a bounded number of signatures of others, those that a trusted upstream made first.
+func (s *Server) kept(c *Cache, info *nar.NarInfo) []byte {
 	out := nar.NarInfo{PathInfo: info.PathInfo, URL: narURL(info.NarHash), Compression: "zstd"}
-	out.Sigs = []string{c.key.Sign(info.Fingerprint())}
-	for _, sig := range info.Sigs {
-		ours := strings.HasPrefix(sig, c.key.Name+":")
-		if !ours && nar.ValidSignature(sig) && len(out.Sigs) <= maxSigs && !slices.Contains(out.Sigs, sig) {
-			out.Sigs = append(out.Sigs, sig)
+	out.Sigs = nil
+	fingerprint := info.Fingerprint()
+	trusted := func(sig string) bool {
+		return slices.ContainsFunc(s.Upstreams, func(k nar.PublicKey) bool { return k.Verify(fingerprint, sig) })
+	}
+	for _, first := range []bool{true, false} {
+		for _, sig := range others(c, info.Sigs) {
+			if nar.ValidSignature(sig) && trusted(sig) == first && len(out.Sigs) < maxSigs && !slices.Contains(out.Sigs, sig) {
+				out.Sigs = append(out.Sigs, sig)
+			}
 		}
 	}
 	return out.Encode()
-}
-
-// pathOf is what the index keeps of info.
-func pathOf(c *openCache, info *nar.NarInfo, text []byte) Path {
-	others := slices.DeleteFunc(slices.Clone(info.References), func(r string) bool { return r == info.StorePath })
-	return Path{Cache: c.name, StorePath: info.StorePath, NarHash: info.NarHash, References: others, NarInfo: text}
 }
 
 // fileWriter counts and hashes what is stored, and remembers when storing failed.

@@ -93,7 +93,7 @@ func TestUpstreamPaths(t *testing.T) {
 	tell(curl.signedBy(up)).want(t, 200, "")
 	call(t, s, "GET", "/c/"+curl.hash+".narinfo", nil).want(t, 200, "Sig: c:")
 	// Its archive is lost: the upstream has it still.
-	if err := os.Remove(s.BlobFile(curl.info.NarHash)); err != nil {
+	if err := os.Remove(s.BlobFile(t, curl.info.NarHash)); err != nil {
 		t.Fatal(err)
 	}
 	wantMissing(t, s, all, curl)

@@ -17,22 +17,29 @@ func (a *app) cache() *cobra.Command {
 		Args:  noCommand,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(a.cacheInfo())
+	cmd.AddCommand(a.cacheInfo(), a.cachePin(), a.cacheUnpin(), a.cachePins(), a.cacheGC(), a.cacheFsck(), a.cacheDelete())
 	return cmd
 }
 
+// cacheFlags adds what says where caches are; the cache of a name is then what is returned.
+func cacheFlags(cmd *cobra.Command) func(name string) (*client.Client, error) {
+	url := cmd.Flags().String("url", "http://127.0.0.1:8420", "the hub, or whatever serves the cache")
+	tokenFile := cmd.Flags().String("token-file", "", "file with a token, where one is needed")
+	return func(name string) (*client.Client, error) {
+		return client.New(client.Config{URL: strings.TrimSuffix(*url, "/") + "/" + name, Token: tokenFrom(*tokenFile)})
+	}
+}
+
 func (a *app) cacheInfo() *cobra.Command {
-	var url, tokenFile string
 	cmd := &cobra.Command{
 		Use:   "info NAME",
 		Short: "Say how much a cache holds, and its public key",
 		Args:  exactly("the cache's NAME"),
 	}
 	format := output(cmd)
-	cmd.Flags().StringVar(&url, "url", "http://127.0.0.1:8420", "the hub, or whatever serves the cache")
-	cmd.Flags().StringVar(&tokenFile, "token-file", "", "file with a token, for a private cache")
+	cache := cacheFlags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		c, err := client.New(client.Config{URL: strings.TrimSuffix(url, "/") + "/" + args[0], Token: tokenFrom(tokenFile)})
+		c, err := cache(args[0])
 		if err != nil {
 			return err
 		}

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -134,18 +135,18 @@ func (a *app) runHub(ctx context.Context, c hub.Config) (err error) {
 	if _, err := tokens(); err != nil {
 		return err
 	}
-	caches, closeCaches, err := openCache(ctx, c, tokens, log)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, closeCaches()) }()
 	store, err := hubsqlite.Open(ctx, filepath.Join(c.DataDir, "hub.db"))
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, store.Close()) }()
-
-	h := hub.New(hub.Options{Store: store, Tokens: tokens, Cache: caches.Handler(), LogDir: logDir, Log: log})
+	h := hub.New(hub.Options{Store: store, Tokens: tokens, LogDir: logDir, Log: log})
+	caches, closeCaches, err := openCache(ctx, c, tokens, h.InUse, log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, closeCaches()) }()
+	h.Cache = caches.Handler()
 	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", c.Listen)
 	if err != nil {
 		return fleet.Errorf(fleet.Local, fleet.CodeConfig, "cannot listen on %s", c.Listen).WithHint("is another hub running? choose another address with listen").WithCause(err)
@@ -166,6 +167,10 @@ func (a *app) runHub(ctx context.Context, c hub.Config) (err error) {
 			ci.Run(work)
 		}()
 	}
+	var collecting sync.WaitGroup
+	collecting.Go(func() { caches.Run(work) })
+	defer collecting.Wait()
+	defer stopWork(nil)
 	srv := &http.Server{Handler: h.Handler(), ReadHeaderTimeout: 15 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn)}
 	srv.RegisterOnShutdown(h.CloseStreams)
@@ -189,7 +194,7 @@ func (a *app) runHub(ctx context.Context, c hub.Config) (err error) {
 }
 
 // openCache opens the named cache in the data folder.
-func openCache(ctx context.Context, c hub.Config, tokens func() (hub.Tokens, error), log *slog.Logger) (*cache.Server, func() error, error) {
+func openCache(ctx context.Context, c hub.Config, tokens func() (hub.Tokens, error), inUse func(context.Context) ([]string, error), log *slog.Logger) (*cache.Server, func() error, error) {
 	upstreams, err := c.UpstreamKeys()
 	if err != nil {
 		return nil, nil, err
@@ -219,7 +224,7 @@ func openCache(ctx context.Context, c hub.Config, tokens func() (hub.Tokens, err
 		}
 		return nil
 	}
-	s := cache.New(cache.Options{Blobs: blobs, Index: index, Authorize: authorize, Upstreams: upstreams, Log: log})
+	s := cache.New(cache.Options{Blobs: blobs, Index: index, Authorize: authorize, Upstreams: upstreams, Roots: inUse, Log: log})
 	key, err := blobs.Key(c.Cache.Name)
 	if err == nil {
 		err = s.EnsureCache(ctx, c.Cache.Name, key)

@@ -1,6 +1,7 @@
 package hub
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -158,4 +159,25 @@ func number(w http.ResponseWriter, r *http.Request, most int) (int, bool) {
 		return 0, false
 	}
 	return n, true
+}
+
+// InUse returns the store paths of the systems that hosts said they run, ran, booted, or are about to run. There are doubles.
+func (h *Hub) InUse(ctx context.Context) ([]string, error) {
+	all, err := h.Store.Statuses(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var paths []string
+	for _, s := range all {
+		paths = append(paths, s.Systems.Current, s.Systems.Profile, s.Systems.Booted)
+		for _, t := range []*fleet.Target{s.Active, s.Target} {
+			if t != nil {
+				paths = append(paths, t.OutPath)
+			}
+		}
+		if s.Last != nil {
+			paths = append(paths, s.Last.OutPath, s.Last.Previous)
+		}
+	}
+	return paths, nil
 }

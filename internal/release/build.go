@@ -3,6 +3,8 @@ package release
 import (
 	"context"
 	"errors"
+	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -219,7 +221,27 @@ func (s *state) push(ctx context.Context) error {
 		stats, err = s.cache.Push(ctx, closure, client.PushOptions{RealStoreDir: s.Nix.RealStoreDir(), Progress: s.Pushed})
 	}
 	s.outcome.Pushed = &stats
-	return err
+	if err != nil {
+		return err
+	}
+	return s.pin(ctx)
+}
+
+// pinned is how many systems of each host are kept in the cache whatever its retention: the one that it runs, the one before, and one to come.
+const pinned = 3
+
+// pin keeps the systems that change in the cache, before any host is told of them.
+func (s *state) pin(ctx context.Context) error {
+	var pins []client.Pin
+	for _, name := range slices.Sorted(maps.Keys(s.entries)) {
+		if e := s.entries[name]; e.Built && e.Changed {
+			pins = append(pins, client.Pin{Name: fmt.Sprintf("release/%s/%d", name, s.number), StorePath: e.OutPath, KeepLast: pinned})
+		}
+	}
+	if len(pins) == 0 {
+		return nil
+	}
+	return s.cache.Pin(ctx, pins...)
 }
 
 func index(closure []nar.PathInfo) map[string]nar.PathInfo {

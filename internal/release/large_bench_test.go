@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -168,11 +169,12 @@ func BenchmarkPlan5000(b *testing.B) {
 	b.Run("cache", func(b *testing.B) {
 		c := cachetest.NewServer(b, nil)
 		for _, p := range slices.Concat(before, after) {
-			try(b, c.Index.PutNar(b.Context(), cache.Nar{NarHash: p.NarHash, NarSize: p.NarSize, FileHash: p.NarHash, FileSize: 1}))
-			try(b, os.MkdirAll(filepath.Dir(c.BlobFile(p.NarHash)), 0o755))
-			try(b, os.WriteFile(c.BlobFile(p.NarHash), []byte("x"), 0o644))
+			n := cache.Nar{NarHash: p.NarHash, NarSize: p.NarSize, FileHash: p.NarHash, FileSize: 1, Blob: p.NarHash.Nix32()}
+			try(b, c.Index.PutNar(b.Context(), n))
+			try(b, c.Blobs.Put(b.Context(), n.Blob, func(w io.Writer) error { _, err := w.Write([]byte("x")); return err }))
 			info := nar.NarInfo{PathInfo: p, URL: "nar/" + p.NarHash.Nix32() + ".nar.zst", Compression: "zstd"}
-			_, err := c.Index.PutPath(b.Context(), cache.Path{Cache: "c", StorePath: p.StorePath, NarHash: p.NarHash, References: p.References, NarInfo: info.Encode()}, false)
+			path := cache.Path{Cache: "c", StorePath: p.StorePath, NarHash: p.NarHash, NarInfo: info.Encode()}
+			_, err := c.Index.PutPath(b.Context(), path, p.References, time.Now(), false)
 			try(b, err)
 		}
 		o := PlanOptions{Closure: func(Config) (func(context.Context, []string) ([]nar.PathInfo, []string, error), error) {

@@ -33,6 +33,8 @@ type Cache interface {
 	Closure(ctx context.Context, tops []string) (have []nar.PathInfo, missing []string, err error)
 	// Push uploads what is missing of paths.
 	Push(ctx context.Context, paths []nar.PathInfo, o client.PushOptions) (client.Stats, error)
+	// Pin keeps paths that it has from being collected.
+	Pin(ctx context.Context, pins ...client.Pin) error
 }
 
 // Options say what to release, from where, with which keys.

@@ -9,9 +9,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/garrison-nix/garrison/internal/cache"
 )
@@ -29,6 +31,8 @@ func Blobs(t *testing.T, open func(t *testing.T) cache.Blobs) {
 		"concurrent, same key":   testConcurrentPut,
 		"seek":                   testSeek,
 		"nothing and many bytes": testSizes,
+		"delete":                 testDelete,
+		"list":                   testList,
 	} {
 		t.Run(name, func(t *testing.T) { f(t, open(t)) })
 	}
@@ -98,6 +102,9 @@ func testBadKeys(t *testing.T, b cache.Blobs) {
 		}
 		if _, _, err := b.Stat(t.Context(), k); err == nil {
 			t.Errorf("stat of %q succeeded", k)
+		}
+		if err := b.Delete(t.Context(), k); err == nil {
+			t.Errorf("delete of %q succeeded", k)
 		}
 	}
 }
@@ -218,4 +225,91 @@ func testSizes(t *testing.T, b cache.Blobs) {
 	large := strings.Repeat("0123456789abcdef", 1<<18)
 	PutBlob(t, b, key, large)
 	wantContent(t, b, key, large)
+}
+
+func testDelete(t *testing.T, b cache.Blobs) {
+	must(t, b.Delete(t.Context(), key))
+	content := strings.Repeat("0123456789abcdef", 1<<18)
+	PutBlob(t, b, key, content)
+	PutBlob(t, b, "other", "other")
+	r, err := b.Open(t.Context(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if _, err := io.ReadFull(r, make([]byte, 16)); err != nil {
+		t.Fatal(err)
+	}
+	must(t, b.Delete(t.Context(), key))
+	wantAbsent(t, b, key)
+	wantContent(t, b, "other", "other")
+	wantKeys(t, b, "", "other")
+	if got, err := io.ReadAll(r); err != nil || string(got) != content[16:] {
+		t.Errorf("a reader from before got %d bytes, %v", len(got), err)
+	}
+	PutBlob(t, b, key, "again")
+	wantContent(t, b, key, "again")
+}
+
+// keysOf lists the keys with that prefix, in order.
+func keysOf(t *testing.T, b cache.Blobs, prefix string) []string {
+	t.Helper()
+	keys := []string{}
+	must(t, b.List(t.Context(), prefix, func(blob cache.Blob) error {
+		keys = append(keys, blob.Key)
+		return nil
+	}))
+	slices.Sort(keys)
+	return keys
+}
+
+func wantKeys(t *testing.T, b cache.Blobs, prefix string, want ...string) {
+	t.Helper()
+	if got := keysOf(t, b, prefix); !slices.Equal(got, want) {
+		t.Errorf("with %q there are %q, not %q", prefix, got, want)
+	}
+}
+
+func testList(t *testing.T, b cache.Blobs) {
+	wantKeys(t, b, "")
+	began := time.Now()
+	for i := range 5 {
+		PutBlob(t, b, fmt.Sprintf("part-%d", i), strings.Repeat("x", i))
+	}
+	PutBlob(t, b, key, "content")
+	err := b.Put(t.Context(), "part-9", func(w io.Writer) error {
+		if _, err := io.WriteString(w, strings.Repeat("x", 1<<20)); err != nil {
+			return err
+		}
+		wantKeys(t, b, "part-9")
+		return io.ErrUnexpectedEOF
+	})
+	if !errors.Is(err, io.ErrUnexpectedEOF) {
+		t.Fatal(err)
+	}
+	wantKeys(t, b, "", key, "part-0", "part-1", "part-2", "part-3", "part-4")
+	wantKeys(t, b, "0", key)
+	wantKeys(t, b, "pa", "part-0", "part-1", "part-2", "part-3", "part-4")
+	wantKeys(t, b, "part-3", "part-3")
+	for _, prefix := range []string{"part-33", "part-3/", "../", "zz", "*", "Part"} {
+		wantKeys(t, b, prefix)
+	}
+	must(t, b.List(t.Context(), "part-4", func(blob cache.Blob) error {
+		if age := blob.StoredAt.Sub(began).Abs(); blob.Size != 4 || age > time.Hour {
+			t.Errorf("%+v, %v after it was stored", blob, age)
+		}
+		return nil
+	}))
+	broken, calls := errors.New("broken"), 0
+	err = b.List(t.Context(), "", func(cache.Blob) error { calls++; return broken })
+	if !errors.Is(err, broken) || calls != 1 {
+		t.Errorf("after an error it went on: %d calls, %v", calls, err)
+	}
+	must(t, b.List(t.Context(), "part-", func(blob cache.Blob) error { return b.Delete(t.Context(), blob.Key) }))
+	wantKeys(t, b, "", key)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := b.List(ctx, "", func(cache.Blob) error { return nil }); !errors.Is(err, context.Canceled) {
+		t.Errorf("canceled: %v", err)
+	}
 }

@@ -22,6 +22,7 @@ const PushToken = "push-token"
 type Server struct {
 	*httptest.Server
 	Cache *cache.Server
+	Blobs *local.Store
 	Index *sqlite.Index
 	Dir   string // of its content
 	Key   nar.PublicKey
@@ -31,8 +32,15 @@ type Server struct {
 // between the network and the cache, to inject faults; nil for none.
 func NewServer(t testing.TB, wrap func(http.Handler) http.Handler) *Server {
 	t.Helper()
+	return Start(t, cache.Options{MaxNarBytes: 64 << 20}, wrap)
+}
+
+// Start is NewServer with options: its own Blobs, Index and Authorize where o has none.
+func Start(t testing.TB, o cache.Options, wrap func(http.Handler) http.Handler) *Server {
+	t.Helper()
 	s := &Server{Dir: filepath.Join(t.TempDir(), "cache")}
 	store, err := local.Open(s.Dir)
+	s.Blobs = store
 	must(t, err)
 	t.Cleanup(func() { must(t, store.Close()) })
 	s.Index, err = sqlite.Open(t.Context(), filepath.Join(s.Dir, "index.sqlite"))
@@ -41,7 +49,16 @@ func NewServer(t testing.TB, wrap func(http.Handler) http.Handler) *Server {
 	key, err := store.Key("c")
 	must(t, err)
 	s.Key = key.Public()
-	s.Cache = cache.New(cache.Options{Blobs: store, Index: s.Index, Authorize: authorize, MaxNarBytes: 64 << 20})
+	if o.Blobs == nil {
+		o.Blobs = store
+	}
+	if o.Index == nil {
+		o.Index = s.Index
+	}
+	if o.Authorize == nil {
+		o.Authorize = authorize
+	}
+	s.Cache = cache.New(o)
 	must(t, s.Cache.EnsureCache(t.Context(), "c", key))
 	h := s.Cache.Handler()
 	if wrap != nil {
@@ -62,10 +79,15 @@ func authorize(r *http.Request, _ string, p cache.Permission) error {
 // CacheURL is the URL of the cache.
 func (s *Server) CacheURL() string { return s.URL + "/c" }
 
-// BlobFile is where the archive with that hash is stored.
-func (s *Server) BlobFile(h nar.Hash) string {
-	name := h.Nix32() + ".nar.zst"
-	return filepath.Join(s.Dir, "nar", name[:2], name)
+// BlobFile is where the archive with that hash is stored, which the index must know.
+func (s *Server) BlobFile(t testing.TB, h nar.Hash) string {
+	t.Helper()
+	n, ok, err := s.Index.Nar(t.Context(), h)
+	must(t, err)
+	if !ok {
+		t.Fatalf("archive %s is not known", h)
+	}
+	return filepath.Join(s.Dir, "nar", n.Blob[:2], n.Blob)
 }
 
 // WantClean fails the test if unfinished uploads are left. A client that broke
@@ -82,4 +104,13 @@ func (s *Server) WantClean(t testing.TB) {
 			t.Fatalf("%d temporary files are left", len(left))
 		}
 	}
+}
+
+// WantEmpty fails the test if any content is stored.
+func (s *Server) WantEmpty(t testing.TB) {
+	t.Helper()
+	must(t, s.Blobs.List(t.Context(), "", func(b cache.Blob) error {
+		t.Errorf("%s was stored", b.Key)
+		return nil
+	}))
 }

@@ -1,6 +1,7 @@
 package client
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -26,6 +27,8 @@ type request struct {
 	body        func() body  // nil: none
 	maxAnswer   int64        // bytes; 0 means 1 MiB
 	into        *http.Header // gets the header of the answer; may be nil
+	// line, if set, is called with each line of a success as it comes, of 16 MiB at most; maxAnswer does not count.
+	line func([]byte) error
 }
 
 // body is what a request sends. size is -1 when it is not known beforehand.
@@ -50,8 +53,9 @@ const (
 // statusError is an answer that is neither success nor an expected absence.
 type statusError struct {
 	status     int
-	kind       string // the error's name in the answer of a Garrison or Attic server; "" is the answer of something else
+	kind       string // "NoSuchCache", "NoSuchObject" and so on; "" when it is not a cache that answers
 	message    string
+	body       []byte
 	retryAfter time.Duration
 }
 
@@ -211,11 +215,13 @@ func (r request) read(res *http.Response) ([]byte, error) {
 	if most == 0 {
 		most = 1 << 20
 	}
+	if r.line != nil && res.StatusCode == http.StatusOK {
+		return nil, r.lines(res.Body)
+	}
 	b, err := io.ReadAll(io.LimitReader(res.Body, most+1))
 	switch {
 	case res.StatusCode < 200 || res.StatusCode > 299:
-		kind, message := messageOf(res, b)
-		return nil, &statusError{res.StatusCode, kind, message, retryAfter(res)}
+		return nil, statusErrorOf(res, b)
 	case err != nil:
 		return nil, err
 	case int64(len(b)) > most:
@@ -224,12 +230,26 @@ func (r request) read(res *http.Response) ([]byte, error) {
 	return b, nil
 }
 
-func messageOf(res *http.Response, b []byte) (kind, message string) {
-	var e struct{ Error, Message string }
-	if json.Unmarshal(b, &e) == nil && e.Message != "" {
-		return e.Error, e.Message
+func (r request) lines(body io.Reader) error {
+	lines := bufio.NewScanner(body)
+	lines.Buffer(nil, 16<<20)
+	for lines.Scan() {
+		if err := r.line(lines.Bytes()); err != nil {
+			return err
+		}
 	}
-	return "", http.StatusText(res.StatusCode)
+	return lines.Err()
+}
+
+func statusErrorOf(res *http.Response, b []byte) *statusError {
+	var e struct {
+		Error   string `json:"error"`
+		Message string `json:"message"`
+	}
+	if json.Unmarshal(b, &e) != nil || e.Message == "" {
+		e.Message = http.StatusText(res.StatusCode)
+	}
+	return &statusError{status: res.StatusCode, kind: e.Error, message: e.Message, body: b, retryAfter: retryAfter(res)}
 }
 
 // retryAfter is what the server asked for, in either of the two forms that it may have.
@@ -266,6 +286,8 @@ func (c *Client) explain(what string, err error) error {
 	case s == http.StatusUnauthorized || s == http.StatusForbidden:
 		return fleet.Errorf(fleet.Local, fleet.CodeUnauthorized, "cannot %s: cache %s refuses the token", what, c.URL()).WithCause(err).
 			WithHint("check the token file that is configured for this cache, and that the token may push to it")
+	case s == http.StatusNotFound && status.kind == "NoSuchObject":
+		return fleet.Errorf(fleet.Local, fleet.CodeNotFound, "cannot %s: %s", what, status.message).WithCause(err)
 	case s == http.StatusNotFound && c.base != "":
 		return fleet.Errorf(fleet.Local, fleet.CodeNotFound, "cannot %s: there is no cache %s at %s", what, c.name, c.base).WithCause(err).
 			WithHint("check the cache's URL: its last part is the cache's name")
@@ -273,7 +295,7 @@ func (c *Client) explain(what string, err error) error {
 		return fleet.Errorf(fleet.Transient, fleet.CodeCache, "cannot %s: cache %s fails", what, c.URL()).WithCause(err).
 			WithHint("see the hub's log; nothing is lost, run it again")
 	}
-	return fleet.Errorf(fleet.Local, fleet.CodeCache, "cannot %s: cache %s refuses it", what, c.URL()).WithCause(err)
+	return fleet.Errorf(fleet.Local, fleet.CodeCache, "cannot %s: cache %s refuses it: %s", what, c.URL(), status.message).WithCause(err)
 }
 
 // watched is a body that keeps the watchdog quiet as long as it moves. When it

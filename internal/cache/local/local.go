@@ -18,8 +18,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
-	"sync"
 
 	"github.com/garrison-nix/garrison/internal/cache"
 	"github.com/garrison-nix/garrison/internal/durable"
@@ -172,11 +170,21 @@ func (s *Store) Stat(_ context.Context, key string) (int64, bool, error) {
 	return fi.Size(), true, nil
 }
 
-var validKey = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z0-9][a-z0-9.-]{2,127}$`) })
+// Delete implements cache.Blobs.
+func (s *Store) Delete(_ context.Context, key string) error {
+	path, err := s.blobPath(key)
+	if err != nil {
+		return err
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
 
 func (s *Store) blobPath(key string) (string, error) {
-	if !validKey().MatchString(key) {
-		return "", fmt.Errorf("%q cannot be a key of content", key)
+	if err := cache.CheckBlobKey(key); err != nil {
+		return "", err
 	}
 	return s.path("nar", key[:2], key), nil
 }

@@ -13,64 +13,31 @@ import (
 	"github.com/garrison-nix/garrison/internal/nar"
 )
 
-// PutNar implements cache.Index.
-func (x *Index) PutNar(ctx context.Context, n cache.Nar) error {
-	db := x.relaxed
-	_, known, err := x.Nar(ctx, n.NarHash)
-	if err != nil {
-		return err
-	}
-	if known { // paths may rely on it, and none need follow
-		db = x.durable
-	}
-	return x.write(ctx, db, func(tx *sql.Tx) error {
-		_, err := tx.ExecContext(ctx, `
-			INSERT INTO nars (nar_hash, nar_size, file_hash, file_size, created_at) VALUES (?, ?, ?, ?, ?)
-			ON CONFLICT (nar_hash) DO UPDATE SET nar_size = excluded.nar_size,
-				file_hash = excluded.file_hash, file_size = excluded.file_size`,
-			n.NarHash[:], n.NarSize, n.FileHash[:], n.FileSize, time.Now().Unix())
-		return err
-	})
-}
+const (
+	recordColumns = `p.hash_part, p.store_path, p.upstream, p.narinfo, p.used_at, ` + narColumns
 
-// Nar implements cache.Index.
-func (x *Index) Nar(ctx context.Context, narHash nar.Hash) (cache.Nar, bool, error) {
-	n := cache.Nar{NarHash: narHash}
-	var file []byte
-	err := x.read.QueryRowContext(ctx, `SELECT nar_size, file_hash, file_size FROM nars WHERE nar_hash = ?`, narHash[:]).
-		Scan(&n.NarSize, &file, &n.FileSize)
-	if ok, err := found(err); !ok {
-		return cache.Nar{}, false, err
-	}
-	copy(n.FileHash[:], file)
-	return n, true, nil
-}
+	// CROSS JOIN is SQLite's way to say in which order to go: one search per hash part.
+	lookupQuery = `
+		SELECT ` + recordColumns + ` FROM caches c CROSS JOIN json_each(?1) j
+		CROSS JOIN paths p ON p.cache_id = c.id AND p.hash_part = j.value AND p.deleted_at IS NULL LEFT JOIN nars n ON n.id = p.nar_id
+		WHERE c.name = ?2`
+	walkQuery = `
+		SELECT ` + recordColumns + ` FROM caches c
+		CROSS JOIN paths p ON p.cache_id = c.id AND p.deleted_at IS NULL LEFT JOIN nars n ON n.id = p.nar_id
+		WHERE c.name = ?`
+)
 
-// HasNar implements cache.Index.
-func (x *Index) HasNar(ctx context.Context, name string, narHash nar.Hash) (bool, error) {
-	var one int
-	err := x.read.QueryRowContext(ctx, `
-		SELECT 1 FROM nars n JOIN paths p ON p.nar_id = n.id JOIN caches c ON c.id = p.cache_id
-		WHERE n.nar_hash = ? AND c.name = ? LIMIT 1`, narHash[:], name).Scan(&one)
-	return found(err)
-}
-
-// Path implements cache.Index.
-func (x *Index) Path(ctx context.Context, name, hashPart string) (cache.Path, cache.Nar, bool, error) {
-	p, n := cache.Path{Cache: name}, cache.Nar{}
-	var narHash, fileHash []byte
-	err := x.read.QueryRowContext(ctx, `
-		SELECT p.store_path, p.narinfo, n.nar_hash, n.nar_size, n.file_hash, n.file_size
-		FROM caches c JOIN paths p ON p.cache_id = c.id JOIN nars n ON n.id = p.nar_id
-		WHERE c.name = ? AND p.hash_part = ?`, name, hashPart).
-		Scan(&p.StorePath, &p.NarInfo, &narHash, &n.NarSize, &fileHash, &n.FileSize)
-	if ok, err := found(err); !ok {
-		return cache.Path{}, cache.Nar{}, false, err
+// scanRecord reads recordColumns; r.NarInfo is only valid until the next row.
+func scanRecord(rows *sql.Rows, r *cache.Record) (hashPart string, err error) {
+	var n narRow
+	var text sql.RawBytes
+	var used int64
+	if err := rows.Scan(append([]any{&hashPart, &r.StorePath, &r.Upstream, &text, &used}, n.into()...)...); err != nil {
+		return "", fmt.Errorf("read a path in the index: %w", err)
 	}
-	copy(n.NarHash[:], narHash)
-	copy(n.FileHash[:], fileHash)
-	p.NarHash = n.NarHash
-	return p, n, true, nil
+	r.NarInfo, r.UsedAt, r.Nar = text, time.Unix(used, 0), n.nar()
+	r.NarHash = r.Nar.NarHash
+	return hashPart, nil
 }
 
 // Lookup implements cache.Index.
@@ -79,170 +46,187 @@ func (x *Index) Lookup(ctx context.Context, name string, hashParts []string) (ma
 	if err != nil {
 		return nil, err
 	}
-	// CROSS JOIN is SQLite's way to say in which order to go: one search per hash part.
-	rows, err := x.read.QueryContext(ctx, `
-		SELECT p.hash_part, p.narinfo, '', n.nar_hash, n.nar_size, n.file_hash, n.file_size
-		FROM caches c CROSS JOIN json_each(?1) j
-		CROSS JOIN paths p ON p.cache_id = c.id AND p.hash_part = j.value CROSS JOIN nars n ON n.id = p.nar_id
-		WHERE c.name = ?2
-		UNION ALL
-		SELECT u.hash_part, u.narinfo, u.public_key, x'', 0, x'', 0
-		FROM caches c CROSS JOIN json_each(?1) j
-		CROSS JOIN upstream_paths u ON u.cache_id = c.id AND u.hash_part = j.value
-		WHERE c.name = ?2`, string(list), name)
-	if err != nil {
-		return nil, fmt.Errorf("look up paths in the index: %w", err)
-	}
-	defer rows.Close()
 	out := make(map[string]cache.Record)
-	for rows.Next() {
-		var hashPart string
-		var r cache.Record
-		var narHash, fileHash sql.RawBytes
-		if err := rows.Scan(&hashPart, &r.NarInfo, &r.Upstream, &narHash, &r.Nar.NarSize, &fileHash, &r.Nar.FileSize); err != nil {
-			return nil, fmt.Errorf("look up paths in the index: %w", err)
-		}
-		copy(r.Nar.NarHash[:], narHash)
-		copy(r.Nar.FileHash[:], fileHash)
+	err = x.each(ctx, "paths", lookupQuery, func(rows *sql.Rows) error {
+		r := cache.Record{Path: cache.Path{Cache: name}}
+		hashPart, err := scanRecord(rows, &r)
+		r.NarInfo = slices.Clone(r.NarInfo)
 		out[hashPart] = r
-	}
-	if err := rows.Err(); err != nil {
-		return nil, fmt.Errorf("look up paths in the index: %w", err)
-	}
-	return out, nil
+		return err
+	}, string(list), name)
+	return out, err
+}
+
+// Walk implements cache.Index.
+func (x *Index) Walk(ctx context.Context, name string, each func(cache.Record) error) error {
+	return x.each(ctx, "paths", walkQuery, func(rows *sql.Rows) error {
+		r := cache.Record{Path: cache.Path{Cache: name}}
+		if _, err := scanRecord(rows, &r); err != nil {
+			return err
+		}
+		return each(r)
+	}, name)
 }
 
 // Stats implements cache.Index.
 func (x *Index) Stats(ctx context.Context, name string) (cache.Stats, error) {
 	var s cache.Stats
+	var last int64
 	err := x.read.QueryRowContext(ctx, `
-		SELECT coalesce(sum(paths), 0), coalesce(sum(paths * n.nar_size), 0), coalesce(sum(n.file_size), 0)
-		FROM (SELECT nar_id, count(*) AS paths FROM paths
-			WHERE cache_id = (SELECT id FROM caches WHERE name = ?) GROUP BY nar_id) p
-		JOIN nars n ON n.id = p.nar_id`, name).Scan(&s.Paths, &s.NarBytes, &s.StoredBytes)
+		SELECT coalesce(sum(paths), 0), coalesce(sum(paths * n.nar_size), 0), coalesce(sum(n.file_size), 0), coalesce(max(last), 0)
+		FROM (SELECT nar_id, count(*) AS paths, max(created_at) AS last FROM paths
+			WHERE cache_id = (SELECT id FROM caches WHERE name = ?) AND nar_id IS NOT NULL AND deleted_at IS NULL GROUP BY nar_id) p
+		JOIN nars n ON n.id = p.nar_id`, name).Scan(&s.Paths, &s.NarBytes, &s.StoredBytes, &last)
 	if err != nil {
 		return cache.Stats{}, fmt.Errorf("count paths in the index: %w", err)
+	}
+	if last != 0 {
+		s.LastPush = time.Unix(last, 0)
 	}
 	return s, nil
 }
 
-// PutPath implements cache.Index.
-func (x *Index) PutPath(ctx context.Context, p cache.Path, replace bool) (written bool, err error) {
-	return x.put(ctx, x.durable, p, func(u *pathPut) (bool, error) { return u.path(replace) })
+// Touch implements cache.Index.
+func (x *Index) Touch(ctx context.Context, name string, hashParts []string, at time.Time) error {
+	return x.inCache(ctx, x.relaxed, name, func(tx *sql.Tx, id int64) error { return touch(ctx, tx, id, hashParts, at) })
 }
 
-// PutUpstream implements cache.Index.
-func (x *Index) PutUpstream(ctx context.Context, p cache.Path, publicKey string) error {
-	_, err := x.put(ctx, x.relaxed, p, func(u *pathPut) (bool, error) { return true, u.upstream(publicKey) })
+func touch(ctx context.Context, tx *sql.Tx, cacheID int64, hashParts []string, at time.Time) error {
+	list, err := json.Marshal(hashParts)
+	if err != nil {
+		return err
+	}
+	_, err = tx.ExecContext(ctx, `
+		UPDATE paths SET used_at = ?1 WHERE cache_id = ?2 AND hash_part IN (SELECT value FROM json_each(?3)) AND used_at < ?4`,
+		at.Unix(), cacheID, string(list), at.Add(-cache.TouchGrain).Unix())
 	return err
 }
 
-// put runs write in a transaction on db.
-func (x *Index) put(ctx context.Context, db *sql.DB, p cache.Path, write func(*pathPut) (bool, error)) (written bool, err error) {
+// errUsed undoes a deletion of paths that were used meanwhile.
+var errUsed = errors.New("used since")
+
+// DeletePaths implements cache.Index.
+func (x *Index) DeletePaths(ctx context.Context, name string, paths map[string]time.Time, at time.Time) (used []string, err error) {
+	err = x.inCache(ctx, x.durable, name, func(tx *sql.Tx, id int64) error {
+		mark, err := tx.PrepareContext(ctx, `
+			UPDATE paths SET deleted_at = CASE WHEN used_at = ?1 THEN ?2 END WHERE cache_id = ?3 AND hash_part = ?4 AND deleted_at IS NULL RETURNING deleted_at`)
+		if err != nil {
+			return err
+		}
+		defer mark.Close()
+		for hashPart, planned := range paths {
+			var deleted sql.NullInt64
+			there, err := found(mark.QueryRowContext(ctx, planned.Unix(), at.Unix(), id, hashPart).Scan(&deleted))
+			if err != nil {
+				return err
+			}
+			if there && !deleted.Valid {
+				used = append(used, hashPart)
+			}
+		}
+		if len(used) > 0 {
+			return errUsed
+		}
+		return nil
+	})
+	if errors.Is(err, errUsed) {
+		slices.Sort(used)
+		return used, nil
+	}
+	return nil, err
+}
+
+// PutPath implements cache.Index.
+func (x *Index) PutPath(ctx context.Context, p cache.Path, references []string, at time.Time, replace bool) (written bool, err error) {
 	hashPart, err := nar.HashPart(p.StorePath)
 	if err != nil {
 		return false, err
 	}
-	err = x.write(ctx, db, func(tx *sql.Tx) error {
-		u := &pathPut{ctx: ctx, tx: tx, p: p, hashPart: hashPart}
-		err := tx.QueryRowContext(ctx, `SELECT id FROM caches WHERE name = ?`, p.Cache).Scan(&u.cacheID)
-		if ok, err := found(err); !ok {
-			return errors.Join(err, fmt.Errorf("cache %s: %w", p.Cache, cache.ErrNotFound))
-		}
-		written, err = write(u)
+	db := x.durable
+	if p.Upstream != "" {
+		db = x.relaxed
+	}
+	err = x.inCache(ctx, db, p.Cache, func(tx *sql.Tx, id int64) error {
+		u := &pathPut{ctx: ctx, tx: tx, p: p, hashPart: hashPart, cacheID: id, at: at}
+		written, err = u.put(references, replace)
 		return err
 	})
 	return written && err == nil, err
 }
 
-// pathPut is one PutPath or PutUpstream within its transaction.
+// pathPut is one PutPath within its transaction.
 type pathPut struct {
 	ctx      context.Context
 	tx       *sql.Tx
 	p        cache.Path
 	hashPart string
 	cacheID  int64
-	narID    int64
+	at       time.Time
+	narID    sql.NullInt64 // NULL for an upstream path
 }
 
-func (u *pathPut) path(replace bool) (written bool, err error) {
-	err = u.tx.QueryRowContext(u.ctx, `SELECT id FROM nars WHERE nar_hash = ?`, u.p.NarHash[:]).Scan(&u.narID)
-	if ok, err := found(err); !ok {
-		return false, errors.Join(err, fmt.Errorf("archive %s: %w", u.p.NarHash, cache.ErrNotFound))
+func (u *pathPut) put(references []string, replace bool) (written bool, err error) {
+	if u.p.Upstream == "" {
+		ok, err := found(u.tx.QueryRowContext(u.ctx, `SELECT id FROM nars WHERE nar_hash = ?`, u.p.NarHash[:]).Scan(&u.narID))
+		if err != nil {
+			return false, err
+		}
+		if !ok {
+			return false, fmt.Errorf("archive %s: %w", u.p.NarHash, cache.ErrNotFound)
+		}
 	}
 	same, err := u.existing(replace)
 	if err != nil || same {
 		return false, err
 	}
-	if err := u.checkReferences(); err != nil {
+	if err := u.reference(references); err != nil {
 		return false, err
 	}
 	_, err = u.tx.ExecContext(u.ctx, `
-		INSERT INTO paths (cache_id, hash_part, store_path, nar_id, narinfo, created_at) VALUES (?, ?, ?, ?, ?, ?)
-		ON CONFLICT (cache_id, hash_part) DO UPDATE SET store_path = excluded.store_path,
-			nar_id = excluded.nar_id, narinfo = excluded.narinfo, created_at = excluded.created_at`,
-		u.cacheID, u.hashPart, u.p.StorePath, u.narID, u.p.NarInfo, time.Now().Unix())
-	if err != nil {
-		return false, err
-	}
-	return true, u.remove("upstream_paths")
+		INSERT INTO paths (cache_id, hash_part, store_path, nar_id, upstream, narinfo, created_at, used_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?7)
+		ON CONFLICT (cache_id, hash_part) DO UPDATE SET store_path = excluded.store_path, nar_id = excluded.nar_id, upstream = excluded.upstream,
+			narinfo = excluded.narinfo, created_at = excluded.created_at, used_at = excluded.used_at, deleted_at = NULL`,
+		u.cacheID, u.hashPart, u.p.StorePath, u.narID, u.p.Upstream, u.p.NarInfo, u.at.Unix())
+	return err == nil, err
 }
 
-func (u *pathPut) upstream(publicKey string) error {
-	if err := u.checkReferences(); err != nil {
-		return err
-	}
-	_, err := u.tx.ExecContext(u.ctx, `
-		INSERT INTO upstream_paths (cache_id, hash_part, store_path, public_key, narinfo, created_at) VALUES (?, ?, ?, ?, ?, ?)
-		ON CONFLICT (cache_id, hash_part) DO UPDATE SET store_path = excluded.store_path,
-			public_key = excluded.public_key, narinfo = excluded.narinfo, created_at = excluded.created_at`,
-		u.cacheID, u.hashPart, u.p.StorePath, publicKey, u.p.NarInfo, time.Now().Unix())
-	if err != nil {
-		return err
-	}
-	return u.remove("paths")
-}
-
-// remove keeps a path from standing in both tables.
-func (u *pathPut) remove(table string) error {
-	_, err := u.tx.ExecContext(u.ctx, `DELETE FROM `+table+` WHERE cache_id = ? AND hash_part = ?`, u.cacheID, u.hashPart)
-	return err
-}
-
-// existing says whether the path is there already with the same archive.
+// existing says whether the path is there already with the same archive. An archive that loses a path has its age counted anew.
 func (u *pathPut) existing(replace bool) (same bool, err error) {
 	var storePath string
-	var narID int64
-	err = u.tx.QueryRowContext(u.ctx, `SELECT store_path, nar_id FROM paths WHERE cache_id = ? AND hash_part = ?`,
-		u.cacheID, u.hashPart).Scan(&storePath, &narID)
-	if ok, err := found(err); !ok {
+	var narID, deleted sql.NullInt64
+	ok, err := found(u.tx.QueryRowContext(u.ctx, `SELECT store_path, nar_id, deleted_at FROM paths WHERE cache_id = ? AND hash_part = ?`,
+		u.cacheID, u.hashPart).Scan(&storePath, &narID, &deleted))
+	if err != nil || !ok || !narID.Valid {
 		return false, err
 	}
-	if storePath == u.p.StorePath && narID == u.narID {
-		return true, nil
+	there := !deleted.Valid
+	if there && u.p.Upstream == "" {
+		if storePath == u.p.StorePath && narID == u.narID {
+			return true, touch(u.ctx, u.tx, u.cacheID, []string{u.hashPart}, u.at)
+		}
+		if !replace {
+			return false, fmt.Errorf("%s: %w", storePath, cache.ErrConflict)
+		}
 	}
-	if !replace {
-		return false, fmt.Errorf("%s: %w", storePath, cache.ErrConflict)
-	}
-	return false, nil
+	_, err = u.tx.ExecContext(u.ctx, `UPDATE nars SET stored_at = max(stored_at, ?) WHERE id = ?`, u.at.Unix(), narID)
+	return false, err
 }
 
-func (u *pathPut) checkReferences() error {
+// reference makes sure that all references are there, and touches them.
+func (u *pathPut) reference(references []string) error {
 	var missing []string
-	stmt, err := u.tx.PrepareContext(u.ctx, `
-		SELECT 1 FROM paths WHERE cache_id = ?1 AND hash_part = ?2 AND store_path = ?3
-		UNION ALL SELECT 1 FROM upstream_paths WHERE cache_id = ?1 AND hash_part = ?2 AND store_path = ?3`)
+	hashParts := make([]string, len(references))
+	stmt, err := u.tx.PrepareContext(u.ctx, `SELECT 1 FROM paths WHERE cache_id = ? AND hash_part = ? AND store_path = ? AND deleted_at IS NULL`)
 	if err != nil {
 		return err
 	}
 	defer stmt.Close()
-	for _, r := range u.p.References {
-		hashPart, err := nar.HashPart(r)
-		if err != nil {
+	for i, r := range references {
+		if hashParts[i], err = nar.HashPart(r); err != nil {
 			return err
 		}
 		var one int
-		ok, err := found(stmt.QueryRowContext(u.ctx, u.cacheID, hashPart, r).Scan(&one))
+		ok, err := found(stmt.QueryRowContext(u.ctx, u.cacheID, hashParts[i], r).Scan(&one))
 		if err != nil {
 			return err
 		}
@@ -254,16 +238,5 @@ func (u *pathPut) checkReferences() error {
 		slices.Sort(missing)
 		return &cache.MissingReferencesError{StorePath: u.p.StorePath, Missing: missing}
 	}
-	return nil
-}
-
-// found turns the result of a query for one row into an answer.
-func found(err error) (bool, error) {
-	if errors.Is(err, sql.ErrNoRows) {
-		return false, nil
-	}
-	if err != nil {
-		return false, fmt.Errorf("read the index: %w", err)
-	}
-	return true, nil
+	return touch(u.ctx, u.tx, u.cacheID, hashParts, u.at)
 }

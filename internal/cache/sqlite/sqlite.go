@@ -20,12 +20,10 @@ import (
 	"net/url"
 	"path/filepath"
 	"sync"
-	"time"
 
 	"github.com/pressly/goose/v3"
 	_ "modernc.org/sqlite" // the driver "sqlite"
 
-	"github.com/garrison-nix/garrison/internal/cache"
 	"github.com/garrison-nix/garrison/internal/fleet"
 )
 
@@ -41,6 +39,7 @@ type Index struct {
 	durable *sql.DB    // one connection, synchronous=FULL
 	relaxed *sql.DB    // one connection, synchronous=NORMAL
 	read    *sql.DB
+	hot     map[string]*sql.Stmt // of read: SQLite takes longer to parse a question than to answer it
 }
 
 // Open opens the database in file, making or migrating it as needed. Its
@@ -68,8 +67,16 @@ func (x *Index) open(ctx context.Context, file string) (err error) {
 	if x.relaxed, err = connect(file, 1, "synchronous(NORMAL)"); err != nil {
 		return err
 	}
-	x.read, err = connect(file, readers, "query_only(1)")
-	return err
+	if x.read, err = connect(file, readers, "query_only(1)"); err != nil {
+		return err
+	}
+	x.hot = map[string]*sql.Stmt{}
+	for _, q := range []string{narQuery, narOfQuery, lookupQuery} {
+		if x.hot[q], err = x.read.PrepareContext(ctx, q); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func connect(file string, connections int, pragma string) (*sql.DB, error) {
@@ -103,6 +110,11 @@ func migrate(ctx context.Context, db *sql.DB) error {
 // Close closes the database.
 func (x *Index) Close() error {
 	var errs []error
+	for _, stmt := range x.hot {
+		if stmt != nil {
+			errs = append(errs, stmt.Close())
+		}
+	}
 	for _, db := range []*sql.DB{x.read, x.relaxed, x.durable} {
 		if db != nil {
 			errs = append(errs, db.Close())
@@ -128,21 +140,47 @@ func (x *Index) write(ctx context.Context, db *sql.DB, f func(*sql.Tx) error) er
 	return nil
 }
 
-// EnsureCache implements cache.Index.
-func (x *Index) EnsureCache(ctx context.Context, c cache.Cache) error {
-	return x.write(ctx, x.durable, func(tx *sql.Tx) error {
-		var key string
-		err := tx.QueryRowContext(ctx, `SELECT public_key FROM caches WHERE name = ?`, c.Name).Scan(&key)
-		switch {
-		case errors.Is(err, sql.ErrNoRows):
-			_, err := tx.ExecContext(ctx, `INSERT INTO caches (name, public_key, created_at) VALUES (?, ?, ?)`,
-				c.Name, c.PublicKey, time.Now().Unix())
+// query returns what each makes of every row; what says what was to be read.
+func query[T any](ctx context.Context, x *Index, what, q string, scan func(*sql.Rows) (T, error), args ...any) ([]T, error) {
+	var all []T
+	err := x.each(ctx, what, q, func(rows *sql.Rows) error {
+		v, err := scan(rows)
+		all = append(all, v)
+		return err
+	}, args...)
+	return all, err
+}
+
+// each calls f with every row.
+func (x *Index) each(ctx context.Context, what, q string, f func(*sql.Rows) error, args ...any) (err error) {
+	var rows *sql.Rows
+	if stmt := x.hot[q]; stmt != nil {
+		rows, err = stmt.QueryContext(ctx, args...)
+	} else {
+		rows, err = x.read.QueryContext(ctx, q, args...)
+	}
+	if err != nil {
+		return fmt.Errorf("read %s in the index: %w", what, err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		if err := f(rows); err != nil {
 			return err
-		case err != nil:
-			return err
-		case key != c.PublicKey:
-			return fmt.Errorf("cache %s has the key %s: %w", c.Name, key, cache.ErrConflict)
 		}
-		return nil
-	})
+	}
+	if err := rows.Err(); err != nil {
+		return fmt.Errorf("read %s in the index: %w", what, err)
+	}
+	return nil
+}
+
+// found turns the result of a query for one row into an answer.
+func found(err error) (bool, error) {
+	if errors.Is(err, sql.ErrNoRows) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("read the index: %w", err)
+	}
+	return true, nil
 }

@@ -1,0 +1,177 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"time"
+
+	"github.com/garrison-nix/garrison/internal/cache"
+	"github.com/garrison-nix/garrison/internal/nar"
+)
+
+const (
+	narColumns = `n.nar_hash, n.nar_size, n.file_hash, n.file_size, n.blob`
+	narQuery   = `SELECT ` + narColumns + ` FROM nars n WHERE n.nar_hash = ?`
+	narOfQuery = `
+		SELECT ` + narColumns + ` FROM nars n JOIN paths p ON p.nar_id = n.id JOIN caches c ON c.id = p.cache_id
+		WHERE n.nar_hash = ? AND c.name = ? LIMIT 1`
+)
+
+// narRow receives narColumns, which are NULL where there is no archive.
+type narRow struct {
+	narHash, fileHash sql.RawBytes
+	narSize, fileSize sql.NullInt64
+	blob              sql.NullString
+}
+
+func (r *narRow) into() []any {
+	return []any{&r.narHash, &r.narSize, &r.fileHash, &r.fileSize, &r.blob}
+}
+
+func (r *narRow) nar() cache.Nar {
+	n := cache.Nar{NarSize: r.narSize.Int64, FileSize: r.fileSize.Int64, Blob: r.blob.String}
+	copy(n.NarHash[:], r.narHash)
+	copy(n.FileHash[:], r.fileHash)
+	if n.Blob == "" && r.narSize.Valid {
+		n.Blob = cache.FirstBlobKey(n.NarHash)
+	}
+	return n
+}
+
+// PutNar implements cache.Index.
+func (x *Index) PutNar(ctx context.Context, n cache.Nar) error {
+	db := x.relaxed
+	old, known, err := x.Nar(ctx, n.NarHash)
+	if err != nil {
+		return err
+	}
+	if known { // paths may rely on it, and none need follow
+		db = x.durable
+	}
+	return x.write(ctx, db, func(tx *sql.Tx) error {
+		now := time.Now().Unix()
+		if known && old.Blob != n.Blob {
+			if _, err := tx.ExecContext(ctx, `
+				INSERT INTO doomed SELECT coalesce(nullif(blob, ''), ?2), ?3 FROM nars WHERE nar_hash = ?1 AND blob <> ?4 ON CONFLICT DO NOTHING`,
+				n.NarHash[:], cache.FirstBlobKey(n.NarHash), now, n.Blob); err != nil {
+				return err
+			}
+		}
+		_, err := tx.ExecContext(ctx, `
+			INSERT INTO nars (nar_hash, nar_size, file_hash, file_size, stored_at, blob) VALUES (?, ?, ?, ?, ?, ?)
+			ON CONFLICT (nar_hash) DO UPDATE SET nar_size = excluded.nar_size, file_hash = excluded.file_hash,
+				file_size = excluded.file_size, stored_at = excluded.stored_at, blob = excluded.blob`,
+			n.NarHash[:], n.NarSize, n.FileHash[:], n.FileSize, now, n.Blob)
+		return err
+	})
+}
+
+// Nar implements cache.Index.
+func (x *Index) Nar(ctx context.Context, narHash nar.Hash) (cache.Nar, bool, error) {
+	return x.oneNar(ctx, narQuery, narHash[:])
+}
+
+// NarOf implements cache.Index.
+func (x *Index) NarOf(ctx context.Context, name string, narHash nar.Hash) (cache.Nar, bool, error) {
+	return x.oneNar(ctx, narOfQuery, narHash[:], name)
+}
+
+func (x *Index) oneNar(ctx context.Context, q string, args ...any) (n cache.Nar, ok bool, err error) {
+	err = x.each(ctx, "an archive", q, func(rows *sql.Rows) error {
+		n, err = scanNar(rows)
+		ok = true
+		return err
+	}, args...)
+	return n, ok && err == nil, err
+}
+
+func scanNar(rows *sql.Rows) (cache.Nar, error) {
+	var r narRow
+	err := rows.Scan(r.into()...)
+	return r.nar(), err
+}
+
+// TouchNar implements cache.Index.
+func (x *Index) TouchNar(ctx context.Context, narHash nar.Hash, at time.Time) error {
+	return x.write(ctx, x.relaxed, func(tx *sql.Tx) error {
+		_, err := tx.ExecContext(ctx, `UPDATE nars SET stored_at = max(stored_at, ?) WHERE nar_hash = ?`, at.Unix(), narHash[:])
+		return err
+	})
+}
+
+// Nars implements cache.Index.
+func (x *Index) Nars(ctx context.Context, each func(cache.Nar) error) error {
+	return x.each(ctx, "archives", `SELECT `+narColumns+` FROM nars n`, func(rows *sql.Rows) error {
+		n, err := scanNar(rows)
+		if err != nil {
+			return err
+		}
+		return each(n)
+	})
+}
+
+const mostDoomed = 10_000
+
+// Expire implements cache.Index.
+func (x *Index) Expire(ctx context.Context, before time.Time) ([]string, error) {
+	err := x.write(ctx, x.durable, func(tx *sql.Tx) error {
+		for _, q := range []string{
+			`DELETE FROM paths WHERE deleted_at < ?1`,
+			`INSERT INTO doomed SELECT blob, ?1 FROM nars n WHERE blob <> '' AND stored_at < ?1 AND NOT EXISTS (SELECT 1 FROM paths p WHERE p.nar_id = n.id)
+				ON CONFLICT DO NOTHING`,
+		} {
+			if _, err := tx.ExecContext(ctx, q, before.Unix()); err != nil {
+				return err
+			}
+		}
+		if err := doomFirst(ctx, tx, before); err != nil {
+			return err
+		}
+		_, err := tx.ExecContext(ctx, `DELETE FROM nars WHERE stored_at < ? AND NOT EXISTS (SELECT 1 FROM paths p WHERE p.nar_id = nars.id)`, before.Unix())
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return query(ctx, x, "what to delete", `SELECT blob FROM doomed WHERE doomed_at <= ? ORDER BY blob LIMIT ?`,
+		func(rows *sql.Rows) (b string, err error) { return b, rows.Scan(&b) }, before.Unix(), mostDoomed)
+}
+
+// doomFirst dooms archives of the first schema, whose blobs' keys SQL cannot make.
+func doomFirst(ctx context.Context, tx *sql.Tx, before time.Time) error {
+	rows, err := tx.QueryContext(ctx, `SELECT nar_hash FROM nars n WHERE blob = '' AND stored_at < ?
+		AND NOT EXISTS (SELECT 1 FROM paths p WHERE p.nar_id = n.id)`, before.Unix())
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	var keys []string
+	for rows.Next() {
+		var hash sql.RawBytes
+		if err := rows.Scan(&hash); err != nil {
+			return err
+		}
+		keys = append(keys, cache.FirstBlobKey(nar.Hash(hash)))
+	}
+	if err := rows.Err(); err != nil {
+		return err
+	}
+	for _, k := range keys {
+		if _, err := tx.ExecContext(ctx, `INSERT INTO doomed VALUES (?, ?) ON CONFLICT DO NOTHING`, k, before.Unix()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Forget implements cache.Index.
+func (x *Index) Forget(ctx context.Context, blobs []string) error {
+	return x.write(ctx, x.durable, func(tx *sql.Tx) error {
+		for _, b := range blobs {
+			if _, err := tx.ExecContext(ctx, `DELETE FROM doomed WHERE blob = ?`, b); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
