@@ -201,6 +201,11 @@ func (s *Server) Handler() http.Handler {
 	handle("PUT /{cache}/nar/{file}", s.putNar)
 	handle("GET /_api/v1/cache-config/{cache}", s.getCacheConfig)
 	handle("POST /_api/v1/get-missing-paths", s.postMissingPaths)
+	const upload = "/api/v1/caches/{cache}/uploads/{narHash}/{upload}"
+	handle("GET "+upload, s.getParts)
+	handle("PUT "+upload+"/{part}", s.putPart)
+	handle("POST "+upload, s.postParts)
+	handle("DELETE "+upload, s.deleteParts)
 	handle("GET /api/v1/caches/{cache}", s.getInfo)
 	handle("POST /api/v1/caches/{cache}/closure", s.postClosure)
 	handle("GET /api/v1/caches/{cache}/pins", s.getPins)

@@ -57,7 +57,7 @@ func (a *archiver) compressedStream(ctx context.Context, info *nar.PathInfo) bod
 	return stream(func(to io.Writer) error { return a.compressed(ctx, to, info) })
 }
 
-// compressed writes the archive of a path, compressed. The same path gives the same bytes each time. It
+// compressed writes the archive of a path, compressed. The same version of this program gives the same bytes each time. It
 // fails at its end when the path is not what info says.
 func (a *archiver) compressed(ctx context.Context, to io.Writer, info *nar.PathInfo) error {
 	z, err := a.encoder(to)

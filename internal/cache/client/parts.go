@@ -2,13 +2,9 @@ package client
 
 import (
 	"context"
-	"crypto/rand"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"net/http"
-	"runtime/debug"
-	"strings"
 
 	"github.com/garrison-nix/garrison/internal/nar"
 )
@@ -91,24 +87,25 @@ type upload struct {
 	url  string
 }
 
-// putInParts sends those parts that are not there from an earlier attempt, and has them put together. When what is there turns out to
-// be of another compression, all is sent once more under another name.
+// putInParts sends those parts that are not there from an earlier attempt, and has them put together. The upload is named by what the parts
+// make when put together, so that an earlier attempt's are of use only if they are the very same. When they are not whole
+// after all, because they were swept meanwhile or are damaged, it looks once more: the server keeps no damaged ones.
 func (t toGarrison) putInParts(ctx context.Context, info *nar.PathInfo, s *spool) error {
-	err := t.upload(info, s, compressor()).run(ctx)
+	u := &upload{t, info, s, t.c.base + "/api/v1/caches/" + t.c.name + "/uploads/" + info.NarHash.Nix32() + "/" + s.hash.Nix32()}
+	err := u.run(ctx)
 	var status *statusError
-	switch {
-	case !errors.As(err, &status) || status.kind == "NoSuchCache":
+	if !errors.As(err, &status) {
 		return err
-	case status.status == http.StatusNotFound, status.status == http.StatusMethodNotAllowed: // a server from before there were parts
-		return t.putWhole(ctx, info, s.whole())
-	case status.status == http.StatusBadRequest, status.status == http.StatusConflict:
-		return t.upload(info, s, strings.ToLower(rand.Text())).run(ctx)
+	}
+	switch status.status {
+	case http.StatusNotFound: // a server from before there were parts
+		if status.kind == "NoSuchObject" {
+			return t.putWhole(ctx, info, s.whole())
+		}
+	case http.StatusConflict, http.StatusBadRequest:
+		return u.run(ctx)
 	}
 	return err
-}
-
-func (t toGarrison) upload(info *nar.PathInfo, s *spool, name string) *upload {
-	return &upload{t, info, s, t.c.base + "/api/v1/caches/" + t.c.name + "/uploads/" + info.NarHash.Nix32() + "/" + name}
 }
 
 func (u *upload) run(ctx context.Context) error {
@@ -151,20 +148,3 @@ func (u *upload) run(ctx context.Context) error {
 
 // sizeOf is how large a part is: all but the last are of the same size.
 func (u *upload) sizeOf(i int) int64 { return min(partBytes, u.s.size-int64(i)*partBytes) }
-
-// compressor names what makes the same compressed archive of the same path each time: a later attempt goes on with the parts of an
-// earlier one only if it has the same name.
-func compressor() string {
-	const library = "github.com/klauspost/compress"
-	build, ok := debug.ReadBuildInfo()
-	if !ok {
-		return strings.ToLower(rand.Text())
-	}
-	for _, d := range build.Deps {
-		if d.Path == library {
-			sum := sha256.Sum256(fmt.Appendf(nil, "%s %s %d %d", d.Version, d.Sum, window, partBytes))
-			return nar.Hash(sum).Nix32()
-		}
-	}
-	return strings.ToLower(rand.Text())
-}
