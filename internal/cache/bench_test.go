@@ -3,6 +3,8 @@ package cache_test
 import (
 	"bytes"
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"testing"
@@ -87,21 +89,41 @@ func tinyPaths(b *testing.B, dir string, round, count int) []nar.PathInfo {
 		if err := os.WriteFile(filepath.Join(dir, base), []byte(base), 0o444); err != nil {
 			b.Fatal(err)
 		}
-		var archive bytes.Buffer
-		w := nar.NewWriter(&archive)
-		w.Regular(false, int64(len(base)), bytes.NewReader([]byte(base)))
-		if err := w.Close(); err != nil {
-			b.Fatal(err)
-		}
-		checked, err := nar.Check(&archive, 1<<20)
-		if err != nil {
-			b.Fatal(err)
-		}
-		info := nar.PathInfo{StorePath: "/nix/store/" + base, NarHash: checked.Hash, NarSize: checked.Size}
+		info := infoOf(b, base, []byte(base))
 		if i > 0 {
 			info.References = []string{paths[i-1].StorePath}
 		}
 		paths = append(paths, info)
 	}
 	return paths
+}
+
+// infoOf describes a path that is a file.
+func infoOf(b *testing.B, base string, content []byte) nar.PathInfo {
+	b.Helper()
+	var archive bytes.Buffer
+	w := nar.NewWriter(&archive)
+	w.Regular(false, int64(len(content)), bytes.NewReader(content))
+	if err := w.Close(); err != nil {
+		b.Fatal(err)
+	}
+	checked, err := nar.Check(&archive, 1<<30)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return nar.PathInfo{StorePath: "/nix/store/" + base, NarHash: checked.Hash, NarSize: checked.Size}
+}
+
+func fetch(b *testing.B, url string) []byte {
+	b.Helper()
+	res, err := http.Get(url)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer res.Body.Close()
+	text, err := io.ReadAll(res.Body)
+	if err != nil || res.StatusCode != http.StatusOK {
+		b.Fatal(res.Status, err)
+	}
+	return text
 }

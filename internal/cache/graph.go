@@ -181,6 +181,9 @@ func (s *Server) remove(ctx context.Context, cache string, g *graph, used map[in
 			paths[string(g.nodes[i].hash[:])] = time.Unix(used[i], 0)
 		}
 		since, err := s.Index.DeletePaths(ctx, cache, paths, time.Now())
+		for h := range paths {
+			s.memory.forget(memoryKey{cache, h})
+		}
 		if err != nil {
 			return removed, err
 		}

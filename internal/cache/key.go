@@ -2,6 +2,7 @@ package cache
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/garrison-nix/garrison/internal/nar"
 )
@@ -33,3 +34,12 @@ func KeyOf(private *nar.PrivateKey) Key { return Key{Public: private.Public(), P
 
 // String never shows the private half.
 func (k Key) String() string { return k.Public.String() }
+
+// signers tells the cache's keys from others.
+func (c *Cache) signers() string {
+	var b strings.Builder
+	for _, k := range c.Keys {
+		b.WriteString(k.Public.String())
+	}
+	return b.String()
+}

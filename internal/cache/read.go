@@ -50,19 +50,12 @@ func (s *Server) getNarInfo(w http.ResponseWriter, r *http.Request) error {
 	if !ok || !nar.ValidHashPart(hashPart) {
 		return noSuchObject(r.PathValue("file"))
 	}
-	record, ok, err := s.record(r.Context(), c, hashPart)
-	if ok {
-		ok, err = s.hasBlob(r.Context(), record.Nar)
-	}
+	text, err := s.narInfo(r.Context(), c, hashPart)
 	if err != nil {
 		return err
 	}
-	if !ok || record.Upstream != "" {
+	if text == nil {
 		return noSuchObject(r.PathValue("file"))
-	}
-	text, err := signed(c, record)
-	if err != nil {
-		return err
 	}
 	w.Header().Set("Content-Type", narInfoType)
 	w.Header().Set("Content-Length", strconv.Itoa(len(text)))
@@ -136,6 +129,9 @@ func (s *Server) getNar(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	if elsewhere, err := s.redirect(w, r, n); elsewhere || err != nil {
+		return err
+	}
 	f, err := s.Blobs.Open(r.Context(), n.Blob)
 	if errors.Is(err, ErrNotFound) {
 		return noSuchObject(narURL(hash))
@@ -153,20 +149,22 @@ func (s *Server) getNar(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// narOf returns what is known of an archive that a path of c has: content that
-// only another cache has is not served.
-func (s *Server) narOf(ctx context.Context, c *Cache, hash nar.Hash) (Nar, error) {
-	n, ok, err := s.Index.NarOf(ctx, c.Name, hash)
-	if ok {
-		ok, err = s.hasBlob(ctx, n)
+// redirectValid is how long a client may take from being told of another place to asking there.
+const redirectValid = 15 * time.Minute
+
+// redirect sends a client to where the archive can be read without us, if there is such a place.
+func (s *Server) redirect(w http.ResponseWriter, r *http.Request, n Nar) (bool, error) {
+	d, ok := s.Blobs.(Redirector)
+	if !ok || r.Method != http.MethodGet { // a URL is good for one method
+		return false, nil
 	}
-	if err != nil {
-		return Nar{}, err
+	url, err := d.URL(r.Context(), n.Blob, redirectValid)
+	if err != nil || url == "" {
+		return false, err
 	}
-	if !ok {
-		return Nar{}, noSuchObject(narURL(hash))
-	}
-	return n, nil
+	w.Header().Set("Cache-Control", "no-store")
+	http.Redirect(w, r, url, http.StatusTemporaryRedirect)
+	return true, nil
 }
 
 // Time limits of bodies: a connection slower than this is held for nothing.

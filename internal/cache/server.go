@@ -64,6 +64,9 @@ type Options struct {
 	Grace        time.Duration // archives of deleted paths are served for that long yet; default DefaultGrace
 	CollectEvery time.Duration // between two collections by Run; default 6 h
 
+	// Alone says that no other process writes to Index, so that what is not there can be remembered.
+	Alone bool
+
 	BaseURL     string       // "https://cache.example.org", without a path; "" = the host that the client asked for
 	StoreDir    string       // default "/nix/store"
 	Priority    int          // lower is asked first by Nix; default 41, behind cache.nixos.org's 40
@@ -76,7 +79,8 @@ type Options struct {
 type Server struct {
 	Options
 	uploads chan struct{} // one element per upload in progress
-	locks   keyedMutex    // by blob key or store path
+	locks   keyedMutex    // by URL of an archive, or cache and hash of a path
+	memory  memory
 
 	mu       sync.Mutex
 	caches   map[string]*Cache // as the index had them at loadedAt

@@ -60,7 +60,7 @@ func (s *Server) putNar(w http.ResponseWriter, r *http.Request) error {
 // Of uploads at the same time, the first wins.
 func (s *Server) store(ctx context.Context, body io.Reader, want nar.Hash) error {
 	var got Nar
-	unlock := func() {}
+	lost, unlock := false, func() {}
 	defer func() { unlock() }()
 	key := newBlobKey(want)
 	err := s.Blobs.Put(ctx, key, func(to io.Writer) (err error) {
@@ -68,11 +68,15 @@ func (s *Server) store(ctx context.Context, body io.Reader, want nar.Hash) error
 			return err
 		}
 		unlock = s.locks.lock(narURL(want))
-		stored, err := s.stored(ctx, want)
-		if stored {
-			return errStored
+		old, known, err := s.Index.Nar(ctx, want)
+		if err != nil || !known {
+			return err
 		}
-		return err
+		lost = true
+		if stored, err := s.hasBlob(ctx, old); err != nil || !stored {
+			return err
+		}
+		return errStored
 	})
 	if errors.Is(err, errStored) {
 		return nil
@@ -81,6 +85,9 @@ func (s *Server) store(ctx context.Context, body io.Reader, want nar.Hash) error
 		return err
 	}
 	got.Blob = key
+	if lost { // paths of any cache have it
+		defer s.memory.forgetAll()
+	}
 	return s.Index.PutNar(ctx, got)
 }
 
@@ -196,6 +203,7 @@ func (s *Server) putPath(ctx context.Context, c *Cache, hashPart string, info *n
 	path.NarInfo = s.kept(c, info)
 	references := slices.DeleteFunc(slices.Clone(info.References), func(r string) bool { return r == info.StorePath })
 	_, err = s.Index.PutPath(ctx, path, references, time.Now(), true)
+	s.memory.forget(memoryKey{c.Name, hashPart}, memoryKey{c.Name, info.NarHash.Nix32()})
 	var missing *MissingReferencesError
 	if errors.As(err, &missing) {
 		return badRequest("%v; upload those first", missing)

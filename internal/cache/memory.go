@@ -1,0 +1,186 @@
+package cache
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/garrison-nix/garrison/internal/nar"
+)
+
+// memory keeps answers about paths and archives at hand. What this server changes it knows at once; what another
+// replica changes, after memoryValid: a path that it deleted is served for that much longer, which the grace period covers. That a
+// path is not there is only remembered where no other replica can put it there, since nix believes it for an hour.
+//
+// It is two generations of a map: what was not asked for while the younger one filled up is forgotten. The zero value is
+// ready and holds memoryBytes.
+type memory struct {
+	mu         sync.Mutex
+	young, old map[memoryKey]*answer
+	bytes      int    // in young, about
+	changes    uint64 // an answer that was looked up before the last change is not kept
+}
+
+const (
+	memoryValid = 10 * time.Second
+	memoryBytes = 48 << 20 // in each generation
+	// entryBytes is what an answer takes besides its text.
+	entryBytes = 300
+	// blobSeen is for how long content in another system's storage is taken to be there. A local file is looked for each time.
+	blobSeen = time.Minute
+)
+
+// memoryKey is of a path when hash is 32 characters long, of an archive when it has 52.
+type memoryKey struct{ cache, hash string }
+
+// answer is what is known of a path or an archive.
+type answer struct {
+	ok      bool
+	text    []byte // of the narinfo
+	signers string // whose signatures are in it
+	nar     Nar
+	until   time.Time
+
+	mu   sync.Mutex
+	seen time.Time // the blob
+}
+
+// get returns what is known, and a number to give to put otherwise.
+func (m *memory) get(k memoryKey) (a *answer, changes uint64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	a = m.young[k]
+	if a == nil {
+		if a = m.old[k]; a != nil {
+			m.keep(k, a)
+		}
+	}
+	if a != nil && time.Now().After(a.until) {
+		a = nil
+	}
+	return a, m.changes
+}
+
+// put keeps a, unless something changed since get returned that number.
+func (m *memory) put(k memoryKey, a *answer, changes uint64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if changes == m.changes {
+		m.keep(k, a)
+	}
+}
+
+func (m *memory) keep(k memoryKey, a *answer) {
+	if m.young == nil || m.bytes > memoryBytes {
+		m.young, m.old, m.bytes = map[memoryKey]*answer{}, m.young, 0
+	}
+	m.young[k] = a
+	m.bytes += entryBytes + len(a.text)
+}
+
+// forget drops what is known of some keys, after the index was changed and before anybody is told.
+func (m *memory) forget(keys ...memoryKey) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.changes++
+	for _, k := range keys {
+		delete(m.young, k)
+		delete(m.old, k)
+	}
+}
+
+// forgetAll drops everything.
+func (m *memory) forgetAll() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.changes++
+	m.young, m.old, m.bytes = nil, nil, 0
+}
+
+// recall returns what is known under k, if it still holds; else what look finds, which is kept. The answer is nil when nothing is there.
+func (s *Server) recall(ctx context.Context, k memoryKey, holds func(*answer) bool, look func() (*answer, error)) (*answer, error) {
+	a, changes := s.memory.get(k)
+	if a != nil && holds(a) {
+		if there, err := s.stillThere(ctx, a); err != nil || there || !a.ok {
+			return whole(a, there), err
+		}
+		// Its content is not where it was: it may have been stored anew elsewhere.
+	}
+	a, err := look()
+	if err != nil {
+		return nil, err
+	}
+	a.until = time.Now()
+	if a.ok || s.Alone {
+		a.until = a.until.Add(memoryValid)
+	}
+	s.memory.put(k, a, changes)
+	there, err := s.stillThere(ctx, a)
+	return whole(a, there), err
+}
+
+func whole(a *answer, there bool) *answer {
+	if there {
+		return a
+	}
+	return nil
+}
+
+// narInfo returns the signed narinfo of a path that is here whole; nil if it is not.
+func (s *Server) narInfo(ctx context.Context, c *Cache, hashPart string) ([]byte, error) {
+	signers := c.signers()
+	a, err := s.recall(ctx, memoryKey{c.Name, hashPart}, func(a *answer) bool { return a.signers == signers }, func() (*answer, error) {
+		record, ok, err := s.record(ctx, c, hashPart)
+		if err != nil {
+			return nil, err
+		}
+		a := &answer{ok: ok && record.Upstream == "", nar: record.Nar, signers: signers}
+		if a.ok {
+			a.text, err = signed(c, record)
+		}
+		return a, err
+	})
+	if a == nil {
+		return nil, err
+	}
+	return a.text, err
+}
+
+// narOf returns what is known of an archive that a path of c has, and that is here: content that only another cache has is not served.
+func (s *Server) narOf(ctx context.Context, c *Cache, hash nar.Hash) (Nar, error) {
+	a, err := s.recall(ctx, memoryKey{c.Name, hash.Nix32()}, func(*answer) bool { return true }, func() (*answer, error) {
+		n, ok, err := s.Index.NarOf(ctx, c.Name, hash)
+		return &answer{ok: ok, nar: n}, err
+	})
+	if err != nil {
+		return Nar{}, err
+	}
+	if a == nil {
+		return Nar{}, noSuchObject(narURL(hash))
+	}
+	return a.nar, nil
+}
+
+// stillThere says whether the content of an answer is stored.
+func (s *Server) stillThere(ctx context.Context, a *answer) (bool, error) {
+	if !a.ok {
+		return false, nil
+	}
+	if _, elsewhere := s.Blobs.(Redirector); !elsewhere {
+		return s.hasBlob(ctx, a.nar)
+	}
+	a.mu.Lock()
+	seen := a.seen
+	a.mu.Unlock()
+	if time.Since(seen) < blobSeen {
+		return true, nil
+	}
+	now := time.Now()
+	ok, err := s.hasBlob(ctx, a.nar)
+	if ok {
+		a.mu.Lock()
+		a.seen = now
+		a.mu.Unlock()
+	}
+	return ok, err
+}

@@ -1,0 +1,191 @@
+package cache_test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/garrison-nix/garrison/internal/cache"
+	"github.com/garrison-nix/garrison/internal/cache/cachetest"
+	"github.com/garrison-nix/garrison/internal/cache/client"
+	"github.com/garrison-nix/garrison/internal/nar"
+)
+
+// BenchmarkAgainstNginx reads from the cache and from nginx, which serves the same files, in turns. A ratio above 1 says that the cache is faster.
+// wrk, on the same machine, asks both. Run it with -benchtime 1x, on a machine that does nothing else.
+func BenchmarkAgainstNginx(b *testing.B) {
+	for _, program := range []string{"nginx", "wrk"} {
+		if _, err := exec.LookPath(program); err != nil {
+			b.Skipf("%s is not installed", program)
+		}
+	}
+	s := cachetest.Start(b, cache.Options{Alone: true}, nil)
+	dir := b.TempDir()
+	small := tinyPaths(b, dir, 0, 2000)
+	large := largePaths(b, dir, 100, 5<<20)
+	c := newClient(b, s)
+	if _, err := c.Push(b.Context(), slices.Concat(small, large), client.PushOptions{RealStoreDir: dir}); err != nil {
+		b.Fatal(err)
+	}
+	nginx := startNginx(b, s, slices.Concat(small, large))
+	ours := s.CacheURL()
+	hits, misses, nars := []string{}, []string{}, []string{}
+	for _, p := range small {
+		hash, _ := nar.HashPart(p.StorePath)
+		hits = append(hits, "/"+hash+".narinfo")
+		misses = append(misses, "/"+strings.Repeat("z", 16)+hash[16:]+".narinfo")
+	}
+	for _, p := range large {
+		nars = append(nars, "/nar/"+p.NarHash.Nix32()+".nar.zst")
+	}
+	for name, load := range map[string]struct {
+		paths       []string
+		connections int
+		bytes       bool
+	}{
+		"narinfo-hits-c16": {hits, 16, false}, "narinfo-misses-c16": {misses, 16, false},
+		"nar-c1": {nars, 1, true}, "nar-c16": {nars, 16, true},
+	} {
+		b.Run(name, func(b *testing.B) {
+			script := wrkScript(b, load.paths)
+			for b.Loop() {
+				var us, them []float64
+				for range 5 {
+					us = append(us, wrk(b, ours, script, load.connections, load.bytes))
+					them = append(them, wrk(b, nginx, script, load.connections, load.bytes))
+				}
+				unit := "/s"
+				if load.bytes {
+					unit = "-MB/s"
+				}
+				b.ReportMetric(median(us), "cache"+unit)
+				b.ReportMetric(median(them), "nginx"+unit)
+				b.ReportMetric(median(us)/median(them), "ratio")
+			}
+		})
+	}
+}
+
+func median(f []float64) float64 {
+	slices.Sort(f)
+	return f[len(f)/2]
+}
+
+// startNginx serves a directory in which everything is that the cache serves of paths, and returns its URL.
+func startNginx(b *testing.B, s *cachetest.Server, paths []nar.PathInfo) string {
+	b.Helper()
+	root := filepath.Join(b.TempDir(), "root")
+	if err := os.MkdirAll(filepath.Join(root, "nar"), 0o755); err != nil {
+		b.Fatal(err)
+	}
+	for _, p := range paths {
+		hash, _ := nar.HashPart(p.StorePath)
+		text := fetch(b, s.CacheURL()+"/"+hash+".narinfo")
+		file := filepath.Join(root, "nar", p.NarHash.Nix32()+".nar.zst")
+		n, _, err := s.Index.Nar(b.Context(), p.NarHash)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if err := os.Link(filepath.Join(s.Dir, "nar", n.Blob[:2], n.Blob), file); err != nil && !os.IsExist(err) {
+			b.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(root, hash+".narinfo"), text, 0o644); err != nil {
+			b.Fatal(err)
+		}
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	address := l.Addr().String()
+	l.Close()
+	conf := filepath.Join(b.TempDir(), "nginx.conf")
+	text := fmt.Sprintf(`daemon off; user root; worker_processes auto; pid %[1]s.pid; error_log %[1]s.log;
+events { worker_connections 1024; }
+http { access_log off; sendfile on; tcp_nopush on; tcp_nodelay on; keepalive_requests 1000000; open_file_cache max=10000; types { text/x-nix-narinfo narinfo; }
+server { listen %[2]s; root %[3]s; } }`, conf, address, root)
+	if err := os.WriteFile(conf, []byte(text), 0o644); err != nil {
+		b.Fatal(err)
+	}
+	cmd := exec.Command("nginx", "-c", conf)
+	if err := cmd.Start(); err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() {
+		_ = cmd.Process.Signal(os.Interrupt)
+		_ = cmd.Wait()
+	})
+	for range 100 {
+		if conn, err := net.Dial("tcp", address); err == nil {
+			conn.Close()
+			return "http://" + address
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	b.Fatal("nginx does not answer")
+	return ""
+}
+
+// wrkScript has wrk ask for the paths in turn.
+func wrkScript(b *testing.B, paths []string) string {
+	b.Helper()
+	file := filepath.Join(b.TempDir(), "load.lua")
+	var text strings.Builder
+	text.WriteString("local paths = {\n")
+	for _, p := range paths {
+		fmt.Fprintf(&text, "%q,\n", p)
+	}
+	text.WriteString("}\nlocal i = 0\nlocal prefix = ''\nfunction init(args) prefix = args[1] or '' end\n" +
+		"function request() i = i % #paths + 1; return wrk.format('GET', prefix .. paths[i]) end\n")
+	if err := os.WriteFile(file, []byte(text.String()), 0o644); err != nil {
+		b.Fatal(err)
+	}
+	return file
+}
+
+// wrk returns requests, or megabytes, per second.
+func wrk(b *testing.B, url, script string, connections int, bytes bool) float64 {
+	b.Helper()
+	base, prefix := url, ""
+	if i := strings.Index(url[8:], "/"); i >= 0 {
+		base, prefix = url[:8+i], url[8+i:]
+	}
+	out, err := exec.CommandContext(b.Context(), "wrk", "-t1", fmt.Sprint("-c", connections), "-d2s", "-s", script, base, "--", prefix).CombinedOutput()
+	if err != nil {
+		b.Fatalf("%v: %s", err, out)
+	}
+	if bytes {
+		m := regexp.MustCompile(`Transfer/sec:\s+([0-9.]+)([KMG]?)B`).FindSubmatch(out)
+		f, _ := strconv.ParseFloat(string(m[1]), 64)
+		return f * map[string]float64{"": 1e-6, "K": 1e-3, "M": 1, "G": 1e3}[string(m[2])]
+	}
+	m := regexp.MustCompile(`Requests/sec:\s+([0-9.]+)`).FindSubmatch(out)
+	f, _ := strconv.ParseFloat(string(m[1]), 64)
+	return f
+}
+
+// largePaths makes files that do not compress.
+func largePaths(b *testing.B, dir string, count, size int) []nar.PathInfo {
+	b.Helper()
+	var paths []nar.PathInfo
+	random := rand.NewChaCha8([32]byte{})
+	for i := range count {
+		content := make([]byte, size)
+		_, _ = random.Read(content)
+		base := fmt.Sprintf("1%031d-large", i)
+		if err := os.WriteFile(filepath.Join(dir, base), content, 0o444); err != nil {
+			b.Fatal(err)
+		}
+		paths = append(paths, infoOf(b, base, content))
+	}
+	return paths
+}
