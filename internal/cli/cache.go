@@ -17,7 +17,8 @@ func (a *app) cache() *cobra.Command {
 		Args:  noCommand,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(a.cacheInfo(), a.cachePin(), a.cacheUnpin(), a.cachePins(), a.cacheGC(), a.cacheFsck(), a.cacheDelete())
+	cmd.AddCommand(a.cacheInfo(), a.cachePin(), a.cacheUnpin(), a.cachePins(), a.cacheGC(), a.cacheFsck(), a.cacheDelete(),
+		a.cachePush(), a.cacheWatchStore(), a.cachePostBuildHook(), a.cacheImport(), a.cacheUse())
 	return cmd
 }
 

@@ -245,6 +245,18 @@ func (n *Nix) ValidOf(ctx context.Context, paths []string) (valid []string, err 
 	return valid, nil
 }
 
+// Outputs returns the paths that valid derivations build.
+func (n *Nix) Outputs(ctx context.Context, drvs []string) (outputs []string, err error) {
+	for some := range slices.Chunk(drvs, 1000) {
+		out, err := n.run(ctx, "nix-store", append([]string{"--query", "--outputs"}, some...)...)
+		if err != nil {
+			return nil, err
+		}
+		outputs = append(outputs, strings.Fields(string(out))...)
+	}
+	return outputs, nil
+}
+
 // classOf says what becomes of a failure that Nix has no exit status for: its words are all there is.
 // otherwise is for those that say nothing of network or machine.
 func classOf(err error, otherwise fleet.Class) fleet.Class {
