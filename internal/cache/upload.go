@@ -176,8 +176,9 @@ func (s *Server) checkPath(hashPart string, info *nar.NarInfo) error {
 // Only a path whose archive was lost is replaced.
 func (s *Server) putPath(ctx context.Context, c *Cache, hashPart string, info *nar.NarInfo) error {
 	defer s.locks.lock(c.Name + "/" + hashPart)()
-	old, exists, err := s.record(ctx, c, hashPart)
-	if exists {
+	old, known, err := s.record(ctx, c, hashPart)
+	exists := known
+	if known {
 		exists, err = s.hasBlob(ctx, old.Nar)
 	}
 	if err != nil {
@@ -202,11 +203,16 @@ func (s *Server) putPath(ctx context.Context, c *Cache, hashPart string, info *n
 	}
 	path.NarInfo = s.kept(c, info)
 	references := slices.DeleteFunc(slices.Clone(info.References), func(r string) bool { return r == info.StorePath })
-	_, err = s.Index.PutPath(ctx, path, references, time.Now(), true)
+	_, err = s.Index.PutPath(ctx, path, references, time.Now(), known)
 	s.memory.forget(memoryKey{c.Name, hashPart}, memoryKey{c.Name, info.NarHash.Nix32()})
 	var missing *MissingReferencesError
 	if errors.As(err, &missing) {
 		return badRequest("%v; upload those first", missing)
+	}
+	if errors.Is(err, ErrConflict) { // another replica was quicker
+		if now, ok, lerr := s.record(ctx, c, hashPart); ok && lerr == nil {
+			return conflict(info.StorePath, now.NarHash)
+		}
 	}
 	return err
 }
@@ -273,6 +279,9 @@ func (f *fileWriter) Write(b []byte) (int, error) {
 	n, err := f.to.Write(b)
 	f.sum.Write(b[:n])
 	f.n += int64(n)
+	if err == nil && n < len(b) {
+		err = io.ErrShortWrite
+	}
 	if err != nil {
 		f.err = err
 	}

@@ -67,6 +67,7 @@ const (
 	CodeRollback      Code = "rollback-failed"    // the previous system could not be restored
 	CodeNotNow        Code = "not-now"            // the state of the host does not allow that order
 	CodeState         Code = "state-unreadable"   // a state file is damaged or cannot be written
+	CodeStorage       Code = "storage-failed"     // a cache's bucket or database cannot be reached, or refuses
 )
 
 // Error is a failure that a person can meet: what failed and where, what to do

@@ -50,7 +50,7 @@ func large(t *testing.T, wrap func(http.Handler) http.Handler) *cachetest.Server
 func TestPushThroughProxyWithBodyLimit(t *testing.T) {
 	t.Parallel()
 	s := large(t, nil)
-	u := cachetest.Nginx(t, `client_max_body_size 32m; location / { proxy_pass `+s.URL+`; }`)
+	u := lab.Nginx(t, `client_max_body_size 32m; location / { proxy_pass `+s.URL+`; }`)
 	dir := t.TempDir()
 	paths := []nar.PathInfo{noise(t, dir, 34<<20), noise(t, dir, 1<<20)}
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodPut, u+"/c/nar/"+paths[0].NarHash.Nix32()+".nar.zst", bytes.NewReader(make([]byte, 33<<20)))

@@ -53,7 +53,7 @@ func TestPlainCaches(t *testing.T) {
 			return u + "?secret-key=" + file, u
 		},
 		"over HTTP": func(t *testing.T) (string, string) {
-			u := cachetest.Nginx(t, dav)
+			u := lab.Nginx(t, dav)
 			return "nix+" + u + "/deep/er?secret-key=" + file, u + "/deep/er"
 		},
 	} {
@@ -90,7 +90,7 @@ func TestPlainCaches(t *testing.T) {
 // TestPlainCacheIsFound: an https URL may be of a plain cache; that it is one shows in its nix-cache-info.
 func TestPlainCacheIsFound(t *testing.T) {
 	t.Parallel()
-	u := cachetest.Nginx(t, `root $DIR; location /cache/ { dav_methods PUT; create_full_put_path on; }`)
+	u := lab.Nginx(t, `root $DIR; location /cache/ { dav_methods PUT; create_full_put_path on; }`)
 	dir, paths := store(t, 3)
 	c := newClient(t, u+"/cache", "")
 	if _, err := c.Push(t.Context(), paths, client.PushOptions{RealStoreDir: dir}); fleet.ClassOf(err) != fleet.Local {
@@ -131,7 +131,7 @@ func put(t *testing.T, url, content string) {
 // time, and no archive is sent twice.
 func TestPlainCacheNeverHoldsAHalf(t *testing.T) {
 	t.Parallel()
-	u := cachetest.Nginx(t, `root $DIR; location / { dav_methods PUT; create_full_put_path on; client_max_body_size 0; }`)
+	u := lab.Nginx(t, `root $DIR; location / { dav_methods PUT; create_full_put_path on; client_max_body_size 0; }`)
 	target, err := url.Parse(u)
 	if err != nil {
 		t.Fatal(err)
