@@ -41,15 +41,15 @@ func noise(t *testing.T, dir string, size int) nar.PathInfo {
 	return nar.PathInfo{StorePath: "/nix/store/" + base, NarHash: nar.Hash(sum.Sum(nil)), NarSize: int64(8*14 + size + (8-size%8)%8)}
 }
 
-// large is a server that takes large archives.
-func large(t *testing.T, wrap func(http.Handler) http.Handler) *cachetest.Server {
+// largeServer is one that takes large archives.
+func largeServer(t *testing.T, wrap func(http.Handler) http.Handler) *cachetest.Server {
 	return cachetest.Start(t, cache.Options{MaxNarBytes: 1 << 30}, wrap)
 }
 
 // TestPushThroughProxyWithBodyLimit: what a reverse proxy does not let through in one request goes in parts.
 func TestPushThroughProxyWithBodyLimit(t *testing.T) {
 	t.Parallel()
-	s := large(t, nil)
+	s := largeServer(t, nil)
 	u := lab.Nginx(t, `client_max_body_size 32m; location / { proxy_pass `+s.URL+`; }`)
 	dir := t.TempDir()
 	paths := []nar.PathInfo{noise(t, dir, 34<<20), noise(t, dir, 1<<20)}
@@ -93,7 +93,7 @@ func TestPartsThatArrivedAreNotSentAgain(t *testing.T) {
 	for n := 1; n <= 2; n++ {
 		ctx, kill := context.WithCancel(t.Context())
 		r := &recorder{after: n, then: kill}
-		s := large(t, r.wrap)
+		s := largeServer(t, r.wrap)
 		if _, err := newClient(t, s.CacheURL(), cachetest.PushToken).Push(ctx, paths, client.PushOptions{RealStoreDir: dir}); !errors.Is(err, context.Canceled) {
 			t.Fatal(err)
 		}
@@ -125,7 +125,7 @@ func TestDamagedParts(t *testing.T) {
 	ctx, kill := context.WithCancel(t.Context())
 	defer kill()
 	r := &recorder{after: 1, then: kill}
-	s := large(t, r.wrap)
+	s := largeServer(t, r.wrap)
 	if _, err := newClient(t, s.CacheURL(), cachetest.PushToken).Push(ctx, paths, client.PushOptions{RealStoreDir: dir}); !errors.Is(err, context.Canceled) {
 		t.Fatal(err)
 	}
@@ -155,7 +155,7 @@ func TestFaultyUploadInParts(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	paths := []nar.PathInfo{noise(t, dir, 34<<20)}
-	s := large(t, func(h http.Handler) http.Handler { return &faulty{Handler: h, failures: 3} })
+	s := largeServer(t, func(h http.Handler) http.Handler { return &faulty{Handler: h, failures: 3} })
 	c, err := client.New(client.Config{URL: s.CacheURL(), Token: func() (string, error) { return cachetest.PushToken, nil }, Attempts: 12})
 	if err != nil {
 		t.Fatal(err)
@@ -171,7 +171,7 @@ func TestServerWithoutParts(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	paths := []nar.PathInfo{noise(t, dir, 34<<20)}
-	s := large(t, func(h http.Handler) http.Handler {
+	s := largeServer(t, func(h http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if strings.Contains(r.URL.Path, "/uploads/") {
 				r.URL.Path = "/no/such/thing/as/that"
@@ -197,7 +197,7 @@ func TestDamagedLargePath(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := &recorder{}
-	s := large(t, r.wrap)
+	s := largeServer(t, r.wrap)
 	_, err := newClient(t, s.CacheURL(), cachetest.PushToken).Push(t.Context(), []nar.PathInfo{path}, client.PushOptions{RealStoreDir: dir})
 	if err == nil || !strings.Contains(err.Error(), "is damaged") || r.n != 0 {
 		t.Errorf("%d uploads, %v", r.n, err)

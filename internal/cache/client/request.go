@@ -291,6 +291,9 @@ func (c *Client) explain(what string, err error) error {
 	case s == http.StatusNotFound && c.base != "":
 		return fleet.Errorf(fleet.Local, fleet.CodeNotFound, "cannot %s: there is no cache %s at %s", what, c.name, c.base).WithCause(err).
 			WithHint("check the cache's URL: its last part is the cache's name")
+	case s == http.StatusNotFound:
+		return fleet.Errorf(fleet.Local, fleet.CodeNotFound, "cannot %s: there is no cache at %s", what, c.URL()).WithCause(err).
+			WithHint("check the cache's URL; a bucket must be there, and a server must take PUT")
 	case mayPass(err):
 		return fleet.Errorf(fleet.Transient, fleet.CodeCache, "cannot %s: cache %s fails", what, c.URL()).WithCause(err).
 			WithHint("see the hub's log; nothing is lost, run it again")

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"net/http"
 	"net/url"
 	"strings"
 	"time"
@@ -60,18 +59,23 @@ func (c *Client) openS3(u *url.URL) error {
 
 // try calls once, again after failures that may pass.
 func (b bucket) try(ctx context.Context, what string, once func(context.Context) error) error {
-	return absent(b.c.try(ctx, what, func() error {
+	return b.c.try(ctx, what, func() error {
 		err := once(ctx)
 		var answer minio.ErrorResponse
 		if errors.As(err, &answer) && answer.StatusCode != 0 {
 			return &statusError{status: answer.StatusCode, kind: answer.Code, message: cmp.Or(answer.Message, answer.Code)}
 		}
 		return err
-	}))
+	})
+}
+
+// reading is try where a file may be absent.
+func (b bucket) reading(ctx context.Context, what string, once func(context.Context) error) error {
+	return absent(b.try(ctx, what, once))
 }
 
 func (b bucket) get(ctx context.Context, name string, most int64) (text []byte, err error) {
-	return text, b.try(ctx, "read "+name, func(ctx context.Context) error {
+	return text, b.reading(ctx, "read "+name, func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, stallLimit)
 		defer cancel()
 		o, err := b.s3.GetObject(ctx, b.name, name, minio.GetObjectOptions{})
@@ -88,7 +92,7 @@ func (b bucket) get(ctx context.Context, name string, most int64) (text []byte, 
 }
 
 func (b bucket) size(ctx context.Context, name string) (size int64, err error) {
-	return size, b.try(ctx, "look for "+name, func(ctx context.Context) error {
+	return size, b.reading(ctx, "look for "+name, func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, stallLimit)
 		defer cancel()
 		o, err := b.s3.StatObject(ctx, b.name, name, minio.StatObjectOptions{})
@@ -99,7 +103,7 @@ func (b bucket) size(ctx context.Context, name string) (size int64, err error) {
 
 func (b bucket) open(ctx context.Context, name string) (content io.ReadCloser, err error) {
 	what := "read " + name
-	return content, b.try(ctx, what, func(ctx context.Context) error {
+	return content, b.reading(ctx, what, func(ctx context.Context) error {
 		ctx, cancel := context.WithCancel(ctx)
 		o, err := b.s3.GetObject(ctx, b.name, name, minio.GetObjectOptions{})
 		if err == nil {
@@ -115,7 +119,7 @@ func (b bucket) open(ctx context.Context, name string) (content io.ReadCloser, e
 }
 
 func (b bucket) put(ctx context.Context, name, contentType string, content func() body) error {
-	err := b.try(ctx, "write "+name, func(ctx context.Context) error {
+	return b.try(ctx, "write "+name, func(ctx context.Context) error {
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
 		from := content()
@@ -124,10 +128,6 @@ func (b bucket) put(ctx context.Context, name, contentType string, content func(
 		_, err := b.s3.PutObject(ctx, b.name, name, &watched{from.r, dog}, from.size, minio.PutObjectOptions{ContentType: contentType, PartSize: s3Part})
 		return err
 	})
-	if errors.Is(err, errAbsent) {
-		return b.c.explain("write "+name, &statusError{status: http.StatusNotFound, message: "there is no bucket " + b.name + ", or it may not be written to"})
-	}
-	return err
 }
 
 func (b bucket) list(ctx context.Context, suffix string, each func(string) error) error {
