@@ -179,6 +179,9 @@ func (c *Client) once(ctx context.Context, r request) (_ []byte, err error) {
 }
 
 func (c *Client) build(ctx context.Context, r request) (*http.Request, error) {
+	if strings.HasPrefix(r.url, "/") { // there is no server
+		return nil, fleet.Errorf(fleet.Local, fleet.CodeInvalid, "cannot %s: %s is a plain Nix cache, which is pushed to and read, and nothing else", r.what, c.URL())
+	}
 	req, err := http.NewRequestWithContext(ctx, r.method, r.url, nil)
 	if err != nil {
 		return nil, err
