@@ -1,7 +1,9 @@
 package cli
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -69,7 +71,7 @@ func (a *app) check() *cobra.Command {
 		Long: `Check looks at everything that a release would, and publishes nothing: every host evaluates, the secrets can
 be re-keyed as the hosts want them, the flake's checks build, and the commands of garrison.toml succeed.
 It looks at the work tree as it stands (files that git tracks), or at --commit. In an Actions job it
-writes groups, error annotations and the job's summary.`,
+writes a group for each part as it ends, error annotations and the job's summary.`,
 		Args: exactly(),
 	}
 	format := output(cmd)
@@ -115,9 +117,14 @@ func (a *app) runCheck(ctx context.Context, f checkFlags, asJSON bool) error {
 	progress, end := a.showProgress()
 	defer end()
 	a.listen(n, progress)
+	var unwritten error
 	found, err := release.Check(ctx, release.CheckOptions{Repo: repo, Remote: f.remote, Commit: commit, Jobs: f.jobs, EvalMemory: int64(f.memory), NoBuild: f.noBuild, Nix: n, Evaluated: progress.evaluated,
-		Each: func(x release.Finding) {
-			if !asJSON && !inActions {
+		Each: func(x release.Finding) { // live: each as it is done
+			switch {
+			case asJSON:
+			case inActions:
+				unwritten = errors.Join(unwritten, x.WriteAnnotation(a.Out))
+			default:
 				a.tellFinding(x)
 			}
 		}})
@@ -127,7 +134,7 @@ func (a *app) runCheck(ctx context.Context, f checkFlags, asJSON bool) error {
 			err = werr
 		}
 	}
-	if err != nil {
+	if err = cmp.Or(err, unwritten); err != nil {
 		return err
 	}
 	if !found.Passed {
@@ -155,10 +162,6 @@ func (a *app) tellFinding(x release.Finding) {
 func (a *app) writeFindings(found *release.Findings, junit string, asJSON, inActions bool) error {
 	if asJSON {
 		if err := a.json(found); err != nil {
-			return err
-		}
-	} else if inActions {
-		if err := found.WriteAnnotations(a.Out); err != nil {
 			return err
 		}
 	}

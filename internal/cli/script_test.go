@@ -69,7 +69,7 @@ func TestScript(t *testing.T) {
 
 var scriptCommands = map[string]func(ts *testscript.TestScript, neg bool, args []string){
 	"exits": exits, "complains": complains, "fleet": fleetCmd, "hub": hubCmd, "schema": schema, "wants": wants, "until": until, "sshd": sshdCmd, "canary": canaryCmd, "quietly": quietly,
-	"frail": frail, "sentonce": sentOnce,
+	"frail": frail, "sentonce": sentOnce, "newest": newestNix,
 }
 
 // exits CODE PROGRAM ARGS... runs a program and wants that exit code.
@@ -219,6 +219,13 @@ func sshdCmd(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(err)
 	ts.Defer(func() { ts.Check(stop()) })
 	ts.Setenv(args[0], address)
+}
+
+// newestNix puts the newest Nix that Debian has before the system's.
+func newestNix(ts *testscript.TestScript, _ bool, _ []string) {
+	dir, err := exec.Command("../../scripts/fetch-nix", "sid").Output()
+	ts.Check(err)
+	ts.Setenv("PATH", filepath.Join(strings.TrimSpace(string(dir)), "bin")+string(os.PathListSeparator)+ts.Getenv("PATH"))
 }
 
 // nixSystem is this machine's system, as Nix calls it.

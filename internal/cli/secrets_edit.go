@@ -25,13 +25,14 @@ func (a *app) secretsEdit() *cobra.Command {
 		Use:   "edit FILE",
 		Short: "Edit a secret of the source branch in $EDITOR, and encrypt it for the editors",
 		Long: `Edit decrypts FILE (made if it is not there) with --identity into memory-backed storage, opens $EDITOR on it,
-and encrypts what was saved for the editors that garrison.toml names. What is not changed is not written.`,
+and encrypts what was saved for the editors that garrison.toml names; where it names none, for whom the file's rule in
+agenix's secrets.nix does. What is not changed is not written.`,
 		Args: exactly("FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.runEdit(cmd.Context(), repo, identity, args[0])
 		},
 	}
-	cmd.Flags().StringVar(&repo, "repo", ".", "the fleet's repository, for garrison.toml")
+	cmd.Flags().StringVar(&repo, "repo", ".", "the fleet's repository, for garrison.toml and secrets.nix")
 	cmd.Flags().StringVar(&identity, "identity", "", "an editor's private key (age, SSH, or a plugin's); not needed for a new file")
 	return cmd
 }
@@ -43,19 +44,18 @@ func (a *app) runEdit(ctx context.Context, repo, identity, file string) error {
 	if err != nil {
 		return err
 	}
-	names, err := c.Editors()
-	if err != nil {
-		return err
-	}
 	if !release.SecretFile(file) {
 		return fleet.Errorf("", fleet.CodeUsage, "%s does not look like a secret", file).WithHint("secrets are called *.age, or *.yaml, *.json, *.env, *.ini, *.sops for sops")
 	}
-	ui := a.pluginUI()
-	editors, err := secret.ParseEditors(names, ui)
+	readers, err := a.readersOf(ctx, repo, c)
 	if err != nil {
 		return err
 	}
-	was, err := openSecret(file, identity, ui)
+	editors, err := readers.of(file)
+	if err != nil {
+		return err
+	}
+	was, err := openSecret(file, identity, readers.ui)
 	if err != nil {
 		return err
 	}

@@ -10,21 +10,22 @@ import (
 	"slices"
 	"strings"
 
+	"filippo.io/age"
 	"filippo.io/age/plugin"
 	"github.com/spf13/cobra"
 
 	"github.com/garrison-nix/garrison/internal/durable"
 	"github.com/garrison-nix/garrison/internal/fleet"
 	"github.com/garrison-nix/garrison/internal/git"
-	"github.com/garrison-nix/garrison/internal/nix"
 	"github.com/garrison-nix/garrison/internal/release"
 	"github.com/garrison-nix/garrison/internal/secret"
 )
 
 type rekeyFlags struct {
 	evalFlags
-	repo, identity string
-	dryRun         bool
+	repo       string
+	identities []string
+	dryRun     bool
 }
 
 func (a *app) secretsRekey() *cobra.Command {
@@ -33,14 +34,15 @@ func (a *app) secretsRekey() *cobra.Command {
 		Use:   "rekey [FILE...]",
 		Short: "Encrypt the secrets of the source branch again for the editors of now",
 		Long: `Rekey brings the secrets in the work tree in line with secrets.editors in garrison.toml, after an editor came or
-went: those that hosts declare, or the FILEs named. Only files that are for others are written. All are decrypted and
+went: those that hosts declare or agenix's rules name, or the FILEs named. Where garrison.toml names no editors, each file is
+for whom its rule in secrets.nix names. Only files that are for others are written. All are decrypted and
 encrypted in memory before the first is written; if anything fails, every file stays as it was. Review and commit
 what it changed. (What a release would re-key for the hosts, garrison plan says.)`,
 	}
 	format := output(cmd)
 	fl := cmd.Flags()
 	fl.StringVar(&f.repo, "repo", ".", "the fleet's repository on this machine")
-	fl.StringVar(&f.identity, "identity", "", "an editor's private key (age, SSH, or a plugin's) that can read the files now")
+	fl.StringArrayVar(&f.identities, "identity", nil, "an editor's private key (age, SSH, or a plugin's) that can read the files now; may be repeated")
 	fl.BoolVar(&f.dryRun, "dry-run", false, "say what would be written, and write nothing; without --identity nothing is decrypted either")
 	f.evalFlags.add(fl)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -71,12 +73,7 @@ func (a *app) runRekey(ctx context.Context, f rekeyFlags, named []string) (*reke
 	if err != nil {
 		return nil, err
 	}
-	names, err := c.Editors()
-	if err != nil {
-		return nil, err
-	}
-	ui := a.pluginUI()
-	editors, err := secret.ParseEditors(names, ui)
+	readers, err := a.readersOf(ctx, f.repo, c)
 	if err != nil {
 		return nil, err
 	}
@@ -98,7 +95,10 @@ func (a *app) runRekey(ctx context.Context, f rekeyFlags, named []string) (*reke
 	if err != nil {
 		return nil, err
 	}
-	if out.Changed, err = secret.PlanReseal(sources, editors, secret.NewKeyring(keys, names)); err != nil {
+	if err := readers.forEach(sources, files); err != nil {
+		return nil, err
+	}
+	if out.Changed, err = secret.PlanReseal(sources, readers.keyring(keys)); err != nil {
 		return nil, err
 	}
 	for _, s := range sources {
@@ -106,19 +106,15 @@ func (a *app) runRekey(ctx context.Context, f rekeyFlags, named []string) (*reke
 			out.Kept = append(out.Kept, s.Path)
 		}
 	}
-	if len(out.Changed) == 0 || f.dryRun && f.identity == "" {
+	if len(out.Changed) == 0 || f.dryRun && f.identities == nil {
 		return out, nil
 	}
-	return out, a.reseal(ctx, f, out, files, ui)
+	return out, a.reseal(ctx, f, out, files, readers.ui)
 }
 
 // declared finds the secrets that hosts declare in the work tree, and notes what else is encrypted there.
 func (a *app) declared(ctx context.Context, f rekeyFlags, out *rekeyed) (files map[string]string, keys map[string][]string, err error) {
-	n, err := nix.Find(ctx)
-	if err != nil {
-		return nil, nil, err
-	}
-	repo, err := git.Open(ctx, f.repo)
+	o, err := a.workTree(ctx, f.repo)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -126,17 +122,19 @@ func (a *app) declared(ctx context.Context, f rekeyFlags, out *rekeyed) (files m
 	if err != nil {
 		return nil, nil, err
 	}
-	commit, _, err := git.WorkTree(ctx, f.repo)
-	if err != nil {
-		return nil, nil, err
-	}
-	d, err := release.DeclaredSecrets(ctx, release.Options{Repo: repo, Source: commit, Jobs: f.jobs, EvalMemory: int64(f.memory), Nix: n, Log: a.logger()})
+	o.Jobs, o.EvalMemory = f.jobs, int64(f.memory)
+	d, err := release.DeclaredSecrets(ctx, o)
 	if err != nil {
 		return nil, nil, err
 	}
 	files = map[string]string{}
 	for path := range d.Hosts {
 		files[path] = filepath.Join(top, path)
+	}
+	if d.Rules != nil {
+		for path := range d.Rules.Of {
+			files[path] = filepath.Join(top, path)
+		}
 	}
 	for _, path := range d.Files {
 		if files[path] != "" || !release.SecretFile(path) {
@@ -175,20 +173,24 @@ func readSources(files map[string]string) ([]secret.SourceFile, error) {
 	}
 	if bad != nil {
 		return nil, fleet.Errorf(fleet.Local, fleet.CodeSecret, "these secrets cannot be read: %s", strings.Join(bad, "; ")).
-			WithHint("a secret that a host declares must be in the work tree and in git")
+			WithHint("a secret that a host declares, or that a rule names, must be in the work tree and in git")
 	}
 	return sources, nil
 }
 
 // reseal does what is planned, and writes it unless it is a dry run.
 func (a *app) reseal(ctx context.Context, f rekeyFlags, out *rekeyed, files map[string]string, ui *plugin.ClientUI) error {
-	if f.identity == "" {
+	if f.identities == nil {
 		return fleet.Errorf("", fleet.CodeUsage, "--identity is missing: %d files must be decrypted first", len(out.Changed)).
 			WithHint("--dry-run says which, without a key")
 	}
-	ids, err := secret.LoadIdentitiesWith(f.identity, ui)
-	if err != nil {
-		return err
+	var ids []age.Identity
+	for _, file := range f.identities {
+		more, err := secret.LoadIdentitiesWith(file, ui)
+		if err != nil {
+			return err
+		}
+		ids = append(ids, more...)
 	}
 	sealed, err := secret.Reseal(ctx, out.Changed, ids)
 	if err != nil || f.dryRun {

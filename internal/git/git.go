@@ -13,6 +13,7 @@ import (
 	"crypto/sha1"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -21,6 +22,8 @@ import (
 	"strings"
 	"time"
 	"unicode"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/garrison-nix/garrison/internal/fleet"
 	"github.com/garrison-nix/garrison/internal/proc"
@@ -115,10 +118,24 @@ func (r *Repo) git(ctx context.Context, c call) (string, error) {
 		where := "git fails"
 		if r != nil {
 			where += " in " + r.Dir
+			if full(r.Dir) {
+				return "", fleet.Errorf(fleet.Local, fleet.CodeGit, "%s: no space is left there", where).
+					WithHint("make room on the disk, then run it again").WithCause(errors.Join(errFull, err))
+			}
 		}
 		return "", fleet.Errorf(fleet.Local, fleet.CodeGit, "%s", where).WithCause(err)
 	}
 	return string(out), err
+}
+
+// errFull says that git failed where there is no space left. What it says itself then may be anything.
+var errFull = errors.New("no space left")
+
+// full says whether the disk that a folder is on has no room for as much as a few refs.
+func full(dir string) bool {
+	const least = 64 << 10
+	var fs unix.Statfs_t
+	return unix.Statfs(dir, &fs) == nil && fs.Blocks > 0 && fs.Bavail*uint64(fs.Bsize) < least
 }
 
 func (r *Repo) line(ctx context.Context, args ...string) (string, error) {

@@ -203,8 +203,9 @@ func remoteError(doing, remote string, err error) error {
 	case strings.Contains(said, "[remote rejected]") && !strings.Contains(said, "cannot lock ref"):
 		return fleet.Errorf(fleet.Local, fleet.CodeUnauthorized, "cannot %s %s: it does not let us move these refs", doing, Redact(remote)).
 			WithHint("a hook or a protection of branch or tag is in the way: let the release user write to them").WithCause(redacted(err))
-	case strings.Contains(said, "No space left on device"):
-		return fleet.Errorf(fleet.Local, fleet.CodeGit, "cannot %s %s: no space left", doing, Redact(remote)).WithCause(redacted(err))
+	case errors.Is(err, errFull) || strings.Contains(said, "No space left on device"):
+		return fleet.Errorf(fleet.Local, fleet.CodeGit, "cannot %s %s: no space left on this machine", doing, Redact(remote)).
+			WithHint("make room on the disk, then run it again").WithCause(redacted(err))
 	case errors.As(err, &timeout) && timeout.Code == fleet.CodeTimeout:
 		return timeout
 	}

@@ -18,15 +18,23 @@ func WorkTree(ctx context.Context, dir string) (commit string, dirty bool, err e
 		return strings.TrimSpace(string(out)), err
 	}
 	if bare, err := run("rev-parse", "--is-bare-repository"); err == nil && bare != "true" {
-		if commit, err = run("stash", "create"); err == nil && commit != "" {
-			return commit, true, nil
-		}
+		dirty = true // perhaps
 	}
-	commit, err = run("rev-parse", "--verify", "--quiet", "HEAD^{commit}")
-	if err != nil {
+	if commit, err = run("rev-parse", "--verify", "--quiet", "HEAD^{commit}"); err != nil {
 		return "", false, fleet.Errorf(fleet.Bad, fleet.CodeNotFound, "%s has no commit yet", dir).WithHint("commit something first").WithCause(err)
 	}
-	return commit, false, nil
+	if !dirty {
+		return commit, false, nil
+	}
+	changed, err := run("stash", "create") // it writes a commit, and says nothing when nothing was changed
+	if _, ran := proc.ExitCode(err); ran { // what was changed must not be passed over
+		return "", false, fleet.Errorf(fleet.Local, fleet.CodeGit, "the work tree of %s cannot be taken as it stands", dir).
+			WithHint("resolve conflicts, and see that there is space left: git stash create says what is wrong").WithCause(err)
+	}
+	if err != nil || changed == "" {
+		return commit, false, err
+	}
+	return changed, true, nil
 }
 
 // TopLevel is the folder of the work tree that dir is in.

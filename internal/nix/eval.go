@@ -3,6 +3,7 @@ package nix
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/url"
 	"path/filepath"
@@ -109,7 +110,7 @@ func (n *Nix) noLFS(f Flake) error {
 
 // evalError classifies a failed evaluation and takes Nix's complaint along.
 func evalError(ctx context.Context, err error, format string, args ...any) error {
-	if ctx.Err() != nil {
+	if ctx.Err() != nil || errors.As(err, new(*fleet.Error)) { // nix did not run
 		return err
 	}
 	message := Message(err, maxEvalMessage)
@@ -125,15 +126,16 @@ func evalError(ctx context.Context, err error, format string, args ...any) error
 
 // Host is all that one evaluation says of a host.
 type Host struct {
-	Name     string       `json:"-"`
-	Kind     Kind         `json:"-"`
-	Flake    Flake        `json:"-"`
-	Began    time.Time    `json:"-"` // of its evaluation
-	DrvPath  string       `json:"drv"`
-	OutPath  string       `json:"out"`
-	System   string       `json:"system"`
-	Secrets  []SecretFile `json:"secrets"`
-	HostKeys []string     `json:"hostKeys"` // services.garrison.hostKeys, else age.rekey.hostPubkey; none when not declared
+	Name  string `json:"-"`
+	Kind  Kind   `json:"-"`
+	Flake Flake  `json:"-"`
+	// Took is how long its evaluation did; an even share of it for each host that was evaluated in the same process.
+	Took     time.Duration `json:"-"`
+	DrvPath  string        `json:"drv"`
+	OutPath  string        `json:"out"`
+	System   string        `json:"system"`
+	Secrets  []SecretFile  `json:"secrets"`
+	HostKeys []string      `json:"hostKeys"` // services.garrison.hostKeys, else age.rekey.hostPubkey; none when not declared
 	// Checks are services.garrison.checks, sorted by name.
 	Checks []fleet.HealthCheck `json:"-"`
 }
@@ -146,59 +148,109 @@ type SecretFile struct {
 	Key  string `json:"key"`  // within a sops file; "" means all of it
 }
 
-// Host evaluates one host, once, and writes its derivations to the store. What may stand in it:
+// Host evaluates one host, as Hosts does.
+func (n *Nix) Host(ctx context.Context, f Flake, kind Kind, name string) (Host, error) {
+	one := []Host{{Name: name, Kind: kind, Flake: f}}
+	err := n.Hosts(ctx, one)
+	return one[0], err
+}
+
+// Hosts evaluates hosts of which Name, Kind and Flake are known, each once and all in one process, writes their derivations to the store,
+// and fills in the rest; after an error nothing but Took counts. What may stand in a host:
 // config.system.build.toplevel as in NixOS, config.age.secrets as in agenix, rekeyFile and config.age.rekey.hostPubkey
 // as in agenix-rekey, config.sops.secrets as in sops-nix; and our own config.services.garrison.hostKeys, a key or a list of them,
 // and config.services.garrison.checks.
-func (n *Nix) Host(ctx context.Context, f Flake, kind Kind, name string) (Host, error) {
-	h := Host{Name: name, Kind: kind, Flake: f, Began: time.Now()}
-	said := struct {
-		*Host
-		Checks map[string]json.RawMessage `json:"checks"`
-	}{Host: &h}
-	err := n.eval(ctx, &said, `let
-		host = (builtins.getFlake `+quote(f.URL())+`).`+string(kind)+`Configurations.${`+quote(name)+`};
-		top = host.config.system.build.toplevel;
-		listed = host.config.services.garrison.hostKeys or [ ];
-		own = builtins.filter (k: k != "") (if builtins.isList listed then listed else [ listed ]);
-		each = f: set: builtins.attrValues (builtins.mapAttrs f set);
-		secrets = each (name: s: {
-			name = "age.secrets.${name}"; kind = "age"; key = "";
-			file = toString (if s.rekeyFile or null != null then s.rekeyFile else s.file);
-		}) (host.config.age.secrets or { }) ++ each (name: s: {
-			name = "sops.secrets.${name}"; kind = "sops";
-			file = toString (s.sopsFile or host.config.sops.defaultSopsFile);
-			key = if builtins.elem (s.format or host.config.sops.defaultSopsFormat or "yaml") [ "yaml" "json" ] then s.key or name else "";
-		}) (host.config.sops.secrets or { });
-		plain = v: # what a command names is in the system's closure: Garrison's module puts it there
-			if builtins.isString v || v ? outPath then builtins.unsafeDiscardStringContext "${v}"
-			else if builtins.isList v then map plain v
-			else if builtins.isAttrs v then builtins.mapAttrs (_: plain) v
-			else v;
-	in {
-		drv = top.drvPath;
-		out = top.outPath;
-		inherit (top) system;
-		inherit secrets;
-		checks = plain (host.config.services.garrison.checks or { });
-		hostKeys = map (k: if builtins.isPath k then builtins.readFile k else toString k)
-			(if own != [ ] then own else [ (host.config.age.rekey.hostPubkey or "") ]);
-	}`)
-	if err != nil {
-		return h, evalError(ctx, err, "host %s does not evaluate", name)
+func (n *Nix) Hosts(ctx context.Context, hosts []Host) error {
+	began := time.Now()
+	var flakes []Flake
+	var bindings, list strings.Builder
+	for _, h := range hosts {
+		f := slices.Index(flakes, h.Flake)
+		if f < 0 {
+			f = len(flakes)
+			flakes = append(flakes, h.Flake)
+			fmt.Fprintf(&bindings, "flake%d = builtins.getFlake %s;\n", f, quote(h.Flake.URL()))
+		}
+		fmt.Fprintf(&list, "flake%d.%sConfigurations.${%s}\n", f, h.Kind, quote(h.Name))
 	}
+	said := make([]struct {
+		Host
+		Checks map[string]json.RawMessage `json:"checks"`
+	}, 1)
+	var into any = &said
+	in := "map ask [\n" + list.String() + "]"
+	if len(hosts) == 1 { // what Nix says of it is then of no list
+		into, in = &said[0], "ask "+list.String()
+	}
+	err := n.eval(ctx, into, "let\n"+bindings.String()+"ask = "+askHost+";\nin "+in)
+	for i := range hosts {
+		hosts[i].Took = time.Since(began) / time.Duration(len(hosts))
+	}
+	if err != nil {
+		return evalError(ctx, err, "%s does not evaluate", hostsName(hosts))
+	}
+	for i, h := range hosts {
+		got := said[i].Host
+		got.Name, got.Kind, got.Flake, got.Took = h.Name, h.Kind, h.Flake, h.Took
+		if err := got.settle(said[i].Checks); err != nil {
+			return err
+		}
+		hosts[i] = got
+	}
+	return nil
+}
+
+// hostsName is what a person calls some hosts.
+func hostsName(hosts []Host) string {
+	if len(hosts) == 1 {
+		return "host " + hosts[0].Name
+	}
+	return fmt.Sprintf("one of %d hosts", len(hosts))
+}
+
+// askHost is the function of the Nix language from a host to what is asked of it.
+const askHost = `host: let
+	top = host.config.system.build.toplevel;
+	listed = host.config.services.garrison.hostKeys or [ ];
+	own = builtins.filter (k: k != "") (if builtins.isList listed then listed else [ listed ]);
+	each = f: set: builtins.attrValues (builtins.mapAttrs f set);
+	secrets = each (name: s: {
+		name = "age.secrets.${name}"; kind = "age"; key = "";
+		file = toString (if s.rekeyFile or null != null then s.rekeyFile else s.file);
+	}) (host.config.age.secrets or { }) ++ each (name: s: {
+		name = "sops.secrets.${name}"; kind = "sops";
+		file = toString (s.sopsFile or host.config.sops.defaultSopsFile);
+		key = if builtins.elem (s.format or host.config.sops.defaultSopsFormat or "yaml") [ "yaml" "json" ] then s.key or name else "";
+	}) (host.config.sops.secrets or { });
+	plain = v: # what a command names is in the system's closure: Garrison's module puts it there
+		if builtins.isString v || v ? outPath then builtins.unsafeDiscardStringContext "${v}"
+		else if builtins.isList v then map plain v
+		else if builtins.isAttrs v then builtins.mapAttrs (_: plain) v
+		else v;
+in {
+	drv = top.drvPath;
+	out = top.outPath;
+	inherit (top) system;
+	inherit secrets;
+	checks = plain (host.config.services.garrison.checks or { });
+	hostKeys = map (k: if builtins.isPath k then builtins.readFile k else toString k)
+		(if own != [ ] then own else [ (host.config.age.rekey.hostPubkey or "") ]);
+}`
+
+// settle checks and tidies what an evaluation said of the host.
+func (h *Host) settle(checks map[string]json.RawMessage) (err error) {
 	if !fleet.ValidStorePath(h.OutPath) || !fleet.ValidStorePath(h.DrvPath) {
-		return h, fleet.Errorf(fleet.Bad, fleet.CodeEvaluate, "host %s: its toplevel is not a derivation in /nix/store (outPath %q)", name, h.OutPath)
+		return fleet.Errorf(fleet.Bad, fleet.CodeEvaluate, "host %s: its toplevel is not a derivation in /nix/store (outPath %q)", h.Name, h.OutPath)
 	}
 	for i, k := range h.HostKeys {
 		h.HostKeys[i] = strings.TrimSpace(k)
 	}
 	h.HostKeys = slices.DeleteFunc(h.HostKeys, func(k string) bool { return k == "" })
-	if h.Checks, err = fleet.ParseChecks(said.Checks); err != nil {
-		return h, fleet.Errorf(fleet.Bad, fleet.CodeEvaluate, "host %s: services.garrison.checks: %s", name, err).
+	if h.Checks, err = fleet.ParseChecks(checks); err != nil {
+		return fleet.Errorf(fleet.Bad, fleet.CodeEvaluate, "host %s: services.garrison.checks: %s", h.Name, err).
 			WithHint("docs/FORMATS.md lists what a check may be")
 	}
-	return h, nil
+	return nil
 }
 
 // SecretPath is the path in the repository of a file that an evaluation names: what stands
@@ -224,7 +276,14 @@ func (n *Nix) Check(ctx context.Context, f Flake, system, name string) (drvPath 
 }
 
 func (n *Nix) eval(ctx context.Context, into any, expr string) error {
-	out, err := n.run(ctx, "nix", "eval", "--json", "--no-write-lock-file", "--option", "warn-dirty", "false", "--expr", expr)
+	temp, done, err := tempFolder()
+	if err != nil {
+		return err
+	}
+	defer done()
+	own := *n
+	own.Env = append(slices.Clip(n.Env), "TMPDIR="+temp)
+	out, err := own.run(ctx, "nix", "eval", "--json", "--no-write-lock-file", "--option", "warn-dirty", "false", "--expr", expr)
 	if err != nil {
 		return err
 	}

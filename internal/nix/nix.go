@@ -48,7 +48,7 @@ type Nix struct {
 // "nix (Determinate Nix 3.8.5) 2.30.2".
 var version = regexp.MustCompile(`^[^\n]*?(?:^|[\s])v?([0-9]+)\.([0-9]+)([a-z0-9_.+-]*)\s*(?:\n|$)`)
 
-// Find looks for nix and checks its version. Errors: CodeMissingTool, CodeNixTooOld, both class host.
+// Find looks for nix, checks its version, and removes what evaluations that were killed have left. Errors: CodeMissingTool, CodeNixTooOld, both class host.
 func Find(ctx context.Context) (*Nix, error) {
 	out, err := proc.Run(ctx, proc.Cmd{Program: "nix", Args: []string{"--version"}})
 	if err != nil {
@@ -61,6 +61,7 @@ func Find(ctx context.Context) (*Nix, error) {
 		}
 		return nil, fleet.Errorf(fleet.Local, fleet.CodeMissingTool, "nix --version fails").WithCause(err)
 	}
+	sweep()
 	v, err := parseVersion(strings.TrimSpace(string(out)))
 	return &Nix{Version: v}, err
 }

@@ -124,7 +124,7 @@ func (c *checking) evaluate(ctx context.Context) error {
 	v.system, v.told = c.system, c.Evaluated
 	failed := false
 	v.each = func(h nix.Host, err error) {
-		f := finding(FoundHost, h.Name, h.Began, err)
+		f := finding(FoundHost, h.Name, time.Now().Add(-h.Took), err)
 		f.Flake = h.Flake.Dir
 		if err == nil {
 			f.Detail = h.OutPath
@@ -140,7 +140,7 @@ func (c *checking) evaluate(ctx context.Context) error {
 		return context.Cause(ctx)
 	}
 	if err == nil {
-		c.secrets(e, began)
+		c.secrets(ctx, e, src, flakes, began)
 	} else {
 		c.add(Finding{Kind: FoundSecrets, Name: "re-key plan", Detail: "not looked at: which secrets a host wants is only known when all hosts evaluate"})
 	}
@@ -148,11 +148,15 @@ func (c *checking) evaluate(ctx context.Context) error {
 }
 
 // secrets plans the re-keying, as a release of this commit would.
-func (c *checking) secrets(e *evaluation, began time.Time) {
+func (c *checking) secrets(ctx context.Context, e *evaluation, src *source, flakes []nix.Flake, began time.Time) {
 	err := c.config.check(e.names())
 	n := 0
+	s := &state{Options: Options{Nix: c.Nix}, config: c.config, blobs: c.blobs}
 	if err == nil {
-		in, werr := wanted(e, c.config)
+		err = s.readRules(ctx, src, flakes)
+	}
+	if err == nil {
+		in, werr := wanted(e, c.config, s.rules)
 		n, err = len(in.Files), werr
 		if err == nil {
 			in.Blobs = c.blobs

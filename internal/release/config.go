@@ -2,6 +2,7 @@ package release
 
 import (
 	"errors"
+	"path"
 	"regexp"
 	"slices"
 	"strings"
@@ -39,6 +40,8 @@ type Config struct {
 		// HostKeys are the public keys of hosts that do not declare one in the flake.
 		// A list while a key is being changed: the old one and the new.
 		HostKeys map[string]any `toml:"hostKeys"`
+		// Rules is the file with agenix's rules: by default secrets.nix or secrets/secrets.nix, if one of them has some; "" for none.
+		Rules *string `toml:"rules"`
 		// AllowRemoval are hosts and public keys that may lose access to secrets.
 		AllowRemoval []string `toml:"allowRemoval"`
 	} `toml:"secrets"`
@@ -77,6 +80,10 @@ func ParseConfig(name string, data []byte) (Config, error) {
 		if c.HostKeys(host) == nil {
 			return c, fleet.Errorf(fleet.Bad, fleet.CodeConfig, "%s: secrets.hostKeys.%s must be a public key, or a list of them", name, host)
 		}
+	}
+	if r := c.Secrets.Rules; r != nil && *r != "" && (path.Clean(*r) != *r || path.IsAbs(*r) || strings.HasPrefix(*r, "..")) {
+		return c, fleet.Errorf(fleet.Bad, fleet.CodeConfig, "%s: secrets.rules is %q, which is not the path of a file in the repository", name, *r).
+			WithHint("write it from the root, like secrets/secrets.nix")
 	}
 	for _, k := range c.Check.Commands {
 		if k.Name == "" || k.Run == "" {

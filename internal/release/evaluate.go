@@ -1,15 +1,10 @@
 package release
 
 import (
-	"context"
-	"errors"
-	"fmt"
 	"maps"
 	"path"
-	"runtime"
 	"slices"
 	"strings"
-	"sync"
 
 	"github.com/garrison-nix/garrison/internal/fleet"
 	"github.com/garrison-nix/garrison/internal/nix"
@@ -77,107 +72,6 @@ func flakesIn(files map[string]string, patterns []string, at nix.Flake) ([]nix.F
 	return flakes, nil
 }
 
-// evaluator evaluates flakes, some hosts at a time.
-type evaluator struct {
-	nix    *nix.Nix
-	jobs   int    // at a time
-	system string // whose checks are listed
-	// only is the one host to evaluate; "" for all.
-	only string
-	// accept is asked about the hosts' names before any of them is evaluated; may be nil.
-	accept func(names []string) error
-	// each is called for every host when it was evaluated, never twice at the same time.
-	each func(h nix.Host, err error)
-	// told is how many hosts have been evaluated, of how many; called as each is. May be nil.
-	told func(done, total int)
-	hint string // for what does not evaluate
-}
-
-// evalMemoryLeast is what an evaluation needs at the least to be worth starting, in bytes.
-const evalMemoryLeast = 512 << 20
-
-// newEvaluator is for evaluations of a source. They are bounded by cores and, if memory (bytes) is not 0, by what they may take all together.
-func newEvaluator(n *nix.Nix, of *source, jobs int, memory int64) *evaluator {
-	if jobs <= 0 {
-		jobs = runtime.NumCPU()
-	}
-	limited := *n
-	limited.Env = of.env
-	if memory > 0 {
-		jobs = int(max(1, min(int64(jobs), memory/evalMemoryLeast)))
-		limited.EvalHeap = memory / int64(jobs)
-	}
-	return &evaluator{nix: &limited, jobs: jobs, hint: of.hint}
-}
-
-// all evaluates every host of every flake once, and reports all that fail, not only the first.
-func (v *evaluator) all(ctx context.Context, flakes []nix.Flake) (*evaluation, error) {
-	e := &evaluation{flakes: flakes, contents: make([]nix.Contents, len(flakes))}
-	errs := make([]error, len(flakes))
-	v.parallel(len(flakes), func(i int) {
-		e.contents[i], errs[i] = v.nix.Contents(ctx, flakes[i], v.system)
-		errs[i] = v.hinted(errs[i])
-	})
-	if ctx.Err() != nil {
-		return nil, fmt.Errorf("evaluate: %w", context.Cause(ctx))
-	}
-	names := make([]string, len(flakes))
-	for i, f := range flakes {
-		names[i] = f.Name()
-	}
-	if err := joinErrors("flakes do not evaluate", names, errs); err != nil {
-		return nil, err
-	}
-	if err := e.list(); err != nil {
-		return nil, err
-	}
-	if v.only != "" {
-		if err := e.keepOnly(v.only); err != nil {
-			return nil, err
-		}
-	}
-	if v.accept != nil {
-		if err := v.accept(e.names()); err != nil {
-			return nil, err
-		}
-	}
-	errs = make([]error, len(e.hosts))
-	var mu sync.Mutex
-	done := 0
-	tell := func() {
-		if v.told != nil {
-			v.told(done, len(e.hosts))
-		}
-	}
-	tell()
-	v.parallel(len(e.hosts), func(i int) {
-		h := e.hosts[i]
-		got, err := v.nix.Host(ctx, h.Flake, h.Kind, h.Name)
-		err = v.hinted(err)
-		mu.Lock()
-		defer mu.Unlock()
-		e.hosts[i], errs[i] = got, err
-		if v.each != nil {
-			v.each(got, err)
-		}
-		done++
-		tell()
-	})
-	if ctx.Err() != nil {
-		return e, fmt.Errorf("evaluate: %w", context.Cause(ctx))
-	}
-	return e, joinErrors("hosts do not evaluate", e.names(), errs)
-}
-
-// hinted adds the source's hint to an error that has none.
-func (v *evaluator) hinted(err error) error {
-	var e *fleet.Error
-	if v.hint != "" && errors.As(err, &e) && e.Hint == "" {
-		return e.WithHint("%s", v.hint)
-	}
-	return err
-}
-
 // list enumerates the hosts. Two of the same name, and a flake without any, are errors.
 func (e *evaluation) list() error {
 	where := map[string]nix.Flake{}
@@ -220,20 +114,6 @@ func (e *evaluation) names() []string {
 		names[i] = h.Name
 	}
 	return names
-}
-
-// parallel calls f for 0 … n-1, v.jobs at a time.
-func (v *evaluator) parallel(n int, f func(int)) {
-	slots := make(chan struct{}, v.jobs)
-	var wg sync.WaitGroup
-	for i := range n {
-		wg.Go(func() {
-			slots <- struct{}{}
-			defer func() { <-slots }()
-			f(i)
-		})
-	}
-	wg.Wait()
 }
 
 // maxFailures bounds how many failures are told in full; all are named.

@@ -53,25 +53,19 @@ func (f *Findings) Failed() []Finding {
 	return list
 }
 
-// WriteAnnotations writes a group for each finding, and an error annotation for each that failed, in the
-// language that GitHub's, Gitea's and Forgejo's runners understand (workflow commands).
-func (f *Findings) WriteAnnotations(w io.Writer) error {
-	for _, x := range f.List {
-		verdict := "ok"
-		if !x.Passed {
-			verdict = "FAILED"
-		}
-		if _, err := fmt.Fprintf(w, "::group::%s %s: %s\n%s\n::endgroup::\n", x.Kind, x.Name, verdict, harmless(x.Detail)); err != nil {
-			return err
-		}
-		if x.Passed {
-			continue
-		}
-		if _, err := fmt.Fprintf(w, "::error title=%s::%s\n", property("garrison: "+x.Kind+" "+x.Name), data(x.Detail)); err != nil {
-			return err
-		}
+// WriteAnnotation writes a group for the finding, and an error annotation if it failed, in the language that
+// GitHub's, Gitea's and Forgejo's runners understand (workflow commands): at once, so that nothing comes in between.
+func (f Finding) WriteAnnotation(w io.Writer) error {
+	verdict := "ok"
+	if !f.Passed {
+		verdict = "FAILED"
 	}
-	return nil
+	text := fmt.Sprintf("::group::%s: %s\n%s\n::endgroup::\n", data(f.Kind+" "+f.Name), verdict, harmless(f.Detail))
+	if !f.Passed {
+		text += fmt.Sprintf("::error title=%s::%s\n", property("garrison: "+f.Kind+" "+f.Name), data(f.Detail))
+	}
+	_, err := io.WriteString(w, text)
+	return err
 }
 
 // data and property escape as the runners' toolkit does.
@@ -85,7 +79,7 @@ func property(s string) string {
 
 // harmless keeps a log that a commit can influence from giving commands to the runner.
 func harmless(s string) string {
-	lines := strings.Split(s, "\n")
+	lines := strings.Split(strings.ReplaceAll(s, "\r", "\n"), "\n") // runners end lines at both
 	for i, l := range lines {
 		if t := strings.TrimLeft(l, " \t"); strings.HasPrefix(t, "::") || strings.HasPrefix(t, "##[") {
 			lines[i] = "| " + l

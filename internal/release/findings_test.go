@@ -10,24 +10,26 @@ import (
 func findings() *Findings {
 	f := &Findings{Schema: FindingsSchema, Commit: strings.Repeat("a", 40), Subject: "a | b", Passed: true}
 	f.add(Finding{Kind: FoundHost, Name: "ratched", Passed: true, Seconds: 0.25})
-	f.add(Finding{Kind: FoundHost, Name: "joker", Detail: "error: 100% wrong\n::stop-commands::x\n```\x1b"})
+	f.add(Finding{Kind: FoundHost, Name: "joker", Detail: "error: 100% wrong\n::stop-commands::x\rand\r::stop-commands::y\n```\x1b"})
 	return f
 }
 
 func TestAnnotations(t *testing.T) {
 	var b bytes.Buffer
-	if err := findings().WriteAnnotations(&b); err != nil {
-		t.Fatal(err)
+	for _, f := range findings().List {
+		if err := f.WriteAnnotation(&b); err != nil {
+			t.Fatal(err)
+		}
 	}
 	for _, want := range []string{
 		"::group::host ratched: ok\n",
-		"::error title=garrison%3A host joker::error: 100%25 wrong%0A::stop-commands::x%0A```",
+		"::error title=garrison%3A host joker::error: 100%25 wrong%0A::stop-commands::x%0Dand%0D::stop-commands::y%0A```",
 	} {
 		if !strings.Contains(b.String(), want) {
 			t.Errorf("no %q in:\n%s", want, b.String())
 		}
 	}
-	for line := range strings.Lines(b.String()) {
+	for line := range strings.Lines(strings.ReplaceAll(b.String(), "\r", "\n")) {
 		if strings.HasPrefix(line, "::stop-commands") {
 			t.Error("a log can give commands to the runner")
 		}

@@ -65,20 +65,24 @@ func inspect(ctx context.Context, o Options, tag string) (*inspected, error) {
 	if err != nil {
 		return nil, err
 	}
-	in, err := wanted(found, s.config)
+	in, err := wanted(found, s.config, s.rules)
 	return &inspected{s, found, in}, err
+}
+
+// openCommit reads what s.commit says of itself, and has inspectRef lead to it.
+func (s *state) openCommit(ctx context.Context) (err error) {
+	if s.config, err = s.readConfig(ctx, s.commit); err != nil {
+		return err
+	}
+	if s.blobs, err = s.Repo.Blobs(ctx, s.commit); err != nil {
+		return err
+	}
+	return s.Repo.UpdateRef(ctx, inspectRef, s.commit)
 }
 
 // look evaluates s.commit as it stands: one host, or with "" all of them.
 func (s *state) look(ctx context.Context, only string) (*evaluation, error) {
-	var err error
-	if s.config, err = s.readConfig(ctx, s.commit); err != nil {
-		return nil, err
-	}
-	if s.blobs, err = s.Repo.Blobs(ctx, s.commit); err != nil {
-		return nil, err
-	}
-	if err := s.Repo.UpdateRef(ctx, inspectRef, s.commit); err != nil {
+	if err := s.openCommit(ctx); err != nil {
 		return nil, err
 	}
 	return s.evaluateAt(ctx, inspectRef, only, nil)
@@ -101,6 +105,7 @@ type Declared struct {
 	Hosts    map[string][]string // secret file → the hosts that declare it
 	HostKeys map[string][]string
 	Files    []string // sorted
+	Rules    *secret.Rules
 }
 
 // DeclaredSecrets evaluates every host of a commit for the secrets that it declares. Of o it needs Repo, Source (the commit) and Nix.
@@ -109,11 +114,11 @@ func DeclaredSecrets(ctx context.Context, o Options) (*Declared, error) {
 	if err != nil {
 		return nil, err
 	}
-	in, err := wanted(found, s.config)
+	in, err := wanted(found, s.config, s.rules)
 	if err != nil {
 		return nil, err
 	}
-	d := &Declared{Hosts: map[string][]string{}, HostKeys: in.HostKeys, Files: slices.Sorted(maps.Keys(s.blobs))}
+	d := &Declared{Hosts: map[string][]string{}, Rules: s.rules, HostKeys: in.HostKeys, Files: slices.Sorted(maps.Keys(s.blobs))}
 	for _, w := range in.Files {
 		d.Hosts[w.Path] = append(d.Hosts[w.Path], w.Hosts...)
 	}
@@ -134,7 +139,7 @@ func Secrets(ctx context.Context, o Options, tag string) (*Inspected, error) {
 	if err != nil {
 		return nil, err
 	}
-	keys := secret.NewKeyring(i.in.HostKeys, i.config.Secrets.Editors)
+	keys := secret.NewKeyring(i.in.HostKeys, slices.Concat(i.config.Secrets.Editors, i.rules.Editors(i.in.HostKeys)))
 	return &Inspected{Schema: InspectSchema, Release: *i.prev.ref(), Access: secret.Status(&i.prev.secrets, keys)}, nil
 }
 
@@ -173,6 +178,11 @@ func VerifySecrets(ctx context.Context, o Options, tag string, keys Keys) (*Veri
 	for p := range i.prev.secrets.Files {
 		paths[p] = true
 	}
+	if i.rules != nil {
+		for p := range i.rules.Of {
+			paths[p] = true
+		}
+	}
 	isSecret := func(p string) bool { return paths[p] }
 	history := func(yield func(secret.Revision, error) bool) {
 		for r, err := range i.Repo.History(ctx, []string{headsRef + i.config.Branches.Source, i.commit}, isSecret) {
@@ -187,7 +197,7 @@ func VerifySecrets(ctx context.Context, o Options, tag string, keys Keys) (*Veri
 	}
 	answers, err := secret.Verify(ctx, secret.VerifyInput{
 		Files: i.in.Files, Source: source, Released: i.blobs, Records: &i.prev.secrets,
-		HostKeys: i.in.HostKeys, Editors: i.config.Secrets.Editors,
+		HostKeys: i.in.HostKeys, Editors: i.config.Secrets.Editors, Rules: i.rules,
 		Read:           func(blob string) ([]byte, error) { return i.Repo.ReadBlob(ctx, blob) },
 		HostIdentities: identities, EditorIdentities: keys.Editors, History: history,
 	})
@@ -195,15 +205,6 @@ func VerifySecrets(ctx context.Context, o Options, tag string, keys Keys) (*Veri
 		return nil, err
 	}
 	return &Verified{Schema: InspectSchema, Release: *i.prev.ref(), Answers: answers}, nil
-}
-
-// Editors are the public keys that secrets on the source branch are encrypted for, as garrison.toml in a work tree says.
-func (c Config) Editors() ([]string, error) {
-	if len(c.Secrets.Editors) == 0 {
-		return nil, fleet.Errorf(fleet.Bad, fleet.CodeConfig, "%s names no editors", ConfigPath).
-			WithHint("list their public keys: [secrets] editors = [\"age1…\", \"ssh-ed25519 …\"]")
-	}
-	return c.Secrets.Editors, nil
 }
 
 // SecretFile says whether a path looks like one of a secret, to guard against editing something else.

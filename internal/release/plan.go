@@ -190,7 +190,7 @@ func (s *state) systemsOf(ctx context.Context, commit string) (map[string]nix.Ho
 	if err != nil {
 		return nil, secret.Input{}, err
 	}
-	in, err := wanted(found, at.config)
+	in, err := wanted(found, at.config, at.rules)
 	in.Blobs = at.blobs
 	systems := map[string]nix.Host{}
 	for _, h := range found.hosts {

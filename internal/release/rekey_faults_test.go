@@ -129,6 +129,9 @@ func TestFullDisk(t *testing.T) {
 		if class := fleet.ClassOf(err); class != fleet.Local && class != fleet.Transient {
 			t.Errorf("%d pages: class %s: %v", pages, class, err)
 		}
+		if pages == 0 && (fleet.ClassOf(err) != fleet.Local || !strings.Contains(err.Error(), "no space left on this machine")) {
+			t.Errorf("without any room: %v", err)
+		}
 		if w.refs() != before {
 			t.Fatalf("%d pages: something was published", pages)
 		}

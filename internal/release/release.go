@@ -23,6 +23,7 @@ import (
 	"github.com/garrison-nix/garrison/internal/nar"
 	"github.com/garrison-nix/garrison/internal/nix"
 	"github.com/garrison-nix/garrison/internal/proc"
+	"github.com/garrison-nix/garrison/internal/secret"
 )
 
 // Cache is where closures go; client.Client is one.
@@ -107,6 +108,7 @@ type state struct {
 	branchTip string    // where the release branch is on the remote; "" when it is not there
 	number    int
 	blobs     map[string]string             // path → blob, in source
+	rules     *secret.Rules                 // agenix's, in s.commit; nil if there are none
 	secrets   fleet.Secrets                 // as in the candidate
 	damaged   map[string]fleet.SecretRecord // released before, but lost or not for whom it should be
 	commit    string                        // the candidate

@@ -153,6 +153,9 @@ func (s *state) evaluateAt(ctx context.Context, ref, only string, accept func([]
 	if err != nil {
 		return nil, err
 	}
+	if err := s.readRules(ctx, src, flakes); err != nil {
+		return nil, err
+	}
 	v := newEvaluator(s.Nix, src, s.Jobs, s.EvalMemory)
 	v.only, v.accept, v.told = only, accept, s.Evaluated
 	return v.all(ctx, flakes)
@@ -160,7 +163,7 @@ func (s *state) evaluateAt(ctx context.Context, ref, only string, accept func([]
 
 // rekey brings the secrets in line with what the evaluation asks for. It is true when they were.
 func (s *state) rekey(ctx context.Context, found *evaluation) (settled bool, err error) {
-	in, err := wanted(found, s.config)
+	in, err := wanted(found, s.config, s.rules)
 	if err != nil {
 		return false, err
 	}
@@ -253,8 +256,8 @@ func (s *state) execute(ctx context.Context, plan *secret.Plan) (map[string]stri
 
 // wanted gathers, from an evaluation, which files which hosts want, and the hosts' keys.
 // Manual hosts count: whoever deploys them by hand takes the same release.
-func wanted(found *evaluation, config Config) (secret.Input, error) {
-	in := secret.Input{HostKeys: map[string][]string{}}
+func wanted(found *evaluation, config Config, rules *secret.Rules) (secret.Input, error) {
+	in := secret.Input{HostKeys: map[string][]string{}, Rules: rules}
 	var outside []string
 	for _, h := range found.hosts {
 		for _, declared := range h.Secrets {

@@ -19,17 +19,17 @@ import (
 	"github.com/garrison-nix/garrison/internal/nix/nixtest"
 )
 
-// shim stands in for a program that garrison runs. It counts garrison's calls, and kills it with SIGKILL before or after one of them.
+// shim stands in for a program that garrison runs. It counts garrison's calls, and does $DO before or after one of them.
 const shim = `#!/bin/sh
 PATH=$REAL_PATH
 read -r caller < /proc/$PPID/comm
 [ "$caller" = garrison ] || exec %[1]s "$@"
 echo "%[1]s $1 $2 $3 $4 $5" >> "$CALLS"
 n=$(wc -l < "$CALLS")
-if [ "$n-before" = "$KILL" ]; then kill -9 $PPID; exit 1; fi
+if [ "$n-before" = "$AT" ]; then eval "$DO"; fi
 %[1]s "$@"
 code=$?
-if [ "$n-after" = "$KILL" ]; then kill -9 $PPID; fi
+if [ "$n-after" = "$AT" ]; then eval "$DO"; fi
 exit $code
 `
 
@@ -55,6 +55,15 @@ func newStepper(t *testing.T) *stepper {
 	w.must(os.WriteFile(filepath.Join(w.dir, "token"), []byte(cachetest.PushToken), 0o600))
 	s.env = append(os.Environ(), "REAL_PATH="+os.Getenv("PATH"), "PATH="+filepath.Join(w.dir, "shims")+":"+os.Getenv("PATH"))
 	return s
+}
+
+// at goes on with a copy of the origin, of that name.
+func (s *stepper) at(name string) (origin string) {
+	origin = filepath.Join(s.dir, name)
+	s.must(os.CopyFS(origin, os.DirFS(s.origin)))
+	s.do("git", "remote", "set-url", "origin", origin)
+	s.origin = origin
+	return origin
 }
 
 // attempt is one way for releases to go: an origin as it was, an empty repository, store and cache.
@@ -83,19 +92,26 @@ func (s *stepper) attempt(t *testing.T, template string) *attempt {
 // run runs garrison; kill is like "7-before", or "" for a run that nobody disturbs. It returns garrison's calls, and whether it was killed.
 func (a *attempt) run(kill string) (calls []string, killed bool) {
 	a.t.Helper()
-	file := filepath.Join(a.dir, "calls")
-	a.must(os.WriteFile(file, nil, 0o644))
-	cmd := exec.CommandContext(a.t.Context(), filepath.Join(a.s.dir, "bin/garrison"), a.args...)
-	cmd.Env = slices.Concat(a.env, []string{"KILL=" + kill, "CALLS=" + file})
-	out, err := cmd.CombinedOutput()
+	calls, out, err := a.start(kill, "kill -9 $PPID; exit 1")
 	var exit *exec.ExitError
 	killed = errors.As(err, &exit) && exit.Sys().(syscall.WaitStatus).Signal() == syscall.SIGKILL
 	if err != nil && !killed {
 		a.t.Fatalf("%s: %v\n%s", kill, err, out)
 	}
-	said, err := os.ReadFile(file)
-	a.must(err)
-	return strings.Split(strings.TrimSpace(string(said)), "\n"), killed
+	return calls, killed
+}
+
+// start runs garrison to its end, while a script is run at one of its calls, like "7-before". It returns garrison's calls and what it said.
+func (a *attempt) start(at, script string) (calls []string, out []byte, err error) {
+	a.t.Helper()
+	file := filepath.Join(a.dir, "calls")
+	a.must(os.WriteFile(file, nil, 0o644))
+	cmd := exec.CommandContext(a.t.Context(), filepath.Join(a.s.dir, "bin/garrison"), a.args...)
+	cmd.Env = slices.Concat(a.env, []string{"AT=" + at, "DO=" + script, "CALLS=" + file})
+	out, err = cmd.CombinedOutput()
+	said, rerr := os.ReadFile(file)
+	a.must(rerr)
+	return strings.Split(strings.TrimSpace(string(said)), "\n"), out, err
 }
 
 // published is the newest release at the origin, nil if there is none; its closures must be in the cache, if it is the one that was to be made and they are looked at.
@@ -126,16 +142,10 @@ func (a *attempt) published(number int, whole bool) (commit string, m *fleet.Man
 // where nothing is encrypted anew, the same commit.
 func TestKilledAtEveryCall(t *testing.T) {
 	s := newStepper(t)
-	s.must(os.Rename(s.origin, filepath.Join(s.dir, "first.git")))
-	first := filepath.Join(s.dir, "first.git")
-	next := filepath.Join(s.dir, "next.git")
-	s.must(os.CopyFS(next, os.DirFS(first)))
-	s.do("git", "remote", "set-url", "origin", next)
-	before := *s.world
-	s.origin = next
+	first := s.origin
+	next := s.at("next.git")
 	s.world.release() // by the library; the next is the program's
 	s.change("Next")
-	s.world.origin = before.origin
 	for name, c := range map[string]struct {
 		template string
 		number   int

@@ -51,7 +51,7 @@ func sourceOf(b *testing.B, path string, id *agessh.Ed25519Identity, text string
 		}
 		text = lines
 	}
-	file, err := EncryptFor(path, KindAuto, []byte(text), Editors{[]string{"editor"}, []age.Recipient{id.Recipient()}}, time.Unix(1e9, 0))
+	file, err := EncryptFor(path, KindAuto, []byte(text), Editors{names: []string{"editor"}, recipients: []age.Recipient{id.Recipient()}}, time.Unix(1e9, 0))
 	must(b, err)
 	return file
 }

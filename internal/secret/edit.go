@@ -18,6 +18,8 @@ import (
 type Editors struct {
 	names      []string // normalised keys
 	recipients []age.Recipient
+	by         string // the file with the rule that names them; "" if garrison.toml does
+	armor      bool   // new age files are to be text
 }
 
 // ParseEditors reads public keys of editors. Besides what ParseRecipient reads, they may be those of age plugins
@@ -111,7 +113,7 @@ func (o *Opened) Seal(data []byte, to Editors, now time.Time) ([]byte, error) {
 
 // preferred writes SSH keys as a sops file already has them: as they are, or as the age keys made of them.
 func preferred(to Editors, entries []sops.Entry) Editors {
-	var out Editors
+	out := Editors{by: to.by, armor: to.armor}
 	for i, name := range to.names {
 		r := to.recipients[i]
 		for _, e := range entries {
@@ -130,7 +132,7 @@ func preferred(to Editors, entries []sops.Entry) Editors {
 // EncryptFor makes a new secret file for the editors. With KindAuto the path tells whether it is an age or a sops
 // file; of a sops file, also its format.
 func EncryptFor(path string, kind Kind, data []byte, to Editors, now time.Time) ([]byte, error) {
-	return encryptFor(path, kind.or(path), data, to, false, sops.Like{}, now)
+	return encryptFor(path, kind.or(path), data, to, to.armor, sops.Like{}, now)
 }
 
 func encryptFor(path string, kind Kind, data []byte, to Editors, armored bool, like sops.Like, now time.Time) (file []byte, err error) {

@@ -37,7 +37,7 @@ func FuzzFile(f *testing.F) {
 		if err := CheckStanzas(data, nil); kind == KindAuto && err == nil {
 			t.Error("a file of no kind is encrypted")
 		}
-		if _, err := PlanReseal([]SourceFile{{"f", data}}, to, keys); err == nil && kind == KindAuto || len(data) > 0 && kind == KindAuto && why == "" && strings.TrimSpace(string(data)) != "" {
+		if _, err := PlanReseal([]SourceFile{{"f", data, to}}, keys); err == nil && kind == KindAuto || len(data) > 0 && kind == KindAuto && why == "" && strings.TrimSpace(string(data)) != "" {
 			t.Errorf("%q passes for encrypted: %v", data, err)
 		}
 		if o, err := Open("f", data, []age.Identity{id}); err == nil {

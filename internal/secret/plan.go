@@ -28,6 +28,7 @@ type Input struct {
 	Files    []Want              // of several with the same path, the hosts are put together
 	Blobs    map[string]string   // path → git blob on the source branch; others than of Files are ignored
 	HostKeys map[string][]string // host → its public keys; two while a key is being changed
+	Rules    *Rules              // who may read what on the source branch; nil if nothing says so
 	Previous *fleet.Secrets      // what the previous release recorded; nil if there was none
 
 	// AllowRemoval says of a recipient that would disappear from a file whether that is
@@ -105,6 +106,7 @@ func MakePlan(in Input) (*Plan, error) {
 	wants, probs := mergeWants(in.Files)
 	keys := parseHostKeys(wants, in.HostKeys, &probs)
 	p := &Plan{Keep: []Kept{}, Rekey: []Rekeyed{}, Dropped: []Drop{}, Gone: []string{}} // [], not null, in JSON
+	in.Rules.check(wants, keys, in.Blobs, &probs)
 	converted := make(map[string]sopsKey)
 	for _, w := range wants {
 		p.add(w, recipientsOf(w, keys, converted, &probs), in, &probs)

@@ -76,9 +76,15 @@ func (v *verifier) eachReleased(a *Answer, f func(w Want, l *looked, exact []str
 
 func (v *verifier) hostsNotSource(a *Answer) error {
 	a.Question = HostsNotSource
-	return v.eachSource(a, func(w Want, l *looked) {
+	if v.byRules() {
+		a.Question = HostsNotSourceRules
+	}
+	return v.eachSource(a, func(w Want, l *looked, exact []string) {
 		for _, h := range v.hosts {
-			switch can, err := l.opens(a, v.in.HostIdentities[h], v.keys[h], v.editors); {
+			if v.byRules() && slices.ContainsFunc(v.keys[h], func(k string) bool { return among(exact, k) }) {
+				continue
+			}
+			switch can, err := l.opens(a, v.in.HostIdentities[h], v.keys[h], exact); {
 			case err != nil:
 				a.unknown("whether %s can decrypt %s on the source branch cannot be told: %v", h, w.Path, err)
 			case can == Yes:
@@ -92,35 +98,60 @@ func (v *verifier) hostsNotSource(a *Answer) error {
 
 func (v *verifier) editorsRead(a *Answer) error {
 	a.Question = EditorsRead
-	if len(v.in.Editors) == 0 && len(v.in.EditorIdentities) == 0 {
+	if len(v.in.Editors) == 0 && len(v.in.EditorIdentities) == 0 && v.in.Rules == nil {
 		a.unknown("neither public nor private keys of editors are known")
 		return nil
 	}
-	return v.eachSource(a, func(w Want, l *looked) {
-		if len(v.in.EditorIdentities) > 0 {
+	who := "the editor "
+	if v.byRules() {
+		who = "" // it may be a host
+	}
+	decrypted := false
+	err := v.eachSource(a, func(w Want, l *looked, exact []string) {
+		if v.decryptsFor(exact) {
+			decrypted = true
 			if can, err := l.opens(a, v.in.EditorIdentities, nil, nil); err != nil {
 				a.no("%s on the source branch cannot be decrypted by the editors' keys given: %v", w.Path, err)
 			} else if can != Yes {
 				a.no("%s on the source branch cannot be decrypted by the editors' keys given", w.Path)
 			}
 		}
-		for _, key := range v.editors {
-			switch can, err := l.opens(a, nil, []string{key}, v.editors); {
+		for _, key := range exact {
+			switch can, err := l.opens(a, nil, []string{key}, exact); {
 			case err != nil:
 				a.no("%s on the source branch cannot be decrypted by anybody: %v", w.Path, err)
 				return
 			case can == No:
-				a.no("%s on the source branch is not encrypted for the editor %s", w.Path, short(key))
+				a.no("%s on the source branch is not encrypted for %s%s", w.Path, who, short(key))
 			case can == Unknown:
-				a.unknown("whether %s on the source branch is encrypted for the editor %s cannot be told", w.Path, short(key))
+				a.unknown("whether %s on the source branch is encrypted for %s%s cannot be told", w.Path, who, short(key))
 			}
 		}
 	})
+	if len(v.in.EditorIdentities) > 0 && len(v.sources) > 0 && !decrypted {
+		a.unknown("the editors' private keys given are for none of the files on the source branch")
+	}
+	return err
 }
 
-// eachSource calls f for every declared file on the source branch. That all are there is a part of what editors can read.
-func (v *verifier) eachSource(a *Answer, f func(w Want, l *looked)) error {
-	for _, w := range v.wants {
+// decryptsFor says whether the editors' private keys given should open a file: each rule has editors of its own.
+func (v *verifier) decryptsFor(exact []string) bool {
+	if len(v.in.EditorIdentities) == 0 || !v.byRules() {
+		return len(v.in.EditorIdentities) > 0
+	}
+	return slices.ContainsFunc(exact, func(key string) bool {
+		mine, known := v.mine[key]
+		if !known {
+			mine = ofPlugin(key) || fits(v.in.EditorIdentities, key) // what a plugin's key fits cannot be told
+			v.mine[key] = mine
+		}
+		return mine
+	})
+}
+
+// eachSource calls f for every secret file on the source branch, with the keys that it should be for. That all are there is a part of what editors can read.
+func (v *verifier) eachSource(a *Answer, f func(w Want, l *looked, exact []string)) error {
+	for _, w := range v.sources {
 		blob, ok := v.in.Source[w.Path]
 		if !ok {
 			if a.Question == EditorsRead {
@@ -132,7 +163,7 @@ func (v *verifier) eachSource(a *Answer, f func(w Want, l *looked)) error {
 		if err != nil {
 			return err
 		}
-		f(w, l)
+		f(w, l, v.readers(w.Path))
 	}
 	return nil
 }
@@ -144,7 +175,7 @@ func (v *verifier) noPlaintext(a *Answer) error {
 		return nil
 	}
 	secret := make(map[string]bool)
-	for _, w := range v.wants {
+	for _, w := range v.sources {
 		secret[w.Path] = true
 	}
 	if v.in.Records != nil {

@@ -17,6 +17,7 @@ import (
 type SourceFile struct {
 	Path string
 	Data []byte
+	For  Editors
 }
 
 // Resealed is a file of the source branch to be encrypted for others than it is.
@@ -31,14 +32,14 @@ type Resealed struct {
 	to   Editors
 }
 
-// PlanReseal says which files are not encrypted for exactly the editors. It decrypts nothing. An age file shows of
+// PlanReseal says which files are not encrypted for exactly the editors that they are to be for. It decrypts nothing. An age file shows of
 // age1… keys only how many there are, and of a plugin's not even that: with such editors it is always in the plan. Its error
 // names every file that is not encrypted at all, or for keys that would be lost.
-func PlanReseal(files []SourceFile, to Editors, keys *Keyring) ([]Resealed, error) {
+func PlanReseal(files []SourceFile, keys *Keyring) ([]Resealed, error) {
 	plan := []Resealed{}
 	var probs problems
 	for _, f := range files {
-		r := Resealed{Path: f.Path, file: f.Data, kind: KindOf(f.Data), to: to}
+		r := Resealed{Path: f.Path, file: f.Data, kind: KindOf(f.Data), to: f.For}
 		if err := r.look(keys); err != nil {
 			probs.add(fleet.CodeSecret, "", "%s %v", f.Path, err)
 		} else if r.Why != "" {
@@ -93,10 +94,18 @@ func (r *Resealed) compare(readers []Reader, keys *Keyring) {
 	switch err := CheckStanzas(r.file, r.to.names); {
 	case err == nil && told:
 	case err == nil || !told && len(r.Gains)+len(r.Loses) == 0:
-		r.Why = "its header does not tell whether it is for the editors"
+		r.Why = "its header does not tell whether it is for " + r.to.who()
 	default:
-		r.Why = "it is not for the editors that there are now"
+		r.Why = "it is not for " + r.to.who()
 	}
+}
+
+// who says who they are.
+func (e Editors) who() string {
+	if e.by != "" {
+		return "those whom " + e.by + " names"
+	}
+	return "the editors that there are now"
 }
 
 // Reseal decrypts what the plan lists and encrypts it for the editors: all of it, or none and an error that names every

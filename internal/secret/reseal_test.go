@@ -22,10 +22,10 @@ func TestReseal(t *testing.T) {
 	must(t, err)
 	yaml := "# why\na: one\nb_unencrypted: open\n"
 	files := []SourceFile{
-		{"arm.age", encrypt(t, "armored", []string{"-a"}, alice)},
-		{"both.age", encrypt(t, "both", nil, bob, alice)},
-		{"host.age", encrypt(t, "host", nil, alice, bob, host)},
-		{"one.age", encrypt(t, "one", nil, alice)},
+		{Path: "arm.age", Data: encrypt(t, "armored", []string{"-a"}, alice)},
+		{Path: "both.age", Data: encrypt(t, "both", nil, bob, alice)},
+		{Path: "host.age", Data: encrypt(t, "host", nil, alice, bob, host)},
+		{Path: "one.age", Data: encrypt(t, "one", nil, alice)},
 	}
 	reseal := func(editors ...key) (map[string][]byte, []Resealed) {
 		t.Helper()
@@ -35,7 +35,7 @@ func TestReseal(t *testing.T) {
 		}
 		to, err := ParseEditors(names, nil)
 		must(t, err)
-		plan, err := PlanReseal(files, to, NewKeyring(map[string][]string{"joker": {host.pub}}, names))
+		plan, err := PlanReseal(forAll(to, files), NewKeyring(map[string][]string{"joker": {host.pub}}, names))
 		must(t, err)
 		out, err := Reseal(t.Context(), plan, ids)
 		must(t, err)
@@ -50,7 +50,7 @@ func TestReseal(t *testing.T) {
 				}
 			}
 		}
-		if again, err := PlanReseal(files, to, NewKeyring(nil, names)); err != nil || len(again) != 0 {
+		if again, err := PlanReseal(forAll(to, files), NewKeyring(nil, names)); err != nil || len(again) != 0 {
 			t.Errorf("afterwards: %+v, %v", again, err)
 		}
 		return out, plan
@@ -81,10 +81,10 @@ func TestReseal(t *testing.T) {
 	dave, erin := ageKey(t), ageKey(t)
 	ids, err = LoadIdentities(dave.file)
 	must(t, err)
-	files = []SourceFile{{"s.yaml", sopsEncrypt(t, "s.yaml", yaml, dave)}}
+	files = []SourceFile{{Path: "s.yaml", Data: sopsEncrypt(t, "s.yaml", yaml, dave)}}
 	to, err := ParseEditors([]string{dave.pub, erin.pub}, nil)
 	must(t, err)
-	plan, err = PlanReseal(files, to, NewKeyring(nil, nil))
+	plan, err = PlanReseal(forAll(to, files), NewKeyring(nil, nil))
 	must(t, err)
 	out, err := Reseal(t.Context(), plan, ids)
 	must(t, err)
@@ -93,7 +93,7 @@ func TestReseal(t *testing.T) {
 			t.Errorf("%q, %v", text, err)
 		}
 	}
-	if plan, err := PlanReseal([]SourceFile{{"s.yaml", out["s.yaml"]}}, to, NewKeyring(nil, nil)); err != nil || len(plan) != 0 {
+	if plan, err := PlanReseal(forAll(to, []SourceFile{{Path: "s.yaml", Data: out["s.yaml"]}}), NewKeyring(nil, nil)); err != nil || len(plan) != 0 {
 		t.Errorf("%+v, %v", plan, err)
 	}
 }
@@ -107,11 +107,11 @@ func TestResealAnonymous(t *testing.T) {
 	id, err := age.GenerateX25519Identity()
 	must(t, err)
 	hardware := plugin.EncodeRecipient(pluginName, []byte(id.Recipient().String()))
-	files := []SourceFile{{"a.age", encrypt(t, "a", nil, old)}}
+	files := []SourceFile{{Path: "a.age", Data: encrypt(t, "a", nil, old)}}
 	for editor, reads := range map[string]string{now.pub: readFile(t, now.file), hardware: id.String() + "\n"} {
 		to, err := ParseEditors([]string{editor}, nil)
 		must(t, err)
-		plan, err := PlanReseal(files, to, NewKeyring(nil, []string{editor}))
+		plan, err := PlanReseal(forAll(to, files), NewKeyring(nil, []string{editor}))
 		if err != nil || len(plan) != 1 || !strings.Contains(plan[0].Why, "does not tell") {
 			t.Fatalf("%+v, %v", plan, err)
 		}
@@ -128,20 +128,28 @@ func TestResealAnonymous(t *testing.T) {
 	}
 }
 
+// forAll says of files that they are to be for the same editors.
+func forAll(to Editors, files []SourceFile) []SourceFile {
+	for i := range files {
+		files[i].For = to
+	}
+	return files
+}
+
 func TestResealRefuses(t *testing.T) {
 	alice, bob := sshKey(t, "ed25519"), sshKey(t, "ed25519")
 	to, err := ParseEditors([]string{bob.pub}, nil)
 	must(t, err)
-	good := SourceFile{"good.age", encrypt(t, "TOPSECRET", nil, alice)}
-	plan, err := PlanReseal([]SourceFile{
-		good, {"plain.age", []byte("TOPSECRET")}, {"header.age", []byte("age-encryption.org/v1\nTOPSECRET\n")},
-		{"pgp.yaml", bytes.Replace(sopsEncrypt(t, "a.yaml", "a: x\n", ageKey(t)), []byte("sops:\n"), []byte("sops:\n    pgp:\n        - fp: ABCD\n"), 1)},
-	}, to, NewKeyring(nil, nil))
+	good := SourceFile{Path: "good.age", Data: encrypt(t, "TOPSECRET", nil, alice)}
+	plan, err := PlanReseal(forAll(to, []SourceFile{
+		good, {Path: "plain.age", Data: []byte("TOPSECRET")}, {Path: "header.age", Data: []byte("age-encryption.org/v1\nTOPSECRET\n")},
+		{Path: "pgp.yaml", Data: bytes.Replace(sopsEncrypt(t, "a.yaml", "a: x\n", ageKey(t)), []byte("sops:\n"), []byte("sops:\n    pgp:\n        - fp: ABCD\n"), 1)},
+	}), NewKeyring(nil, nil))
 	expectError(t, err, fleet.Bad, fleet.CodeSecret, "3 problems", "plain.age is not encrypted", "header.age cannot be read", "pgp.yaml is also encrypted for keys of kind pgp")
 	if plan != nil && len(plan) != 1 || strings.Contains(err.Error(), "TOPSECRET") {
 		t.Errorf("%+v, %v", plan, err)
 	}
-	plan, err = PlanReseal([]SourceFile{good, {"other.age", encrypt(t, "x", nil, ageKey(t))}, {"empty.age", encrypt(t, "", nil, alice)}}, to, NewKeyring(nil, nil))
+	plan, err = PlanReseal(forAll(to, []SourceFile{good, {Path: "other.age", Data: encrypt(t, "x", nil, ageKey(t))}, {Path: "empty.age", Data: encrypt(t, "", nil, alice)}}), NewKeyring(nil, nil))
 	must(t, err)
 	ids, err := LoadIdentities(alice.file)
 	must(t, err)

@@ -19,7 +19,9 @@ const (
 	HostsNotOthers  Question = "hosts cannot decrypt others' secrets in the release"
 	HostsNotSource  Question = "hosts cannot decrypt secrets on the source branch"
 	EditorsRead     Question = "editors can decrypt secrets on the source branch"
-	NoPlaintext     Question = "no secret is in the history unencrypted"
+	// HostsNotSourceRules stands in the place of HostsNotSource where agenix's rules say for whom files on the source branch are.
+	HostsNotSourceRules Question = "hosts cannot decrypt secrets on the source branch, but for those whose rules name them"
+	NoPlaintext         Question = "no secret is in the history unencrypted"
 )
 
 // Verdict is an answer.
@@ -49,6 +51,7 @@ type VerifyInput struct {
 	Records  *fleet.Secrets      // what the release says of itself; nil if it says nothing
 	HostKeys map[string][]string // host → public keys, also of hosts that declare nothing
 	Editors  []string            // public keys
+	Rules    *Rules              // agenix's, nil if there are none: where there are no Editors, they say for whom files on the source branch are
 
 	Read func(blob string) ([]byte, error)
 
@@ -84,17 +87,22 @@ func newVerifier(in VerifyInput) (*verifier, error) {
 	if err := probs.err("what hosts declare cannot be used"); err != nil {
 		return nil, err
 	}
-	v := &verifier{in: in, wants: wants, hosts: sortedKeys(in.HostKeys), keys: map[string][]string{}, cache: map[string]*looked{}, converted: map[string]sopsKey{}}
+	v := &verifier{in: in, wants: wants, hosts: sortedKeys(in.HostKeys), keys: map[string][]string{}, cache: map[string]*looked{}, converted: map[string]sopsKey{}, mine: map[string]bool{}}
 	for h, keys := range in.HostKeys {
 		for _, k := range keys {
 			v.keys[h] = append(v.keys[h], nameOf(k))
 		}
 	}
-	for _, k := range in.Editors {
-		v.editors = append(v.editors, nameOf(k))
-	}
+	declared := map[string]bool{}
 	for _, w := range wants {
 		v.hosts = append(v.hosts, w.Hosts...)
+		declared[w.Path] = true
+	}
+	v.sources = wants
+	for _, path := range in.Rules.paths() {
+		if !declared[path] {
+			v.sources = append(v.sources, Want{Path: path, Kind: KindAuto.or(path)})
+		}
 	}
 	v.hosts = sortedSet(v.hosts)
 	return v, nil
@@ -134,6 +142,19 @@ type verifier struct {
 	cache map[string]*looked // by blob
 
 	keys      map[string][]string // of hosts, normalised
-	editors   []string            // normalised
+	sources   []Want              // on the source branch: wants, and what only rules name
 	converted map[string]sopsKey
+	mine      map[string]bool // public key → whether one of EditorIdentities fits it
 }
+
+// readers are the normalised keys that a file on the source branch should be for.
+func (v *verifier) readers(path string) []string {
+	var keys []string
+	for _, k := range v.in.Rules.Readers(v.in.Editors, path) {
+		keys = append(keys, nameOf(k))
+	}
+	return keys
+}
+
+// byRules says whether rules say for whom files on the source branch are.
+func (v *verifier) byRules() bool { return v.in.Rules != nil && len(v.in.Editors) == 0 }

@@ -111,6 +111,9 @@ func kindOf(t reflect.Type, value any) string {
 	reads := func(t reflect.Type) bool {
 		return reflect.PointerTo(t).Implements(reflect.TypeFor[encoding.TextUnmarshaler]())
 	}
+	for t != nil && t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
 	if t == nil || reads(t) {
 		return ""
 	}

@@ -12,6 +12,7 @@ import (
 
 type example struct {
 	Name  string     `toml:"name"`
+	Maybe *bool      `toml:"maybe"`
 	Poll  Duration   `toml:"poll"`
 	Waits []Duration `toml:"waits"`
 	Hosts struct {
@@ -39,8 +40,9 @@ func TestErrorsNameFileLineAndNearMiss(t *testing.T) {
 		{"[hosts]\nmanaul=[]\n", `x.toml:2: unknown key "hosts.manaul"`, `did you mean "manual"?`},
 		{"[[remotes]]\nurk='u'\n", `x.toml:2: unknown key "remotes.urk"`, `did you mean "url"?`},
 		{"[keys.k]\npubic='p'\n", `x.toml:2: unknown key "keys.k.pubic"`, `did you mean "public"?`},
-		{"zzzzzzzzz=1\n", `x.toml:1: unknown key "zzzzzzzzz"`, "allowed here: hosts, keys, name, poll, remotes, waits"},
+		{"zzzzzzzzz=1\n", `x.toml:1: unknown key "zzzzzzzzz"`, "allowed here: hosts, keys, maybe, name, poll, remotes, waits"},
 		{"name=3\n", "x.toml:1:6: name must be a string", ""},
+		{"maybe='yes'\n", "x.toml:1:7: maybe must be true or false", ""},
 		{"[hosts]\nmanual='h'\n", `x.toml:2:8: hosts.manual must be a list of strings: ["…"]`, ""},
 		{"waits='1s'\n", `waits must be a list of strings: ["…"]`, ""},
 		{"waits=['1s', 'soon']\n", `"soon" is not a positive duration`, ""},

@@ -37,6 +37,12 @@ func Index(t *testing.T, open func(t *testing.T) cache.Index) {
 		"replaced archives":    testReplacedNar,
 		"pins":                 testPins,
 		"revoked tokens":       testRevoked,
+		"push, collection":     testPushAgainstCollection,
+		"push, expiry":         testPushAgainstExpiry,
+		"crossing pushes":      testCrossingPushes,
+		"updates add up":       testUpdatesAddUp,
+		"a moment's walk":      testWalkIsOfOneMoment,
+		"canceled":             testCanceled,
 	} {
 		t.Run(name, func(t *testing.T) {
 			x := open(t)
