@@ -31,7 +31,8 @@
       nixosModules = {
         agent = withPackage ./nix/modules/agent.nix;
         hub = withPackage ./nix/modules/hub.nix;
-        default = withPackage { imports = [ ./nix/modules/agent.nix ./nix/modules/hub.nix ]; };
+        cache = withPackage ./nix/modules/cache.nix;
+        default = withPackage { imports = [ ./nix/modules/agent.nix ./nix/modules/hub.nix ./nix/modules/cache.nix ]; };
       };
 
       # The modules in a real NixOS, as far as its units and /etc.
@@ -44,6 +45,7 @@
               nixpkgs.hostPlatform = system;
               services.garrison.agent = { enable = true; remote = "https://forge.example.org/fleet.git"; allowedSigners = [ "ssh-ed25519 AAAA" ]; };
               services.garrison.hub = { enable = true; tokensFile = "/run/garrison-tokens"; };
+              services.garrison.cache = { enable = true; tokenKeyFiles = [ "/run/garrison-token-secret" ]; };
               services.garrison.checks.ssh.unit = "sshd.service";
               boot.isContainer = true;
               system.stateVersion = "26.05";

@@ -25,7 +25,7 @@ const module = "github.com/garrison-nix/garrison/"
 var (
 	base     = []string{"internal/fleet", "internal/durable", "internal/nar"}
 	logic    = []string{"internal/deploy", "internal/secret", "internal/secret/sops", "internal/closure"}
-	adapters = []string{"internal/proc", "internal/git", "internal/nix", "internal/tomlfile", "internal/hostkey"}
+	adapters = []string{"internal/proc", "internal/git", "internal/nix", "internal/tomlfile", "internal/hostkey", "internal/metrics"}
 )
 
 // mayImport says for each package which others of ours it may import, directly or
@@ -35,19 +35,21 @@ var mayImport = map[string][]string{
 	"internal/fleet": {}, "internal/durable": {}, "internal/nar": {},
 	"internal/deploy": base, "internal/closure": base, "internal/comin": base,
 	"internal/secret": with("internal/secret/sops"), "internal/secret/sops": base,
-	"internal/proc": base, "internal/tomlfile": base, "internal/hostkey": base,
+	"internal/proc": base, "internal/metrics": base, "internal/tomlfile": base, "internal/hostkey": base,
 	"internal/git": with("internal/proc"), "internal/nix": with("internal/proc"),
 
-	"internal/release":      with("internal/cache/client", below...),
-	"internal/activate":     below,
-	"internal/agent":        with("internal/activate", append([]string{"internal/cache/client"}, below...)...),
-	"internal/hub":          below,
-	"internal/hub/sqlite":   with("internal/hub", below...),
-	"internal/notify":       below,
-	"internal/cache":        below,
-	"internal/cache/client": base,
-	"internal/cache/local":  with("internal/cache", below...),
-	"internal/cache/sqlite": with("internal/cache", below...),
+	"internal/release":        with("internal/cache/client", below...),
+	"internal/activate":       below,
+	"internal/agent":          with("internal/activate", append([]string{"internal/cache/client"}, below...)...),
+	"internal/hub":            below,
+	"internal/hub/sqlite":     with("internal/hub", below...),
+	"internal/notify":         below,
+	"internal/cache":          below,
+	"internal/cache/client":   base,
+	"internal/cache/local":    with("internal/cache", below...),
+	"internal/cache/sqlite":   with("internal/cache", below...),
+	"internal/cache/s3":       with("internal/cache", below...),
+	"internal/cache/postgres": with("internal/cache", below...),
 
 	"internal/sandbox": {"internal/fleet"},
 	"internal/drill":   {"internal/fleet", "internal/sandbox"},

@@ -52,7 +52,18 @@ var contradictions = map[string][]struct{ definitions, says string }{
 		{`ci.poll = "often";`, `ci.poll is "often". It must be a duration`},
 		{`ci.allowedSigners = [ "x" ];`, `ci.allowedSigners: "x" is not an SSH public key`},
 		{`listen = "localhost";`, `listen is "localhost". It must be HOST:PORT`},
+		{`cache.tokenKeyFiles = [ ./secret ];`, `cache.tokenKeyFiles is in the Nix store`},
 		{`cache.name = "my fleet";`, `cache.name is "my fleet". A cache's name has letters`},
+	},
+	`services.garrison.cache = { enable = true; tokenKeyFiles = [ "/run/secret" ]; };`: {
+		{`tokenKeyFiles = lib.mkForce [ ];`, `tokenKeyFiles is empty: nobody could make a cache`},
+		{`tokenKeyFiles = [ "/nix/store/x" ];`, `tokenKeyFiles is in the Nix store`},
+		{`tokenKeyFiles = [ "secret" ];`, `the file of token-key-1 is "secret". It must be an absolute path`},
+		{`listen = "localhost";`, `listen is "localhost". It must be HOST:PORT`},
+		{`baseUrl = "cache.example.org";`, `baseUrl is "cache.example.org". It must be an http or https URL`},
+		{`s3.bucket = "b";`, `s3 needs endpoint, bucket and credentialsFile, or none`},
+		{`metrics.listen = "9102";`, `metrics.listen is "9102". It must be HOST:PORT`},
+		{`postgres.urlFile = ./url;`, `postgres.urlFile is in the Nix store`},
 	},
 	"": {
 		{`checks.a = { };`, `checks.a must be exactly one of command, http, tcp and unit; it is none`},

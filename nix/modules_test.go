@@ -15,7 +15,7 @@ import (
 	"github.com/rogpeppe/go-internal/txtar"
 
 	"github.com/garrison-nix/garrison/internal/agent"
-	"github.com/garrison-nix/garrison/internal/hub"
+	"github.com/garrison-nix/garrison/internal/cli"
 	"github.com/garrison-nix/garrison/internal/nix"
 	"github.com/garrison-nix/garrison/internal/nix/nixtest"
 	"github.com/garrison-nix/garrison/nix/modulestest"
@@ -153,7 +153,7 @@ func TestHubReadsIt(t *testing.T) {
 		enable = true; listen = "127.0.0.1:8421"; tokensFile = "/run/tokens"; cache.name = "fleet2";
 		ci = { remote = "ssh://git@forge.example.org/fleet.git"; poll = "5m"; signingKeyFile = "/run/key"; identityFile = "/run/identity"; sshKeyFile = "/run/ssh"; allowedSigners = [ "`+key+`" ]; };
 	};`)
-	c, err := hub.ReadConfig(write(t, h.Etc["garrison/hub.toml"]))
+	c, err := cli.ReadHubFile(write(t, h.Etc["garrison/hub.toml"]))
 	if err != nil {
 		t.Fatalf("%v\n%s", err, h.Etc["garrison/hub.toml"])
 	}
@@ -162,8 +162,27 @@ func TestHubReadsIt(t *testing.T) {
 		time.Duration(c.CI.Poll) != 5*time.Minute || c.CI.SigningKey != credentials+"signing-key" || c.CI.Identity != credentials+"identity" || c.CI.AllowedSigners != "/etc/garrison/hub-allowed-signers" {
 		t.Errorf("read: %+v\n%s", c, h.Etc["garrison/hub.toml"])
 	}
-	if c, err := hub.ReadConfig(write(t, must(t, `services.garrison.hub = { enable = true; tokensFile = "/run/tokens"; };`).Etc["garrison/hub.toml"])); err != nil || c.CI.Remote != "" || c.Listen != "127.0.0.1:8420" {
+	if c, err := cli.ReadHubFile(write(t, must(t, `services.garrison.hub = { enable = true; tokensFile = "/run/tokens"; };`).Etc["garrison/hub.toml"])); err != nil || c.CI.Remote != "" || c.Listen != "127.0.0.1:8420" {
 		t.Errorf("the least hub: %+v, %v", c, err)
+	}
+}
+
+// TestCacheReadsIt has the server of caches read what its options make.
+func TestCacheReadsIt(t *testing.T) {
+	h := must(t, `services.garrison.cache = { enable = true; listen = "[::1]:1"; baseUrl = "https://cache.example.org"; tokenKeyFiles = [ "/run/a" "/run/b" ];
+		s3 = { endpoint = "https://s3.example.org"; bucket = "nix-cache"; credentialsFile = "/run/s3"; }; postgres.urlFile = "/run/url";
+		metrics.listen = "127.0.0.1:9102"; settings.cache.limits.uploads = 8; };`)
+	c, err := cli.ReadCacheFile(write(t, h.Etc["garrison/cache.toml"]))
+	const credentials = "/run/credentials/garrison-cache.service/"
+	if err != nil || c.Listen != "[::1]:1" || c.DataDir != "/var/lib/garrison-cache" || c.Cache.BaseURL != "https://cache.example.org" ||
+		!slices.Equal(c.Cache.TokenKeys, []string{credentials + "token-key-0", credentials + "token-key-1"}) || c.Cache.S3.Bucket != "nix-cache" ||
+		c.Cache.S3.CredentialsFile != credentials+"s3-credentials" || c.Cache.Postgres.URLFile != credentials+"postgres-url" ||
+		c.Cache.Metrics.Listen != "127.0.0.1:9102" || c.Cache.Limits.Uploads != 8 {
+		t.Errorf("%+v, %v\n%s", c, err, h.Etc["garrison/cache.toml"])
+	}
+	c, err = cli.ReadCacheFile(write(t, must(t, `services.garrison.cache = { enable = true; tokenKeyFiles = [ "/run/a" ]; };`).Etc["garrison/cache.toml"]))
+	if err != nil || c.Listen != "127.0.0.1:8421" || c.Cache.S3.Bucket != "" || c.Cache.Postgres.URLFile != "" {
+		t.Errorf("the least cache: %+v, %v", c, err)
 	}
 }
 

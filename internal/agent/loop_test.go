@@ -214,9 +214,9 @@ func TestKeptLogs(t *testing.T) {
 
 func TestExposition(t *testing.T) {
 	var e exposition
-	e.begin("m", "gauge", "Help.")
-	e.sample("m", 0.25, "a", "x\\y\"z\nü\xff", "b", "")
-	e.sample("m", 1e21)
+	e.Begin("m", "gauge", "Help.")
+	e.Sample("m", 0.25, "a", "x\\y\"z\nü\xff", "b", "")
+	e.Sample("m", 1e21)
 	const want = "# HELP m Help.\n# TYPE m gauge\nm{a=\"x\\\\y\\\"z\\nü�\",b=\"\"} 0.25\nm 1e+21\n"
 	if e.String() != want {
 		t.Errorf("%q, want %q", e.String(), want)

@@ -9,13 +9,13 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/garrison-nix/garrison/internal/fleet"
+	"github.com/garrison-nix/garrison/internal/metrics"
 )
 
 // Prometheus' text format, version 0.0.4, by hand: see docs/decisions/0007-metrics-by-hand.md.
@@ -28,15 +28,9 @@ type counts struct {
 	mu          sync.Mutex
 	deployments map[fleet.Result]int
 	failures    map[fleet.Code]int
-	stages      map[fleet.Stage]*histogram
+	stages      map[fleet.Stage]*metrics.Histogram
 	staged      time.Time // when a closure was last brought into the store
 	unwritable  bool      // the record could not be written the last time
-}
-
-type histogram struct {
-	in  [len(buckets)]int // observations up to the bucket's bound and above the one before
-	n   int
-	sum float64
 }
 
 func (c *counts) change(f func(*counts)) {
@@ -50,17 +44,13 @@ func (c *counts) stage(stages []fleet.StageTime) {
 		for _, s := range stages {
 			h := c.stages[s.Stage]
 			if h == nil {
-				h = &histogram{}
+				h = &metrics.Histogram{}
 				if c.stages == nil {
-					c.stages = map[fleet.Stage]*histogram{}
+					c.stages = map[fleet.Stage]*metrics.Histogram{}
 				}
 				c.stages[s.Stage] = h
 			}
-			h.n++
-			h.sum += s.Seconds
-			if i, _ := slices.BinarySearch(buckets[:], s.Seconds); i < len(buckets) {
-				h.in[i]++
-			}
+			h.Observe(buckets[:], s.Seconds)
 		}
 	})
 }
@@ -81,52 +71,7 @@ func add[K comparable](m *map[K]int, k K) {
 }
 
 // exposition is a page of metrics.
-type exposition struct{ strings.Builder }
-
-// begin says what the samples that follow are of.
-func (e *exposition) begin(name, kind, help string) {
-	fmt.Fprintf(e, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, kind)
-}
-
-var labelValue = strings.NewReplacer(`\`, `\\`, "\n", `\n`, `"`, `\"`)
-
-// sample adds one; labels are names and values in turn.
-func (e *exposition) sample(name string, value float64, labels ...string) {
-	e.WriteString(name)
-	for i := 0; i+1 < len(labels); i += 2 {
-		open := ","
-		if i == 0 {
-			open = "{"
-		}
-		e.WriteString(open + labels[i] + `="` + labelValue.Replace(strings.ToValidUTF8(labels[i+1], "�")) + `"`)
-	}
-	if len(labels) > 0 {
-		e.WriteString("}")
-	}
-	e.WriteString(" " + strconv.FormatFloat(value, 'g', -1, 64) + "\n")
-}
-
-// one is a metric with one sample.
-func (e *exposition) one(name, kind, help string, value float64) {
-	e.begin(name, kind, help)
-	e.sample(name, value)
-}
-
-func (e *exposition) flag(name, help string, on bool) { e.one(name, "gauge", help, oneIf(on)) }
-
-func oneIf(on bool) float64 {
-	if on {
-		return 1
-	}
-	return 0
-}
-
-func unixSeconds(t time.Time) float64 {
-	if t.IsZero() {
-		return 0
-	}
-	return float64(t.UnixMilli()) / 1000
-}
+type exposition struct{ metrics.Page }
 
 // metrics is the page as it is now.
 func (a *Agent) metrics() string {
@@ -135,8 +80,8 @@ func (a *Agent) metrics() string {
 	a.mu.Lock()
 	reboot := a.reboot
 	a.mu.Unlock()
-	e.begin("garrison_agent_info", "gauge", "The agent.")
-	e.sample("garrison_agent_info", 1, "host", s.Host, "version", s.Version, "nix", a.nix.Version)
+	e.Begin("garrison_agent_info", "gauge", "The agent.")
+	e.Sample("garrison_agent_info", 1, "host", s.Host, "version", s.Version, "nix", a.nix.Version)
 	e.releases(s)
 	e.state(s, reboot)
 	e.contacts(s, &a.counts)
@@ -146,19 +91,19 @@ func (a *Agent) metrics() string {
 }
 
 func (e *exposition) releases(s fleet.Status) {
-	e.begin("garrison_release_info", "gauge", "The newest verified release, the active (confirmed) one, and the one that is worked on or waited for.")
+	e.Begin("garrison_release_info", "gauge", "The newest verified release, the active (confirmed) one, and the one that is worked on or waited for.")
 	numbers := map[string]int{}
 	for _, r := range []struct {
 		role string
 		ref  *fleet.ReleaseRef
 	}{{"newest", s.Newest}, {"active", refOf(s.Active)}, {"target", refOf(s.Target)}} {
 		if r.ref != nil {
-			e.sample("garrison_release_info", 1, "role", r.role, "number", strconv.Itoa(r.ref.Number), "commit", r.ref.Commit, "source", r.ref.Source.Commit)
+			e.Sample("garrison_release_info", 1, "role", r.role, "number", strconv.Itoa(r.ref.Number), "commit", r.ref.Commit, "source", r.ref.Source.Commit)
 			numbers[r.role] = r.ref.Number
 		}
 	}
-	e.one("garrison_newest_release", "gauge", "Number of the newest verified release; 0 for none.", float64(numbers["newest"]))
-	e.one("garrison_active_release", "gauge", "Number of the release that is active; 0 for none.", float64(numbers["active"]))
+	e.One("garrison_newest_release", "gauge", "Number of the newest verified release; 0 for none.", float64(numbers["newest"]))
+	e.One("garrison_active_release", "gauge", "Number of the release that is active; 0 for none.", float64(numbers["active"]))
 }
 
 func refOf(t *fleet.Target) *fleet.ReleaseRef {
@@ -169,18 +114,18 @@ func refOf(t *fleet.Target) *fleet.ReleaseRef {
 }
 
 func (e *exposition) state(s fleet.Status, reboot bool) {
-	e.begin("garrison_phase", "gauge", "1 for the phase that the host is in.")
+	e.Begin("garrison_phase", "gauge", "1 for the phase that the host is in.")
 	for _, p := range fleet.Phases() {
-		e.sample("garrison_phase", oneIf(p == s.Phase), "phase", string(p))
+		e.Sample("garrison_phase", metrics.OneIf(p == s.Phase), "phase", string(p))
 	}
-	e.one("garrison_phase_since_timestamp_seconds", "gauge", "When the phase began.", unixSeconds(s.Since))
-	e.flag("garrison_converged", "1 when the host is what the newest release says.", s.Converged() && !s.Drift)
-	e.flag("garrison_held", "1 while a release is held back that is bad for this host.", s.Phase == fleet.PhaseHeld)
-	e.flag("garrison_drift", "1 while the host runs what somebody switched it to by hand.", s.Drift)
-	e.flag("garrison_reboot_needed", "1 while the active release waits for a reboot.", reboot)
-	e.flag("garrison_suspended", "1 while an operator keeps activations from starting.", s.Suspended != nil)
-	e.one("garrison_push_queue", "gauge", "Systems built on this host that wait to be pushed to a cache.", float64(s.Pushing))
-	e.one("garrison_retry_attempt", "gauge", "Failures in a row of the release that is worked on.", float64(s.Attempt))
+	e.One("garrison_phase_since_timestamp_seconds", "gauge", "When the phase began.", metrics.UnixSeconds(s.Since))
+	e.Flag("garrison_converged", "1 when the host is what the newest release says.", s.Converged() && !s.Drift)
+	e.Flag("garrison_held", "1 while a release is held back that is bad for this host.", s.Phase == fleet.PhaseHeld)
+	e.Flag("garrison_drift", "1 while the host runs what somebody switched it to by hand.", s.Drift)
+	e.Flag("garrison_reboot_needed", "1 while the active release waits for a reboot.", reboot)
+	e.Flag("garrison_suspended", "1 while an operator keeps activations from starting.", s.Suspended != nil)
+	e.One("garrison_push_queue", "gauge", "Systems built on this host that wait to be pushed to a cache.", float64(s.Pushing))
+	e.One("garrison_retry_attempt", "gauge", "Failures in a row of the release that is worked on.", float64(s.Attempt))
 	since, refused := time.Time{}, fleet.Code("")
 	if s.Refused != nil {
 		since, refused = s.Refused.Since, s.Refused.Failure.Code
@@ -190,23 +135,23 @@ func (e *exposition) state(s fleet.Status, reboot bool) {
 	if refused != "" && !slices.Contains(codes, refused) {
 		codes = append(codes, refused)
 	}
-	e.begin("garrison_refused", "gauge", "1 for the reason why the release branch is refused.")
+	e.Begin("garrison_refused", "gauge", "1 for the reason why the release branch is refused.")
 	for _, c := range codes {
-		e.sample("garrison_refused", oneIf(c == refused), "code", string(c))
+		e.Sample("garrison_refused", metrics.OneIf(c == refused), "code", string(c))
 	}
-	e.one("garrison_refused_since_timestamp_seconds", "gauge", "Since when it is refused; 0 when it is not.", unixSeconds(since))
+	e.One("garrison_refused_since_timestamp_seconds", "gauge", "Since when it is refused; 0 when it is not.", metrics.UnixSeconds(since))
 }
 
 func (e *exposition) contacts(s fleet.Status, c *counts) {
-	e.begin("garrison_contact_ok", "gauge", "1 when the last contact succeeded.")
-	e.sample("garrison_contact_ok", oneIf(s.Remote.Failure == nil && !s.Remote.LastOK.IsZero()), "peer", "remote")
-	e.sample("garrison_contact_ok", oneIf(s.Hub.Failure == nil && !s.Hub.LastOK.IsZero()), "peer", "hub")
-	e.begin("garrison_contact_last_success_timestamp_seconds", "gauge", "The last success: a look at the git remote, an answer of the hub, a closure from the caches. 0 for never.")
+	e.Begin("garrison_contact_ok", "gauge", "1 when the last contact succeeded.")
+	e.Sample("garrison_contact_ok", metrics.OneIf(s.Remote.Failure == nil && !s.Remote.LastOK.IsZero()), "peer", "remote")
+	e.Sample("garrison_contact_ok", metrics.OneIf(s.Hub.Failure == nil && !s.Hub.LastOK.IsZero()), "peer", "hub")
+	e.Begin("garrison_contact_last_success_timestamp_seconds", "gauge", "The last success: a look at the git remote, an answer of the hub, a closure from the caches. 0 for never.")
 	for _, p := range []struct {
 		peer string
 		at   time.Time
 	}{{"remote", s.Remote.LastOK}, {"hub", s.Hub.LastOK}, {"cache", c.lastStaged()}} {
-		e.sample("garrison_contact_last_success_timestamp_seconds", unixSeconds(p.at), "peer", p.peer)
+		e.Sample("garrison_contact_last_success_timestamp_seconds", metrics.UnixSeconds(p.at), "peer", p.peer)
 	}
 }
 
@@ -218,44 +163,37 @@ func (c *counts) lastStaged() (at time.Time) {
 func (e *exposition) counted(c *counts) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	e.begin("garrison_deployments_total", "counter", "Deployments that ended, since the agent started.")
+	e.Begin("garrison_deployments_total", "counter", "Deployments that ended, since the agent started.")
 	for _, r := range fleet.Results {
-		e.sample("garrison_deployments_total", float64(c.deployments[r]), "result", string(r))
+		e.Sample("garrison_deployments_total", float64(c.deployments[r]), "result", string(r))
 	}
-	e.begin("garrison_failures_total", "counter", "Failures of looks, stages and deployments, since the agent started.")
+	e.Begin("garrison_failures_total", "counter", "Failures of looks, stages and deployments, since the agent started.")
 	for _, code := range slices.Sorted(maps.Keys(c.failures)) {
-		e.sample("garrison_failures_total", float64(c.failures[code]), "code", string(code))
+		e.Sample("garrison_failures_total", float64(c.failures[code]), "code", string(code))
 	}
 	const name = "garrison_stage_duration_seconds"
-	e.begin(name, "histogram", "How long the stages of deployments took.")
+	e.Begin(name, "histogram", "How long the stages of deployments took.")
 	for _, stage := range slices.Sorted(maps.Keys(c.stages)) {
-		h, sum := c.stages[stage], 0
-		for i, bound := range buckets {
-			sum += h.in[i]
-			e.sample(name+"_bucket", float64(sum), "stage", string(stage), "le", strconv.FormatFloat(bound, 'g', -1, 64))
-		}
-		e.sample(name+"_bucket", float64(h.n), "stage", string(stage), "le", "+Inf")
-		e.sample(name+"_sum", h.sum, "stage", string(stage))
-		e.sample(name+"_count", float64(h.n), "stage", string(stage))
+		e.Histogram(name, buckets[:], c.stages[stage], "stage", string(stage))
 	}
 }
 
 // disks leaves out what cannot be found out.
 func (e *exposition) disks(stateDir string, c *counts) {
-	e.begin("garrison_free_bytes", "gauge", "Free space where the store and the agent's state are.")
+	e.Begin("garrison_free_bytes", "gauge", "Free space where the store and the agent's state are.")
 	for _, d := range []struct{ of, path string }{{"store", "/nix/store"}, {"state", stateDir}} {
 		var fs unix.Statfs_t
 		if unix.Statfs(d.path, &fs) == nil {
-			e.sample("garrison_free_bytes", float64(fs.Bavail)*float64(fs.Bsize), "of", d.of)
+			e.Sample("garrison_free_bytes", float64(fs.Bavail)*float64(fs.Bsize), "of", d.of)
 		}
 	}
 	var unwritable bool
 	c.change(func(c *counts) { unwritable = c.unwritable })
-	e.flag("garrison_state_writable", "1 when the agent can write its state.", !unwritable && unix.Access(stateDir, unix.W_OK) == nil)
+	e.Flag("garrison_state_writable", "1 when the agent can write its state.", !unwritable && unix.Access(stateDir, unix.W_OK) == nil)
 }
 
 func (a *Agent) serveMetrics(w http.ResponseWriter, _ *http.Request) {
-	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+	w.Header().Set("Content-Type", metrics.ContentType)
 	_, _ = fmt.Fprint(w, a.metrics()) // the client went away
 }
 

@@ -106,29 +106,6 @@ func (s *Server) addStored(ctx context.Context, to []string, narHash string) ([]
 	return append(to, narHash), s.Index.TouchNar(ctx, hash, time.Now())
 }
 
-// getCacheConfig tells Attic's client what it needs to use the cache.
-func (s *Server) getCacheConfig(w http.ResponseWriter, r *http.Request) error {
-	c, err := s.open(r, r.PathValue("cache"), Pull)
-	if err != nil {
-		return err
-	}
-	base, names := s.baseURL(r), []string{}
-	for _, k := range s.Upstreams {
-		names = append(names, k.Name)
-	}
-	writeJSON(w, http.StatusOK, map[string]any{
-		"substituter_endpoint":     base + "/" + c.Name,
-		"api_endpoint":             base + "/",
-		"public_key":               c.Keys[0].String(),
-		"is_public":                s.isPublic(r, c),
-		"store_dir":                s.StoreDir,
-		"priority":                 s.Priority,
-		"upstream_cache_key_names": names,
-		"retention_period":         "Global",
-	})
-	return nil
-}
-
 func (s *Server) baseURL(r *http.Request) string {
 	if s.BaseURL != "" {
 		return s.BaseURL
@@ -137,44 +114,4 @@ func (s *Server) baseURL(r *http.Request) string {
 		return "https://" + r.Host
 	}
 	return "http://" + r.Host
-}
-
-func (s *Server) isPublic(r *http.Request, c *Cache) bool {
-	anonymous := r.Clone(r.Context())
-	anonymous.Header.Del("Authorization")
-	return s.Authorize(anonymous, c.Name, Pull) == nil
-}
-
-// Info describes a cache: the answer to GET /api/v1/caches/{cache}.
-type Info struct {
-	Schema      int      `json:"schema"` // 1
-	Name        string   `json:"name"`
-	PublicKey   string   `json:"publicKey"`
-	Upstreams   []string `json:"upstreams"` // public keys: archives of what they signed need not be pushed
-	Paths       int64    `json:"paths"`
-	NarBytes    int64    `json:"narBytes"`    // uncompressed, sum over paths
-	StoredBytes int64    `json:"storedBytes"` // compressed, sum over distinct archives
-	Priority    int      `json:"priority"`
-	StoreDir    string   `json:"storeDir"`
-}
-
-func (s *Server) getInfo(w http.ResponseWriter, r *http.Request) error {
-	c, err := s.open(r, r.PathValue("cache"), Pull)
-	if err != nil {
-		return err
-	}
-	stats, err := s.Index.Stats(r.Context(), c.Name)
-	if err != nil {
-		return err
-	}
-	upstreams := []string{}
-	for _, k := range s.Upstreams {
-		upstreams = append(upstreams, k.String())
-	}
-	writeJSON(w, http.StatusOK, Info{
-		Schema: 1, Name: c.Name, PublicKey: c.Keys[0].String(), Upstreams: upstreams,
-		Paths: stats.Paths, NarBytes: stats.NarBytes, StoredBytes: stats.StoredBytes,
-		Priority: s.Priority, StoreDir: s.StoreDir,
-	})
-	return nil
 }

@@ -291,18 +291,29 @@ func (s *Server) Collect(ctx context.Context) error {
 	return errors.Join(append(errs, err)...)
 }
 
+// fullEvery is the least time between two collections because a cache is full.
+const fullEvery = 10 * time.Minute
+
 // Run collects every so often until ctx ends; the first time after a quarter of it, by when hosts have reported to a hub that is new.
+// It does so, too, when an upload was refused because a cache is full.
 func (s *Server) Run(ctx context.Context) {
 	wait := s.CollectEvery / 4
-	for {
+	timer := time.NewTimer(wait + rand.N(wait/4+1))
+	defer timer.Stop()
+	for last := time.Now(); ; {
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(wait + rand.N(wait/4+1)):
+		case <-s.full:
+			if time.Since(last) < fullEvery {
+				continue
+			}
+		case <-timer.C:
 		}
-		wait = s.CollectEvery
+		last = time.Now()
+		timer.Reset(s.CollectEvery + rand.N(s.CollectEvery/4+1))
 		if err := s.Collect(ctx); err != nil && ctx.Err() == nil {
-			s.Log.Error("collecting the cache failed; it is tried again", "err", err, "in", wait)
+			s.Log.Error("collecting the cache failed; it is tried again", "err", err, "in", s.CollectEvery)
 		}
 	}
 }

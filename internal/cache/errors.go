@@ -4,29 +4,32 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"net/http"
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/garrison-nix/garrison/internal/fleet"
 )
 
 // httpError is a refusal as the client sees it, in the form of Attic's errors.
 type httpError struct {
-	status  int
-	kind    string
-	message string
+	status     int
+	kind       string
+	message    string
+	retryAfter time.Duration // told as Retry-After; 0 = not at all
 }
 
 func (e *httpError) Error() string { return e.message }
 
 func badRequest(format string, args ...any) error {
-	return &httpError{http.StatusBadRequest, "RequestError", fmt.Sprintf(format, args...)}
+	return &httpError{status: http.StatusBadRequest, kind: "RequestError", message: fmt.Sprintf(format, args...)}
 }
 
 func noSuchObject(name string) error {
-	return &httpError{http.StatusNotFound, "NoSuchObject", quoted(name) + " is not here"}
+	return &httpError{status: http.StatusNotFound, kind: "NoSuchObject", message: quoted(name) + " is not here"}
 }
 
 func quoted(s string) string {
@@ -50,22 +53,18 @@ func someOf(list []string) string {
 func refusal(err error) *httpError {
 	var e *httpError
 	var tooLarge *http.MaxBytesError
+	var told *fleet.Error
 	switch {
 	case errors.As(err, &e):
 		return e
-	case errors.Is(err, ErrForbidden):
-		return &httpError{http.StatusForbidden, "AccessError", err.Error()}
-	case fleet.CodeOf(err) == fleet.CodeUnauthorized:
-		return &httpError{http.StatusUnauthorized, "Unauthorized", err.Error()}
-	case fleet.CodeOf(err) == fleet.CodeInvalid:
-		return &httpError{http.StatusBadRequest, "RequestError", err.Error()}
+	case errors.As(err, &told) && told.Code == fleet.CodeInvalid:
+		return &httpError{status: http.StatusBadRequest, kind: "RequestError", message: told.Error() + "; " + told.Hint}
 	case errors.As(err, &tooLarge):
-		return &httpError{http.StatusRequestEntityTooLarge, "RequestError",
-			fmt.Sprintf("the request has more than %d bytes", tooLarge.Limit)}
+		return &httpError{status: http.StatusRequestEntityTooLarge, kind: "RequestError", message: fmt.Sprintf("the request has more than %d bytes", tooLarge.Limit)}
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
-		return &httpError{http.StatusInsufficientStorage, "InternalServerError", "the cache has no space left"}
+		return &httpError{status: http.StatusInsufficientStorage, kind: "InternalServerError", message: "the cache has no space left"}
 	}
-	return &httpError{http.StatusInternalServerError, "InternalServerError", "the cache failed; its log says why"}
+	return &httpError{status: http.StatusInternalServerError, kind: "InternalServerError", message: "the cache failed; its log says why"}
 }
 
 // fail answers with err. What went wrong inside is logged, not told.
@@ -79,6 +78,9 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 		h.Del(k)
 	}
 	h.Set("Cache-Control", "no-store")
+	if e.retryAfter > 0 {
+		h.Set("Retry-After", strconv.Itoa(int(math.Ceil(e.retryAfter.Seconds()))))
+	}
 	if e.status == http.StatusUnauthorized {
 		h.Set("WWW-Authenticate", `Basic realm="garrison"`)
 	}

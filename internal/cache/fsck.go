@@ -265,12 +265,12 @@ func (s *Server) DeletePath(ctx context.Context, name, hash string, withReferrer
 	}
 	for _, n := range nodes {
 		if roots[g.nodes[n].hash] {
-			return nil, &httpError{409, "Pinned", "a pin or a host needs " + g.nodes[n].storePath(s.StoreDir) + ": remove the pin first (garrison cache pins)"}
+			return nil, &httpError{status: 409, kind: "Pinned", message: "a pin or a host needs " + g.nodes[n].storePath(s.StoreDir) + ": remove the pin first (garrison cache pins)"}
 		}
 	}
 	removed, err := s.remove(ctx, name, g, used, nodes)
 	if err == nil && len(removed) < len(nodes) {
-		err = &httpError{409, "Conflict", "a push came to refer to " + g.nodes[i].storePath(s.StoreDir) + " just now; nothing that it needs was deleted"}
+		err = &httpError{status: 409, kind: "Conflict", message: "a push came to refer to " + g.nodes[i].storePath(s.StoreDir) + " just now; nothing that it needs was deleted"}
 	}
 	return referrers, err
 }

@@ -14,9 +14,6 @@ import (
 	"github.com/garrison-nix/garrison/internal/nar"
 )
 
-// Delete lets collect, repair and delete.
-const Delete Permission = "delete"
-
 // longest is how long collecting or checking a cache may take a request.
 const longest = 12 * time.Hour
 
@@ -111,7 +108,7 @@ func (s *Server) checkPin(ctx context.Context, c *Cache, p NewPin) error {
 		return err
 	}
 	if !ok || record.StorePath != p.StorePath {
-		return &httpError{http.StatusNotFound, "NoSuchObject", p.StorePath + " is not in the cache: push it first, then pin it"}
+		return &httpError{status: http.StatusNotFound, kind: "NoSuchObject", message: p.StorePath + " is not in the cache: push it first, then pin it"}
 	}
 	return nil
 }
@@ -146,7 +143,7 @@ func (s *Server) deletePin(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if !was {
-		return &httpError{http.StatusNotFound, "NoSuchObject", "there is no pin " + quoted(name)}
+		return &httpError{status: http.StatusNotFound, kind: "NoSuchObject", message: "there is no pin " + quoted(name)}
 	}
 	writeJSON(w, http.StatusOK, map[string]int{"schema": 1})
 	return nil

@@ -105,7 +105,7 @@ func BenchmarkMillionPaths(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		s := cache.New(cache.Options{Blobs: everything{}, Index: x, Alone: true, Authorize: func(*http.Request, string, cache.Permission) error { return nil }})
+		s := cache.New(cache.Options{Blobs: everything{}, Index: x, Alone: true})
 		if err := s.EnsureCache(b.Context(), "c", key); err != nil {
 			b.Fatal(err)
 		}

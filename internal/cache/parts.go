@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/garrison-nix/garrison/internal/nar"
 )
@@ -27,7 +28,6 @@ const (
 	// maxPartsKept is how many parts of unfinished uploads are kept of a cache.
 	maxPartsKept = 20_000
 	partPrefix   = "part-"
-	missingPart  = "MissingPart"
 )
 
 // uploadName is what a client calls one compression of an archive.
@@ -35,9 +35,10 @@ var uploadName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompil
 
 // parts are those of one upload.
 type parts struct {
+	cache   *Cache
 	narHash nar.Hash
 	prefix  string // of their keys
-	cache   string // prefix of all parts of that cache
+	all     string // prefix of the keys of all parts of that cache
 }
 
 // Part is one of those that are stored of an upload.
@@ -65,7 +66,7 @@ func (s *Server) partsOf(r *http.Request) (parts, error) {
 	}
 	hash := func(s string) string { return nar.Hash(sha256.Sum256([]byte(s))).Nix32()[:32] }
 	of := partPrefix + hash(c.Name)[:20] + "-"
-	return parts{h, of + hash(c.Name+"/"+h.Nix32()+"/"+r.PathValue("upload")) + "-", of}, nil
+	return parts{c, h, of + hash(c.Name+"/"+h.Nix32()+"/"+r.PathValue("upload")) + "-", of}, nil
 }
 
 func (p parts) key(number int) string { return fmt.Sprintf("%s%05d", p.prefix, number) }
@@ -110,7 +111,7 @@ func (s *Server) putPart(w http.ResponseWriter, r *http.Request) error {
 	if err != nil || number < 0 || number >= s.maxParts() {
 		return badRequest("an archive has parts 0 to %d, not %s", s.maxParts()-1, quoted(r.PathValue("part")))
 	}
-	if err := s.roomForPart(r.Context(), p, number); err != nil {
+	if err := errors.Join(s.roomForPart(r.Context(), p, number), s.checkQuota(r.Context(), p.cache, max(r.ContentLength, 1))); err != nil {
 		return err
 	}
 	body := &patientReader{r: http.MaxBytesReader(w, r.Body, maxPartBytes), w: http.NewResponseController(w)}
@@ -131,15 +132,14 @@ func (s *Server) putPart(w http.ResponseWriter, r *http.Request) error {
 func (s *Server) roomForPart(ctx context.Context, p parts, number int) error {
 	var n int
 	var size int64
-	err := s.Blobs.List(ctx, p.cache, func(b Blob) error {
+	err := s.Blobs.List(ctx, p.all, func(b Blob) error {
 		if b.Key != p.key(number) {
 			n, size = n+1, size+b.Size
 		}
 		return nil
 	})
 	if err == nil && (n >= maxPartsKept || size+maxPartBytes > 2*s.maxFileBytes()) {
-		return &httpError{http.StatusTooManyRequests, "RequestError",
-			fmt.Sprintf("unfinished uploads of this cache take %d bytes: finish or delete them; what is left of one is deleted after a day", size)}
+		return &httpError{status: http.StatusTooManyRequests, kind: "RequestError", retryAfter: time.Minute, message: fmt.Sprintf("unfinished uploads of this cache take %d bytes: finish or delete them; what is left of one is deleted after a day", size)}
 	}
 	return err
 }
@@ -162,39 +162,40 @@ func (s *Server) postParts(w http.ResponseWriter, r *http.Request) error {
 		return badRequest("how many parts there are is 1 to %d", s.maxParts())
 	}
 	// A proxy may give up waiting; what was begun is ended all the same, and the client's next request finds it done.
-	ctx := context.WithoutCancel(r.Context())
+	r = r.WithContext(context.WithoutCancel(r.Context()))
+	ctx := r.Context()
 	defer s.locks.lock(p.prefix)()
 	stored, err := s.stored(ctx, p.narHash)
 	if err == nil && !stored {
-		err = s.assemble(ctx, p, query.Parts)
+		err = s.assemble(r, p, query.Parts)
 	}
 	var refused *httpError
-	if err == nil || errors.As(err, &refused) && refused.kind != missingPart { // it is no use to keep what is not that archive
+	if err == nil || errors.As(err, &refused) && refused.status == http.StatusBadRequest { // it is no use to keep what is not that archive
 		err = errors.Join(err, s.dropParts(ctx, p))
 	}
 	return err
 }
 
 // assemble stores the archive that n parts are.
-func (s *Server) assemble(ctx context.Context, p parts, n int) error {
+func (s *Server) assemble(r *http.Request, p parts, n int) error {
+	ctx := r.Context()
 	list, err := s.partsKept(ctx, p)
 	if err != nil {
 		return err
 	}
 	for i := range n {
 		if i >= len(list) || list[i].Number != i {
-			return &httpError{http.StatusConflict, missingPart, fmt.Sprintf("part %d of %d is not here", i, n)}
+			return &httpError{status: http.StatusConflict, kind: "MissingPart", message: fmt.Sprintf("part %d of %d is not here", i, n)}
 		}
 	}
-	select {
-	case s.uploads <- struct{}{}:
-		defer func() { <-s.uploads }()
-	case <-ctx.Done():
-		return ctx.Err()
+	end, err := s.beginUpload(r)
+	if err != nil {
+		return err
 	}
+	defer end()
 	in := &partReader{ctx: ctx, s: s, p: p, n: n}
 	defer in.close()
-	err = s.store(ctx, in, p.narHash)
+	err = s.store(ctx, p.cache, in, p.narHash)
 	if in.err != nil { // the parts cannot be read: that is not the client's fault
 		return in.err
 	}

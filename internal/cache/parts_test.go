@@ -17,7 +17,6 @@ import (
 
 	"github.com/garrison-nix/garrison/internal/cache"
 	"github.com/garrison-nix/garrison/internal/cache/cachetest"
-	"github.com/garrison-nix/garrison/internal/fleet"
 	"github.com/garrison-nix/garrison/internal/nar"
 )
 
@@ -171,14 +170,11 @@ func TestBadParts(t *testing.T) {
 	s.WantClean(t)
 }
 
-// TestPartsOfOthers: neither names nor tokens lead to what is uploaded to another cache.
+// TestPartsOfOthers: neither names nor tokens lead to what is uploaded to another cache; parts count for a cache's quota.
 func TestPartsOfOthers(t *testing.T) {
 	t.Parallel()
-	s := cachetest.Start(t, cache.Options{Authorize: func(r *http.Request, name string, p cache.Permission) error {
-		if cache.Token(r) == name {
-			return nil
-		}
-		return fleet.Errorf(fleet.Local, fleet.CodeUnauthorized, "not yours")
+	s := cachetest.Start(t, cache.Options{Tokens: func(token string) (cache.Grant, error) { // each is named like the one cache that it is good for
+		return cache.Grant{ID: token, Subject: token, Caches: cache.CacheGrants{{Pattern: token, May: cache.Pull | cache.Push}}}, nil
 	}}, nil)
 	key, err := nar.GenerateKey("d")
 	if err != nil {
@@ -188,6 +184,13 @@ func TestPartsOfOthers(t *testing.T) {
 		t.Fatal(err)
 	}
 	h, packed := anArchive(t, "secret")
+	err = s.Index.UpdateCache(t.Context(), "d", func(c *cache.Cache) error {
+		c.MaxBytes = int64(len(packed)) - 1
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 	c, d := newUpload(t, s, "c", h, "one"), newUpload(t, s, "d", h, "one")
 	c.token, d.token = "c", "d"
 	c.want(200, "PUT", "/0", packed)
@@ -197,9 +200,10 @@ func TestPartsOfOthers(t *testing.T) {
 	c.wantParts(map[int]int64{0: int64(len(packed))})
 	c.token = "d"
 	for _, method := range []string{"GET", "POST", "DELETE"} {
-		c.want(401, method, "", []byte(`{"parts":1}`))
+		c.want(403, method, "", []byte(`{"parts":1}`))
 	}
-	c.want(401, "PUT", "/0", packed)
+	c.want(403, "PUT", "/0", packed)
+	d.want(507, "PUT", "/0", packed)
 }
 
 // TestOldPartsAreSwept, those of uploads that go on are not, and a cache's unfinished uploads are bounded.

@@ -33,11 +33,12 @@ func FirstBlobKey(narHash nar.Hash) string { return narHash.Nix32() + narSuffix 
 func narURL(narHash nar.Hash) string { return "nar/" + narHash.Nix32() + narSuffix }
 
 func (s *Server) getCacheInfo(w http.ResponseWriter, r *http.Request) error {
-	if _, err := s.open(r, r.PathValue("cache"), Pull); err != nil {
+	c, err := s.open(r, r.PathValue("cache"), Pull)
+	if err != nil {
 		return err
 	}
 	w.Header().Set("Content-Type", "text/x-nix-cache-info")
-	fmt.Fprintf(w, "StoreDir: %s\nWantMassQuery: 1\nPriority: %d\n", s.StoreDir, s.Priority)
+	fmt.Fprintf(w, "StoreDir: %s\nWantMassQuery: 1\nPriority: %d\n", s.StoreDir, s.priority(c))
 	return nil
 }
 

@@ -13,7 +13,6 @@ import (
 	"github.com/garrison-nix/garrison/internal/cache"
 	"github.com/garrison-nix/garrison/internal/cache/cachetest"
 	"github.com/garrison-nix/garrison/internal/cache/s3"
-	"github.com/garrison-nix/garrison/internal/fleet"
 	"github.com/garrison-nix/garrison/internal/nar"
 )
 
@@ -32,7 +31,7 @@ func replicas(t *testing.T) (servers [2]*cachetest.Server, indexes [2]cache.Inde
 				return
 			}
 			indexes[i] = postgresAt(t, url)
-			server := cache.New(cache.Options{Blobs: blobs, Index: indexes[i], MaxNarBytes: 1 << 20, Authorize: pushers})
+			server := cache.New(cache.Options{Blobs: blobs, Index: indexes[i], MaxNarBytes: 1 << 20, Tokens: cachetest.Tokens})
 			if err := server.EnsureCache(t.Context(), "c", key); err != nil {
 				t.Error(err)
 			}
@@ -45,13 +44,6 @@ func replicas(t *testing.T) (servers [2]*cachetest.Server, indexes [2]cache.Inde
 		t.FailNow()
 	}
 	return servers, indexes
-}
-
-func pushers(r *http.Request, _ string, p cache.Permission) error {
-	if p == cache.Pull || cache.Token(r) == cachetest.PushToken {
-		return nil
-	}
-	return fleet.Errorf(fleet.Local, fleet.CodeUnauthorized, "a token that may push is needed")
 }
 
 // TestReplicasServeAtOnce: what one has taken the other serves, although it has just said that it is not there.

@@ -12,18 +12,19 @@
 //   - The first upload of a store path wins; a second one never changes it.
 //
 // The server keeps content in Blobs and all else in an Index; package local
-// and package sqlite implement them. Who may do what is asked of Options.Authorize.
+// and package sqlite implement them. Tokens say who may do what (Options.Tokens); who may do nothing with a cache does not even learn whether there is one.
 //
-// Start at Server.Handler, then upload.go for the way in and read.go for the way out.
+// Start at Server.Handler, then access.go for who may, upload.go for the way in and read.go for the way out.
 package cache
 
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"regexp"
-	"slices"
 	"sync"
 	"time"
 
@@ -31,29 +32,13 @@ import (
 	"github.com/garrison-nix/garrison/internal/nar"
 )
 
-// Permission is what a request wants to do with a cache.
-type Permission string
-
-// The permissions.
-const (
-	Pull Permission = "pull"
-	Push Permission = "push"
-)
-
-// ErrForbidden is returned (wrapped) by Options.Authorize when the token is good
-// for this cache but not for that permission.
-var ErrForbidden = errors.New("this token does not allow that")
-
-// Options say how a Server works. Blobs, Index and Authorize are mandatory.
+// Options say how a Server works. Blobs and Index are mandatory.
 type Options struct {
 	Blobs Blobs
 	Index Index
 
-	// Authorize returns nil when r may do p with the cache. An error with
-	// fleet.CodeUnauthorized is answered with 401, one that is ErrForbidden with
-	// 403, any other with 500. It is also asked with the request stripped of its
-	// credentials, to learn whether a cache is public. Token takes the token out of r.
-	Authorize func(r *http.Request, cache string, p Permission) error
+	// Tokens says what a token allows. Its error is ErrBadToken of one that is not valid, and any other when that cannot be found out. nil: no token is.
+	Tokens func(token string) (Grant, error)
 
 	// Upstreams are the keys of caches that hosts ask besides this one: the archives of what they signed need not be here.
 	Upstreams []nar.PublicKey
@@ -67,12 +52,14 @@ type Options struct {
 	// Alone says that no other process writes to Index, so that what is not there can be remembered.
 	Alone bool
 
-	BaseURL     string       // "https://cache.example.org", without a path; "" = the host that the client asked for
-	StoreDir    string       // default "/nix/store"
-	Priority    int          // lower is asked first by Nix; default 41, behind cache.nixos.org's 40
-	MaxNarBytes int64        // largest archive, uncompressed; default 64 GiB
-	MaxUploads  int          // archives received at the same time, each takes about 20 MB; default 16
-	Log         *slog.Logger // failures of the server itself; default discards
+	BaseURL     string // "https://cache.example.org", without a path; "" = the host that the client asked for
+	StoreDir    string // default "/nix/store"
+	Priority    int    // of caches that say nothing else; default 41, behind cache.nixos.org's 40
+	MaxNarBytes int64  // largest archive, uncompressed; default 64 GiB
+	MaxUploads  int    // archives received at the same time, each takes about 20 MB; default 16
+	Limits      Limits
+	Proxies     []netip.Prefix // whose word on where a request comes from (X-Forwarded-For) is taken
+	Log         *slog.Logger   // failures of the server itself, and tokens that end soon; default discards
 }
 
 // Server serves caches over HTTP.
@@ -82,13 +69,15 @@ type Server struct {
 	locks   keyedMutex    // by URL of an archive, or cache and hash of a path
 	memory  memory
 
-	mu       sync.Mutex
-	caches   map[string]*Cache // as the index had them at loadedAt
-	loadedAt time.Time
-}
+	mu     sync.Mutex
+	cached *known // nil: to be read
 
-// cachesValid is how long a change that another replica made of a cache may go unnoticed.
-const cachesValid = time.Second
+	expiring daily
+	limiter  limiter
+	quotas   quotas
+	full     chan struct{} // gets an element when a quota was hit
+	counts   counts
+}
 
 // New returns a server without caches; EnsureCache adds them.
 func New(o Options) *Server {
@@ -113,11 +102,11 @@ func New(o Options) *Server {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Server{Options: o, uploads: make(chan struct{}, o.MaxUploads)}
+	return &Server{Options: o, uploads: make(chan struct{}, o.MaxUploads), full: make(chan struct{}, 1)}
 }
 
-// EnsureCache makes sure that there is a cache of that name, which signs with key. One that is made is public. A cache
-// that the index knows, but not with this key, is refused.
+// EnsureCache makes sure that there is a cache of that name. One that is made is public and signs with key; one that is there signs with
+// the keys that the index has, and takes key only as the private half of one of these.
 func (s *Server) EnsureCache(ctx context.Context, name string, key *nar.PrivateKey) error {
 	if err := CheckName(name); err != nil {
 		return err
@@ -125,54 +114,33 @@ func (s *Server) EnsureCache(ctx context.Context, name string, key *nar.PrivateK
 	c := Cache{Name: name, Keys: []Key{KeyOf(key)}, CreatedAt: time.Now(), Settings: Settings{Public: true}}
 	err := s.Index.CreateCache(ctx, c)
 	if errors.Is(err, ErrConflict) {
-		err = s.Index.UpdateCache(ctx, name, func(c *Cache) error {
-			i := slices.IndexFunc(c.Keys, func(k Key) bool { return k.String() == key.Public().String() })
-			if i < 0 {
-				return ErrConflict
-			}
-			c.Keys[i].Private = key
-			return nil
-		})
+		err = s.Index.UpdateCache(ctx, name, func(c *Cache) error { return c.adopt(key) })
 	}
-	if errors.Is(err, ErrConflict) {
+	if errors.Is(err, errNoPrivateKey) {
 		return fleet.Errorf(fleet.Local, fleet.CodeKey, "cache %s was made with another signing key", name).WithCause(err).
 			WithHint("restore the key file that the cache was made with: hosts trust that one")
 	}
 	if err != nil {
 		return fleet.Errorf(fleet.Local, fleet.CodeState, "cache %s cannot be opened", name).WithCause(err)
 	}
-	s.forgetCaches()
+	s.forget()
 	return nil
 }
 
-// forgetCaches has the next request ask the index for all caches.
-func (s *Server) forgetCaches() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.loadedAt = time.Time{}
+// adopt gives the cache the private half of one of its keys. It fails while one is left without.
+func (c *Cache) adopt(key *nar.PrivateKey) error {
+	for i, k := range c.Keys {
+		if k.String() == key.Public().String() {
+			c.Keys[i].Private = key
+		}
+		if c.Keys[i].Private == nil {
+			return fmt.Errorf("%w: %s", errNoPrivateKey, k.Public.Name)
+		}
+	}
+	return nil
 }
 
-// cache returns the cache of that name as it was at most cachesValid ago.
-func (s *Server) cache(ctx context.Context, name string) (*Cache, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if time.Since(s.loadedAt) > cachesValid {
-		at := time.Now()
-		all, err := s.Index.Caches(ctx)
-		if err != nil {
-			return nil, err
-		}
-		s.caches, s.loadedAt = make(map[string]*Cache, len(all)), at
-		for i := range all {
-			s.caches[all[i].Name] = &all[i]
-		}
-	}
-	c, ok := s.caches[name]
-	if !ok {
-		return nil, &httpError{http.StatusNotFound, "NoSuchCache", "there is no cache " + quoted(name)}
-	}
-	return c, nil
-}
+var errNoPrivateKey = errors.New("the private half of a key is not known")
 
 // cacheName is Attic's rule for names, which is also safe as a file name.
 var cacheName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_+-]{0,49}$`) })
@@ -204,13 +172,20 @@ func (s *Server) Handler() http.Handler {
 	handle("PUT /{cache}/{file}", s.putNarInfo)
 	handle("PUT /{cache}/nar/{file}", s.putNar)
 	handle("GET /_api/v1/cache-config/{cache}", s.getCacheConfig)
+	handle("POST /_api/v1/cache-config/{cache}", s.postCacheConfig)
+	handle("PATCH /_api/v1/cache-config/{cache}", s.patchCacheConfig)
+	handle("DELETE /_api/v1/cache-config/{cache}", s.deleteCache)
 	handle("POST /_api/v1/get-missing-paths", s.postMissingPaths)
 	const upload = "/api/v1/caches/{cache}/uploads/{narHash}/{upload}"
 	handle("GET "+upload, s.getParts)
 	handle("PUT "+upload+"/{part}", s.putPart)
 	handle("POST "+upload, s.postParts)
 	handle("DELETE "+upload, s.deleteParts)
+	handle("GET /api/v1/caches", s.getCaches)
 	handle("GET /api/v1/caches/{cache}", s.getInfo)
+	handle("POST /api/v1/caches/{cache}/keys", s.postKey)
+	handle("DELETE /api/v1/caches/{cache}/keys/{key}", s.deleteKey)
+	handle("POST /api/v1/tokens/revoke", s.postRevoke)
 	handle("POST /api/v1/caches/{cache}/closure", s.postClosure)
 	handle("GET /api/v1/caches/{cache}/pins", s.getPins)
 	handle("POST /api/v1/caches/{cache}/pins", s.postPins)
@@ -219,16 +194,51 @@ func (s *Server) Handler() http.Handler {
 	handle("POST /api/v1/caches/{cache}/fsck", s.postFsck)
 	handle("DELETE /api/v1/caches/{cache}/paths/{hash}", s.deletePath)
 	handle("/", func(_ http.ResponseWriter, r *http.Request) error { return noSuchObject(r.URL.Path) })
-	return mux
+	all := http.NewServeMux()
+	all.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	all.HandleFunc("GET /readyz", s.getReady)
+	all.Handle("/", s.attend(mux))
+	return all
 }
 
-// open authorizes a request and returns the cache it is about.
-func (s *Server) open(r *http.Request, name string, p Permission) (*Cache, error) {
-	if err := s.Authorize(r, name, p); err != nil {
-		return nil, err
-	}
-	return s.cache(r.Context(), name)
+// attend has next answer requests whose caller is known and within its limits, and counts what becomes of them.
+func (s *Server) attend(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		began := time.Now()
+		answer := &reply{ResponseWriter: w}
+		who, err := s.identify(answer, r)
+		if err == nil {
+			err = s.limiter.admit(s.Limits.RequestsPerSecond, who.who(), began)
+		}
+		r = r.WithContext(context.WithValue(r.Context(), callerKey{}, who))
+		body := &countedBody{ReadCloser: r.Body}
+		r.Body = body
+		if err != nil {
+			s.fail(answer, r, err)
+		} else {
+			next.ServeHTTP(answer, r)
+		}
+		s.counts.note(r, answer, body.n, who.cache, time.Since(began))
+	})
 }
+
+// getReady answers 200 when requests can be answered: when index and content are within reach.
+func (s *Server) getReady(w http.ResponseWriter, r *http.Request) {
+	ctx, cancel := context.WithTimeout(r.Context(), readyTime)
+	defer cancel()
+	_, err := s.Index.Revoked(ctx)
+	if err == nil {
+		_, _, err = s.Blobs.Stat(ctx, "ready")
+	}
+	if err != nil {
+		s.Log.Error("the cache is not ready", "err", err)
+		http.Error(w, "the cache is not ready; its log says why", http.StatusServiceUnavailable)
+		return
+	}
+	fmt.Fprintln(w, "ok")
+}
+
+const readyTime = 5 * time.Second
 
 // keyedMutex is a mutex for each key. The zero value is ready.
 type keyedMutex struct {

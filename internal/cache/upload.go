@@ -30,7 +30,8 @@ var errStored = errors.New("already stored")
 // putNar receives an archive, compressed by zstd, under the hash of what is inside.
 // It is verified while it is written to a temporary place; only then it can be seen.
 func (s *Server) putNar(w http.ResponseWriter, r *http.Request) error {
-	if _, err := s.open(r, r.PathValue("cache"), Push); err != nil {
+	c, err := s.open(r, r.PathValue("cache"), Push)
+	if err != nil {
 		return err
 	}
 	want, err := parseNarFile(r.PathValue("file"))
@@ -38,12 +39,11 @@ func (s *Server) putNar(w http.ResponseWriter, r *http.Request) error {
 		return badRequest("an archive is uploaded as nar/<NarHash in Nix's base 32>%s", narSuffix)
 	}
 	ctx := r.Context()
-	select {
-	case s.uploads <- struct{}{}:
-		defer func() { <-s.uploads }()
-	case <-ctx.Done():
-		return ctx.Err()
+	end, err := s.beginUpload(r)
+	if err != nil {
+		return err
 	}
+	defer end()
 	stored, err := s.stored(ctx, want)
 	if err != nil {
 		return err
@@ -53,18 +53,24 @@ func (s *Server) putNar(w http.ResponseWriter, r *http.Request) error {
 		_, err = s.receive(body, io.Discard, want)
 		return err
 	}
-	return s.store(ctx, body, want)
+	if err := s.checkQuota(ctx, c, max(r.ContentLength, 1)); err != nil {
+		return err
+	}
+	return s.store(ctx, c, body, want)
 }
 
 // store puts a verified upload in its place and its description into the index.
 // Of uploads at the same time, the first wins.
-func (s *Server) store(ctx context.Context, body io.Reader, want nar.Hash) error {
+func (s *Server) store(ctx context.Context, c *Cache, body io.Reader, want nar.Hash) error {
 	var got Nar
 	lost, unlock := false, func() {}
 	defer func() { unlock() }()
 	key := newBlobKey(want)
 	err := s.Blobs.Put(ctx, key, func(to io.Writer) (err error) {
 		if got, err = s.receive(body, to, want); err != nil {
+			return err
+		}
+		if err := s.checkQuota(ctx, c, got.FileSize); err != nil {
 			return err
 		}
 		unlock = s.locks.lock(narURL(want))
@@ -88,7 +94,7 @@ func (s *Server) store(ctx context.Context, body io.Reader, want nar.Hash) error
 	if lost { // paths of any cache have it
 		defer s.memory.forgetAll()
 	}
-	return s.Index.PutNar(ctx, got)
+	return errors.Join(s.Index.PutNar(ctx, got), s.notePending(ctx, c, got))
 }
 
 // stored says whether an archive is there, and known.
@@ -120,7 +126,7 @@ func (s *Server) receive(body io.Reader, to io.Writer, want nar.Hash) (Nar, erro
 	case in.err != nil:
 		return Nar{}, readError(in.err, "the upload broke off")
 	case errors.Is(err, nar.ErrTooLarge):
-		return Nar{}, &httpError{http.StatusRequestEntityTooLarge, "RequestError", "the archive is larger than this cache allows"}
+		return Nar{}, &httpError{status: http.StatusRequestEntityTooLarge, kind: "RequestError", message: "the archive is larger than this cache allows"}
 	case errors.Is(err, zstd.ErrWindowSizeExceeded):
 		return Nar{}, badRequest("the upload needs a zstd window above 8 MiB: compress at level 19 or lower, without --long")
 	case err != nil:
@@ -201,6 +207,11 @@ func (s *Server) putPath(ctx context.Context, c *Cache, hashPart string, info *n
 	case err != nil:
 		return err
 	}
+	if path.Upstream == "" {
+		if err := s.claim(ctx, c, info.NarHash); err != nil {
+			return err
+		}
+	}
 	path.NarInfo = s.kept(c, info)
 	references := slices.DeleteFunc(slices.Clone(info.References), func(r string) bool { return r == info.StorePath })
 	_, err = s.Index.PutPath(ctx, path, references, time.Now(), known)
@@ -218,7 +229,7 @@ func (s *Server) putPath(ctx context.Context, c *Cache, hashPart string, info *n
 }
 
 func conflict(storePath string, have nar.Hash) error {
-	return &httpError{http.StatusConflict, "Conflict", storePath + " is already in the cache with the NarHash " + have.String() +
+	return &httpError{status: http.StatusConflict, kind: "Conflict", message: storePath + " is already in the cache with the NarHash " + have.String() +
 		"; the first upload wins, because hosts may have it"}
 }
 

@@ -21,7 +21,7 @@ func (a *app) cachePin() *cobra.Command {
 		Short: "Keep a path, and all that it refers to, whatever the cache's retention",
 		Args:  exactly("the CACHE", "a name for the PIN", "a STOREPATH"),
 	}
-	cache := cacheFlags(cmd)
+	cache := a.placeFlags(cmd).cache
 	cmd.Flags().DurationVar(&expires, "expires", 0, "let it end by itself after this time")
 	cmd.Flags().IntVar(&keep, "keep-last", 0, "of the pins whose names are the same up to the last slash, keep so many, and remove the oldest")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -43,7 +43,7 @@ func (a *app) cachePin() *cobra.Command {
 
 func (a *app) cacheUnpin() *cobra.Command {
 	cmd := &cobra.Command{Use: "unpin CACHE PIN", Short: "Remove a pin", Args: exactly("the CACHE", "the PIN's name")}
-	cache := cacheFlags(cmd)
+	cache := a.placeFlags(cmd).cache
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		c, err := cache(args[0])
 		if err != nil {
@@ -57,7 +57,7 @@ func (a *app) cacheUnpin() *cobra.Command {
 func (a *app) cachePins() *cobra.Command {
 	cmd := &cobra.Command{Use: "pins CACHE", Short: "List the pins of a cache", Args: exactly("the CACHE")}
 	format := output(cmd)
-	cache := cacheFlags(cmd)
+	cache := a.placeFlags(cmd).cache
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		c, err := cache(args[0])
 		if err != nil {
@@ -97,7 +97,7 @@ last day stay in any case, with all that they refer to. The archives of what is 
 		Args: exactly("the CACHE"),
 	}
 	format := output(cmd)
-	cache := cacheFlags(cmd)
+	cache := a.placeFlags(cmd).cache
 	cmd.Flags().BoolVar(&dry, "dry-run", false, "only say what would be deleted")
 	cmd.Flags().StringVar(&unused, "unused", "", `delete what nothing has used for this long, "30d" or "720h", in place of what is configured; "0" for no such rule`)
 	cmd.Flags().StringVar(&most, "max-size", "", `then delete what was used longest ago until the archives are this large, "500G"; "0" for no such rule`)
@@ -140,14 +140,15 @@ func retentionOf(unused, most string) (r client.Retention, err error) {
 	return r, nil
 }
 
-// parseDays reads a duration as Go does, or a number of days, "30d".
+// parseDays reads a duration as Go does, or a number of days, weeks or years: "30d", "4w", "1y".
 func parseDays(s string) (time.Duration, error) {
-	if days, ok := strings.CutSuffix(s, "d"); ok {
-		n, err := strconv.ParseUint(days, 10, 16)
-		if err != nil {
-			return 0, fmt.Errorf("%q is not a number of days", s)
+	for unit, days := range map[string]time.Duration{"d": 1, "w": 7, "y": 365} {
+		if number, ok := strings.CutSuffix(s, unit); ok {
+			n, err := strconv.ParseUint(number, 10, 16)
+			if d := time.Duration(n) * days * 24 * time.Hour; err == nil && d/days/24/time.Hour == time.Duration(n) {
+				return d, nil
+			}
 		}
-		return time.Duration(n) * 24 * time.Hour, nil
 	}
 	d, err := time.ParseDuration(s)
 	if err != nil || d < 0 {
@@ -219,7 +220,7 @@ With --repair it counts as missing from then on, with all that refers to it, and
 		Args: exactly("the CACHE"),
 	}
 	format := output(cmd)
-	cache := cacheFlags(cmd)
+	cache := a.placeFlags(cmd).cache
 	cmd.Flags().BoolVar(&content, "content", false, "read every archive, and compare its hash")
 	cmd.Flags().BoolVar(&repair, "repair", false, "mark what is broken as missing")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -280,7 +281,7 @@ func (a *app) cacheDelete() *cobra.Command {
 		Short: "Delete a path from a cache",
 		Args:  exactly("the CACHE", "a STOREPATH"),
 	}
-	cache := cacheFlags(cmd)
+	cache := a.placeFlags(cmd).cache
 	cmd.Flags().BoolVar(&referrers, "referrers", false, "delete all that refers to it, too")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		c, err := cache(args[0])

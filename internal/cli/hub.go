@@ -4,14 +4,12 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -21,8 +19,7 @@ import (
 
 	"github.com/garrison-nix/garrison/internal/cache"
 	"github.com/garrison-nix/garrison/internal/cache/client"
-	"github.com/garrison-nix/garrison/internal/cache/local"
-	cachesqlite "github.com/garrison-nix/garrison/internal/cache/sqlite"
+	"github.com/garrison-nix/garrison/internal/durable"
 	"github.com/garrison-nix/garrison/internal/fleet"
 	"github.com/garrison-nix/garrison/internal/git"
 	"github.com/garrison-nix/garrison/internal/hub"
@@ -38,7 +35,7 @@ func (a *app) hub() *cobra.Command {
 		Short: "Serve the cache, wake agents, take their reports, and run CI",
 		Args:  noCommand,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := hub.ReadConfig(config)
+			c, err := ReadHubFile(config)
 			if err != nil {
 				return err
 			}
@@ -117,19 +114,30 @@ func openHub(ctx context.Context, url, tokenFile, method, path string) (*http.Re
 	return nil, fleet.Errorf(fleet.Transient, fleet.CodeRemote, "the hub answers %s: %s", resp.Status, said)
 }
 
-const drainTime = 10 * time.Second
+// HubFile is hub.toml.
+type HubFile = hub.Config[CacheTable]
+
+// ReadHubFile reads and checks the hub's configuration. Errors have CodeConfig.
+func ReadHubFile(path string) (HubFile, error) {
+	c, err := hub.ReadConfig[CacheTable](path)
+	if err != nil {
+		return c, err
+	}
+	c.Cache.Name = orElse(c.Cache.Name, "fleet")
+	return c, c.Cache.check(path)
+}
 
 // runHub wires cache, hub and CI together and serves them until ctx ends.
-func (a *app) runHub(ctx context.Context, c hub.Config) (err error) {
+func (a *app) runHub(ctx context.Context, c HubFile) (err error) {
 	log := a.logger()
 	logDir := filepath.Join(c.DataDir, "ci")
 	if err := os.MkdirAll(logDir, 0o750); err != nil {
 		return fleet.Errorf(fleet.Local, fleet.CodeState, "cannot make the hub's folder %s", c.DataDir).WithCause(err)
 	}
 	own := rand.Text() // CI's token for the cache beside it; nobody else ever knows it
-	file := &hub.TokenFile{Path: c.Tokens}
+	file := &durable.Watched[hub.Tokens]{Path: c.Tokens, Read: hub.ReadTokens}
 	tokens := func() (hub.Tokens, error) {
-		t, err := file.Tokens()
+		t, err := file.Get()
 		return t.With(hub.Token{Name: "ci", SHA256: hub.HashToken(own), Scopes: []string{hub.ScopePush}}), err
 	}
 	if _, err := tokens(); err != nil {
@@ -141,18 +149,18 @@ func (a *app) runHub(ctx context.Context, c hub.Config) (err error) {
 	}
 	defer func() { err = errors.Join(err, store.Close()) }()
 	h := hub.New(hub.Options{Store: store, Tokens: tokens, LogDir: logDir, Log: log})
-	caches, closeCaches, err := openCache(ctx, c, tokens, h.InUse, log)
+	caches, closeCaches, err := openCache(ctx, c.Cache, c.DataDir, cache.Options{Tokens: grantOf(tokens, c.Cache.Name), Roots: h.InUse, Log: log})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, closeCaches()) }()
 	h.Cache = caches.Handler()
-	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", c.Listen)
+	listener, err := listen(ctx, c.Listen)
 	if err != nil {
-		return fleet.Errorf(fleet.Local, fleet.CodeConfig, "cannot listen on %s", c.Listen).WithHint("is another hub running? choose another address with listen").WithCause(err)
+		return err
 	}
-	work, stopWork := context.WithCancelCause(ctx)
-	defer stopWork(nil)
+	work, stopWork := context.WithCancel(ctx)
+	defer stopWork()
 	ciDone := make(chan struct{})
 	if c.CI.Remote == "" {
 		close(ciDone)
@@ -170,73 +178,46 @@ func (a *app) runHub(ctx context.Context, c hub.Config) (err error) {
 	var collecting sync.WaitGroup
 	collecting.Go(func() { caches.Run(work) })
 	defer collecting.Wait()
-	defer stopWork(nil)
-	srv := &http.Server{Handler: h.Handler(), ReadHeaderTimeout: 15 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
-		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn)}
+	defer stopWork()
+	srv := newServer(h.Handler(), log)
 	srv.RegisterOnShutdown(h.CloseStreams)
-	stopped := context.AfterFunc(work, func() {
-		drain, cancel := context.WithTimeout(context.Background(), drainTime)
-		defer cancel()
-		_ = srv.Shutdown(drain)
-		_ = srv.Close()
-	})
-	defer stopped()
 	log.Info("hub serves", "address", listener.Addr(), "cache", c.Cache.Name, "ci", git.Redact(c.CI.Remote))
 	notify(daemon.SdNotifyReady)
-	if err := srv.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-		stopWork(err)
-	}
+	err = serveUntil(ctx, srv, listener)
+	stopWork()
 	<-ciDone
-	if ctx.Err() == nil {
-		return context.Cause(work)
-	}
-	return nil
+	return err
 }
 
-// openCache opens the named cache in the data folder.
-func openCache(ctx context.Context, c hub.Config, tokens func() (hub.Tokens, error), inUse func(context.Context) ([]string, error), log *slog.Logger) (*cache.Server, func() error, error) {
-	upstreams, err := c.UpstreamKeys()
-	if err != nil {
-		return nil, nil, err
-	}
-	blobs, err := local.Open(filepath.Join(c.DataDir, "cache"))
-	if err != nil {
-		return nil, nil, err
-	}
-	index, err := cachesqlite.Open(ctx, filepath.Join(c.DataDir, "cache.db"))
-	if err != nil {
-		return nil, nil, errors.Join(err, blobs.Close())
-	}
-	closeAll := func() error { return errors.Join(index.Close(), blobs.Close()) }
-	authorize := func(r *http.Request, _ string, p cache.Permission) error {
-		if p == cache.Pull {
-			return nil // public, until caches have an owner's word on it
-		}
+// grantOf is what tokens of the hub's file allow on the cache of that name.
+func grantOf(tokens func() (hub.Tokens, error), name string) func(string) (cache.Grant, error) {
+	return func(token string) (cache.Grant, error) {
 		t, err := tokens()
 		if err != nil {
-			return err
+			return cache.Grant{}, err
 		}
-		switch scopes, known := t.Scopes(cache.Token(r)); {
-		case !known:
-			return fleet.Errorf(fleet.Local, fleet.CodeUnauthorized, "this needs a token that the cache knows")
-		case p != cache.Push || !slices.Contains(scopes, hub.ScopePush):
-			return fmt.Errorf("%w: it does not have the scope %s", cache.ErrForbidden, hub.ScopePush)
+		scopes, known := t.Scopes(token)
+		if !known {
+			return cache.Grant{}, cache.ErrBadToken
 		}
-		return nil
+		id := "hub-" + hub.HashToken(token)
+		var may cache.Permission
+		for _, s := range scopes {
+			switch kind, _, _ := strings.Cut(s, ":"); kind {
+			case hub.ScopePush:
+				may |= cache.Pull | cache.Push
+			case hub.ScopeCache:
+				return cache.Grant{ID: id, Caches: cache.CacheGrants{{Pattern: "*", May: cache.Everything}}}, nil
+			case hub.ScopeRead, hub.ScopeReport:
+				may |= cache.Pull
+			}
+		}
+		return cache.Grant{ID: id, Caches: cache.CacheGrants{{Pattern: name, May: may}}}, nil
 	}
-	s := cache.New(cache.Options{Blobs: blobs, Index: index, Authorize: authorize, Upstreams: upstreams, Roots: inUse, Log: log})
-	key, err := blobs.Key(c.Cache.Name)
-	if err == nil {
-		err = s.EnsureCache(ctx, c.Cache.Name, key)
-	}
-	if err != nil {
-		return nil, nil, errors.Join(err, closeAll())
-	}
-	return s, closeAll, nil
 }
 
 // newCI wires the built-in CI: the same release.Run as the command, pushing to the cache beside it.
-func (a *app) newCI(ctx context.Context, c hub.Config, h *hub.Hub, logDir string, addr net.Addr, token string, log *slog.Logger) (*hub.CI, error) {
+func (a *app) newCI(ctx context.Context, c HubFile, h *hub.Hub, logDir string, addr net.Addr, token string, log *slog.Logger) (*hub.CI, error) {
 	n, err := nix.Find(ctx)
 	if err != nil {
 		return nil, err

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -48,22 +49,8 @@ func hubCmd(ts *testscript.TestScript, _ bool, _ []string) {
 	ts.Check(os.WriteFile(filepath.Join(work, "tokens.toml"), []byte(tokens.String()), 0o600))
 	config := fmt.Sprintf("listen = \"127.0.0.1:0\"\ndataDir = %q\ntokens = %q\n", work+"/.hub", work+"/tokens.toml")
 	ts.Check(os.WriteFile(filepath.Join(work, "hub.toml"), []byte(config), 0o644))
-	log, err := os.Create(filepath.Join(work, "hub.log"))
-	ts.Check(err)
-	defer log.Close()
-	cmd := exec.Command(ts.Getenv("GARRISON"), "hub", "--config", work+"/hub.toml")
-	cmd.Stdout, cmd.Stderr = log, log
-	ts.Check(cmd.Start())
+	cmd, url := startDaemon(ts, "hub.log", "hub serves", "hub", "--config", work+"/hub.toml")
 	h := theHub(ts)
-	ts.Defer(func() {
-		_ = cmd.Process.Signal(os.Interrupt)
-		if err := cmd.Wait(); !h.killed[cmd] {
-			ts.Check(err) // a hub that is told to stop exits with 0
-		}
-	})
-	wants(ts, false, []string{work + "/hub.log", "hub serves"})
-	said := ts.ReadFile(work + "/hub.log")
-	url := "http://" + regexp.MustCompile(`address=(\S+)`).FindStringSubmatch(said)[1]
 	ts.Setenv("HUB", url)
 	ts.Setenv("ADDRESS", strings.TrimPrefix(url, "http://"))
 	resp, err := http.Get(url + "/healthz")
@@ -72,6 +59,45 @@ func hubCmd(ts *testscript.TestScript, _ bool, _ []string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.cmd, h.url = cmd, url
+}
+
+// startDaemon starts a garrison of its own, which is told to stop at the script's end. What it says is in log. url is where it serves.
+func startDaemon(ts *testscript.TestScript, log, serves string, args ...string) (cmd *exec.Cmd, url string) {
+	out, err := os.Create(ts.MkAbs(log))
+	ts.Check(err)
+	defer out.Close()
+	cmd = exec.Command(ts.Getenv("GARRISON"), args...)
+	cmd.Stdout, cmd.Stderr = out, out
+	cmd.Dir = ts.Getenv("WORK")
+	ts.Check(cmd.Start())
+	h := theHub(ts)
+	ts.Defer(func() {
+		_ = cmd.Process.Signal(os.Interrupt)
+		if err := cmd.Wait(); !h.killed[cmd] {
+			ts.Check(err) // one that is told to stop exits with 0
+		}
+	})
+	wants(ts, false, []string{log, serves})
+	return cmd, "http://" + regexp.MustCompile(regexp.QuoteMeta(serves) + `" address=(\S+)`).FindStringSubmatch(ts.ReadFile(log))[1]
+}
+
+// cachesCmd CONFIG starts a garrison cache serve, and sets CACHES to its URL and, where it serves metrics, METRICS to theirs.
+func cachesCmd(ts *testscript.TestScript, _ bool, args []string) {
+	_, url := startDaemon(ts, "cache.log", "cache serves", "cache", "serve", "--config", args[0])
+	ts.Setenv("CACHES", url)
+	if m := regexp.MustCompile(`metrics" address=(\S+)`).FindStringSubmatch(ts.ReadFile("cache.log")); m != nil {
+		ts.Setenv("METRICS", "http://"+m[1]+"/metrics")
+	}
+}
+
+// get URL prints what is answered to a GET, the status first.
+func get(ts *testscript.TestScript, _ bool, args []string) {
+	resp, err := http.Get(args[0])
+	ts.Check(err)
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	ts.Check(err)
+	fmt.Fprintf(ts.Stdout(), "%s\n%s", resp.Status, b)
 }
 
 // frail N sets CACHE to the cache's URL through a proxy that kills the hub, as a power cut would, after N more uploads.

@@ -69,7 +69,7 @@ func TestScript(t *testing.T) {
 
 var scriptCommands = map[string]func(ts *testscript.TestScript, neg bool, args []string){
 	"exits": exits, "complains": complains, "fleet": fleetCmd, "hub": hubCmd, "schema": schema, "wants": wants, "until": until, "sshd": sshdCmd, "canary": canaryCmd, "quietly": quietly,
-	"frail": frail, "sentonce": sentOnce, "newest": newestNix,
+	"frail": frail, "sentonce": sentOnce, "newest": newestNix, "caches": cachesCmd, "get": get,
 }
 
 // exits CODE PROGRAM ARGS... runs a program and wants that exit code.
@@ -97,7 +97,7 @@ var update = flag.Bool("update", false, "write what scripts complain of into the
 // progress does not count.
 func complains(ts *testscript.TestScript, _ bool, args []string) {
 	got := progress.ReplaceAllString(ts.ReadFile("stderr"), "")
-	for _, name := range []string{"HUB", "ADDRESS", "WORK"} {
+	for _, name := range []string{"HUB", "CACHES", "ADDRESS", "WORK"} {
 		if v := ts.Getenv(name); v != "" {
 			got = strings.ReplaceAll(got, v, "$"+name)
 		}

@@ -14,6 +14,7 @@
 //     a crash cut short was never confirmed and is never read.
 //   - TryLock and Lock exclude other processes until Unlock or the holder's death,
 //     however it dies.
+//   - Watched reads a file again when it changed, and only then.
 //
 // It knows nothing of Garrison and imports only the standard library. Start at
 // WriteFile, then Journal, then Lock.

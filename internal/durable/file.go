@@ -45,6 +45,21 @@ func WriteJSON(path string, v any, perm os.FileMode) error {
 	return WriteFile(path, append(data, '\n'), perm)
 }
 
+// Place gives the file from, once the disk has its content, the name to as well, durably. Nothing may be there of that name.
+func Place(from, to string) error {
+	f, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if err := os.Link(from, to); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(to))
+}
+
 // ReadJSON reads the JSON document in path into v, which must be a pointer.
 // It returns (false, nil) when there is no such file, and an error that wraps
 // ErrDamaged when it has more than maxBytes or is not one JSON document that

@@ -6,29 +6,21 @@ import (
 	"encoding/hex"
 	"net"
 	"net/http"
-	"os"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/garrison-nix/garrison/internal/fleet"
-	"github.com/garrison-nix/garrison/internal/nar"
 	"github.com/garrison-nix/garrison/internal/tomlfile"
 )
 
-// Config is the hub's file.
-type Config struct {
+// Config is the hub's file. Its table [cache] is for whoever wires the cache.
+type Config[Cache any] struct {
 	Listen  string `toml:"listen"`  // default 127.0.0.1:8420
 	DataDir string `toml:"dataDir"` // default /var/lib/garrison-hub
 	Tokens  string `toml:"tokens"`  // a file of its own, read again when it changes
 
-	Cache struct {
-		Name string `toml:"name"` // default "fleet"
-		// Upstreams are public keys: what these caches signed is not kept here, hosts fetch it from there.
-		// Default: cache.nixos.org's; none when the list is there and empty.
-		Upstreams []string `toml:"upstreams"`
-	} `toml:"cache"`
+	Cache Cache `toml:"cache"`
 
 	// CI is built-in when Remote is set.
 	CI struct {
@@ -40,22 +32,16 @@ type Config struct {
 	} `toml:"ci"`
 }
 
-// nixosKey is the key of cache.nixos.org, which NixOS trusts unless it is told otherwise.
-const nixosKey = "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY="
-
 // ReadConfig reads and checks the hub's file. Errors have CodeConfig.
-func ReadConfig(path string) (Config, error) {
-	var c Config
+func ReadConfig[Cache any](path string) (Config[Cache], error) {
+	var c Config[Cache]
 	if err := tomlfile.Read(path, &c); err != nil {
 		return c, err
 	}
-	for s, def := range map[*string]string{&c.Listen: "127.0.0.1:8420", &c.DataDir: "/var/lib/garrison-hub", &c.Cache.Name: "fleet"} {
+	for s, def := range map[*string]string{&c.Listen: "127.0.0.1:8420", &c.DataDir: "/var/lib/garrison-hub"} {
 		if *s == "" {
 			*s = def
 		}
-	}
-	if c.Cache.Upstreams == nil {
-		c.Cache.Upstreams = []string{nixosKey}
 	}
 	c.CI.Poll = tomlfile.Duration(c.CI.Poll.Or(time.Minute))
 	switch {
@@ -64,35 +50,19 @@ func ReadConfig(path string) (Config, error) {
 	case c.CI.Remote != "" && c.CI.SigningKey == "":
 		return c, fleet.Errorf(fleet.Local, fleet.CodeConfig, "%s: ci.signingKey is missing", path).WithHint("make one: ssh-keygen -t ed25519 -N '' -f FILE")
 	}
-	if _, err := c.UpstreamKeys(); err != nil {
-		return c, fleet.Errorf(fleet.Local, fleet.CodeConfig, "%s: cache.upstreams: %v", path, err).
-			WithHint("list public keys as nix.conf's trusted-public-keys does: name:base64")
-	}
 	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
 		return c, fleet.Errorf(fleet.Local, fleet.CodeConfig, "%s: listen %q is not host:port", path, c.Listen).WithCause(err)
 	}
 	return c, nil
 }
 
-// UpstreamKeys are Cache.Upstreams, read.
-func (c Config) UpstreamKeys() ([]nar.PublicKey, error) {
-	var keys []nar.PublicKey
-	for _, s := range c.Cache.Upstreams {
-		k, err := nar.ParsePublicKey(s)
-		if err != nil {
-			return nil, err
-		}
-		keys = append(keys, k)
-	}
-	return keys, nil
-}
-
 // Scopes that a token may have. ScopeReport is followed by a colon and a host's name.
 const (
-	ScopePush   = "push"   // upload to the cache
+	ScopePush   = "push"   // upload to the hub's cache, and read it
+	ScopeCache  = "cache"  // everything with every cache of the hub
 	ScopeWake   = "wake"   // have the hub look at git
-	ScopeRead   = "read"   // runs, hosts, the whole stream
-	ScopeReport = "report" // report:<host>: speak for that host, hear wakes
+	ScopeRead   = "read"   // runs, hosts, the whole stream; the hub's cache
+	ScopeReport = "report" // report:<host>: speak for that host, hear wakes, read the hub's cache
 )
 
 // Token is one entry of the tokens file; of the secret only the SHA-256 is known.
@@ -126,9 +96,9 @@ func ReadTokens(path string) (Tokens, error) {
 		}
 		for _, s := range k.Scopes {
 			kind, host, _ := strings.Cut(s, ":")
-			if !slices.Contains([]string{ScopePush, ScopeWake, ScopeRead}, s) && (kind != ScopeReport || !fleet.ValidHostName(host)) {
+			if !slices.Contains([]string{ScopePush, ScopeCache, ScopeWake, ScopeRead}, s) && (kind != ScopeReport || !fleet.ValidHostName(host)) {
 				return t, fleet.Errorf(fleet.Local, fleet.CodeConfig, "%s: token %q has the unknown scope %q", path, k.Name, s).
-					WithHint("scopes are: push, wake, read, report:<host>")
+					WithHint("scopes are: push, cache, wake, read, report:<host>")
 			}
 		}
 	}
@@ -152,33 +122,6 @@ func (t Tokens) With(k Token) Tokens {
 	t.Token = append(slices.Clip(t.Token), k)
 	return t
 }
-
-// TokenFile is a tokens file that is read again when it changes.
-type TokenFile struct {
-	Path string
-
-	mu     sync.Mutex
-	info   os.FileInfo
-	tokens Tokens
-}
-
-// Tokens are those in the file now. Errors have CodeConfig.
-func (f *TokenFile) Tokens() (Tokens, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	info, err := os.Stat(f.Path) // before it is read: of a change in between, the next call learns
-	if err == nil && f.info != nil && os.SameFile(info, f.info) && info.ModTime().Equal(f.info.ModTime()) && info.Size() == f.info.Size() {
-		return f.tokens, nil
-	}
-	t, err := ReadTokens(f.Path)
-	if err == nil && time.Since(info.ModTime()) > settled {
-		f.info, f.tokens = info, t
-	}
-	return t, err
-}
-
-// settled is the age from which on a file's time is believed: a second write within the same tick of the clock would not show.
-const settled = 2 * time.Second
 
 // bearer is the token of "Authorization: Bearer …", or the password of Basic.
 func bearer(r *http.Request) string {

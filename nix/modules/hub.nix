@@ -17,7 +17,7 @@ let
   withCI = cfg.ci.remote != null;
 
   # The hub's secrets: what systemd calls each, and where it is on the host.
-  secrets = { tokens = cfg.tokensFile; }
+  secrets = { tokens = cfg.tokensFile; } // words.tokenKeys cfg.cache.tokenKeyFiles
     // (if withCI then { signing-key = cfg.ci.signingKeyFile; identity = cfg.ci.identityFile; ssh-key = cfg.ci.sshKeyFile; } else { });
   given = filter (name: secrets.${name} != null) (attrNames secrets);
   # A path of the repository, which only tokensFile may be, is copied to the store.
@@ -28,7 +28,7 @@ let
     inherit (cfg) listen;
     dataDir = "/var/lib/garrison-hub";
     tokens = credential "tokens";
-    cache = { inherit (cfg.cache) name; };
+    cache = { inherit (cfg.cache) name; tokenKeys = if cfg.cache.tokenKeyFiles == [ ] then null else map credential (attrNames (words.tokenKeys cfg.cache.tokenKeyFiles)); };
     ci = if !withCI then { } else {
       inherit (cfg.ci) remote poll;
       signingKey = credential "signing-key";
@@ -66,6 +66,7 @@ let
       message = "${at}.cache.name is \"${toString cfg.cache.name}\". A cache's name has letters, digits and -_+, at most 50.";
     }
   ]
+  ++ map (secretFile "${at}.cache.tokenKeyFiles") cfg.cache.tokenKeyFiles
   ++ map (name: absolute "${at}: the file of ${name}" secrets.${name}) given
   ++ map (signerKey "${at}.ci.allowedSigners") cfg.ci.allowedSigners;
 in
@@ -90,6 +91,11 @@ in
       description = "The file that lists the tokens. Only hashes stand in it, so it may be a file of the repository.";
     };
     cache.name = absent types.str { description = "The cache's name, a part of its URL; unset: fleet."; };
+    cache.tokenKeyFiles = mkOption {
+      type = types.listOf (types.either types.path types.str);
+      default = [ ];
+      description = "Files with the secrets (HS256) or public keys (RS256) of tokens for this and further caches.";
+    };
     ci = {
       remote = absent types.str { description = "URL of the fleet's repository. Set, the hub makes a release of each push to the source branch."; };
       poll = absent types.str { example = "60s"; description = "How often to look at it when nothing wakes the hub."; };
@@ -120,43 +126,10 @@ in
 
     systemd.services.garrison-hub = words.daemon { inherit config pkgs toml environment; } // {
       description = "Garrison hub";
-      serviceConfig = {
-        Type = "notify";
-        NotifyAccess = "main";
+      serviceConfig = words.exposed "garrison-hub" // {
         ExecStart = "${cfg.package}/bin/garrison hub";
-        Restart = "always";
-        RestartSec = 5;
-        TimeoutStopSec = 60;
-        LoadCredential = map (name: "${name}:${file name}") given;
-
-        DynamicUser = true;
-        StateDirectory = "garrison-hub";
-        StateDirectoryMode = "0700";
         CacheDirectory = "garrison-hub";
-        UMask = "0077";
-
-        # It faces the network, and builds by the Nix daemon, so it needs nothing of the host.
-        CapabilityBoundingSet = "";
-        LockPersonality = true;
-        NoNewPrivileges = true;
-        PrivateDevices = true;
-        PrivateTmp = true;
-        ProtectClock = true;
-        ProtectControlGroups = true;
-        ProtectHome = true;
-        ProtectHostname = true;
-        ProtectKernelLogs = true;
-        ProtectKernelModules = true;
-        ProtectKernelTunables = true;
-        ProtectProc = "invisible";
-        ProtectSystem = "strict";
-        RestrictAddressFamilies = [ "AF_UNIX" "AF_INET" "AF_INET6" ];
-        RestrictNamespaces = true;
-        RestrictRealtime = true;
-        RestrictSUIDSGID = true;
-        SystemCallArchitectures = "native";
-        SystemCallFilter = [ "@system-service" "~@privileged" ];
-        SystemCallErrorNumber = "EPERM";
+        LoadCredential = map (name: "${name}:${file name}") given;
       };
     };
   };

@@ -1,4 +1,4 @@
-# Small words that agent.nix and hub.nix share. Nothing here needs nixpkgs.
+# Small words that agent.nix, hub.nix and cache.nix share. Nothing here needs nixpkgs.
 { lib }:
 
 let
@@ -24,6 +24,46 @@ rec {
     } // environment // config.networking.proxy.envVars;
     unitConfig.StartLimitIntervalSec = 0; # never given up
   };
+
+  # exposed is the service of a daemon that faces the network: it may write nothing but its own data, and gets its secrets from systemd.
+  exposed = name: {
+    Type = "notify";
+    NotifyAccess = "main";
+    Restart = "always";
+    RestartSec = 5;
+    TimeoutStopSec = 60;
+
+    DynamicUser = true;
+    StateDirectory = name;
+    StateDirectoryMode = "0700";
+    UMask = "0077";
+
+    # It needs nothing of the host: what builds, does so by the Nix daemon.
+    CapabilityBoundingSet = "";
+    LockPersonality = true;
+    NoNewPrivileges = true;
+    PrivateDevices = true;
+    PrivateTmp = true;
+    ProtectClock = true;
+    ProtectControlGroups = true;
+    ProtectHome = true;
+    ProtectHostname = true;
+    ProtectKernelLogs = true;
+    ProtectKernelModules = true;
+    ProtectKernelTunables = true;
+    ProtectProc = "invisible";
+    ProtectSystem = "strict";
+    RestrictAddressFamilies = [ "AF_UNIX" "AF_INET" "AF_INET6" ];
+    RestrictNamespaces = true;
+    RestrictRealtime = true;
+    RestrictSUIDSGID = true;
+    SystemCallArchitectures = "native";
+    SystemCallFilter = [ "@system-service" "~@privileged" ];
+    SystemCallErrorNumber = "EPERM";
+  };
+
+  # tokenKeys are the secrets of a cache that are keys of tokens: by the names that systemd has for them.
+  tokenKeys = files: builtins.listToAttrs (builtins.genList (i: { name = "token-key-${toString i}"; value = builtins.elemAt files i; }) (builtins.length files));
 
   # merge lets b win over a, key by key.
   merge = a: b: a // builtins.mapAttrs (k: v: if builtins.isAttrs v && builtins.isAttrs (a.${k} or null) then merge a.${k} v else v) b;

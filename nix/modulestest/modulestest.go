@@ -50,7 +50,7 @@ func Dir() string {
 // Eval evaluates a module, a Nix expression, with the modules of agent and hub, by the Nix on PATH. env is added to its environment.
 func Eval(ctx context.Context, env []string, module string) (Host, error) {
 	var h Host
-	expr := fmt.Sprintf("import %[1]s/tests/eval.nix { modules = [ %[1]s/modules/agent.nix %[1]s/modules/hub.nix (%s) ]; }", Dir(), module)
+	expr := fmt.Sprintf("import %[1]s/tests/eval.nix { modules = [ %[1]s/modules/agent.nix %[1]s/modules/hub.nix %[1]s/modules/cache.nix (%s) ]; }", Dir(), module)
 	cmd := exec.CommandContext(ctx, "nix-instantiate", "--eval", "--strict", "--json", "--expr", expr)
 	cmd.Env = append(cmd.Environ(), env...)
 	var said bytes.Buffer

@@ -11,14 +11,13 @@ import (
 	"github.com/garrison-nix/garrison/internal/cache"
 	"github.com/garrison-nix/garrison/internal/cache/local"
 	"github.com/garrison-nix/garrison/internal/cache/sqlite"
-	"github.com/garrison-nix/garrison/internal/fleet"
 	"github.com/garrison-nix/garrison/internal/nar"
 )
 
-// PushToken is the token that may push to a Server's cache.
+// PushToken is the token that may do everything with a Server's caches.
 const PushToken = "push-token"
 
-// Server is a cache named "c" on loopback: everybody may pull, PushToken may push.
+// Server is a cache named "c" on loopback: everybody may pull, PushToken may do everything.
 type Server struct {
 	*httptest.Server
 	Cache *cache.Server
@@ -35,7 +34,7 @@ func NewServer(t testing.TB, wrap func(http.Handler) http.Handler) *Server {
 	return Start(t, cache.Options{MaxNarBytes: 64 << 20}, wrap)
 }
 
-// Start is NewServer with options: its own Blobs, Index and Authorize where o has none.
+// Start is NewServer with options: its own Blobs, Index and Tokens where o has none.
 func Start(t testing.TB, o cache.Options, wrap func(http.Handler) http.Handler) *Server {
 	t.Helper()
 	s := &Server{Dir: filepath.Join(t.TempDir(), "cache")}
@@ -46,7 +45,7 @@ func Start(t testing.TB, o cache.Options, wrap func(http.Handler) http.Handler) 
 	s.Index, err = sqlite.Open(t.Context(), filepath.Join(s.Dir, "index.sqlite"))
 	must(t, err)
 	t.Cleanup(func() { must(t, s.Index.Close()) })
-	key, err := store.Key("c")
+	key, err := local.Key(s.Dir, "c")
 	must(t, err)
 	s.Key = key.Public()
 	if o.Blobs == nil {
@@ -55,8 +54,8 @@ func Start(t testing.TB, o cache.Options, wrap func(http.Handler) http.Handler) 
 	if o.Index == nil {
 		o.Index = s.Index
 	}
-	if o.Authorize == nil {
-		o.Authorize = authorize
+	if o.Tokens == nil {
+		o.Tokens = Tokens
 	}
 	s.Cache = cache.New(o)
 	must(t, s.Cache.EnsureCache(t.Context(), "c", key))
@@ -69,11 +68,12 @@ func Start(t testing.TB, o cache.Options, wrap func(http.Handler) http.Handler) 
 	return s
 }
 
-func authorize(r *http.Request, _ string, p cache.Permission) error {
-	if p == cache.Pull || cache.Token(r) == PushToken {
-		return nil
+// Tokens is an Options.Tokens that knows PushToken.
+func Tokens(token string) (cache.Grant, error) {
+	if token != PushToken {
+		return cache.Grant{}, cache.ErrBadToken
 	}
-	return fleet.Errorf(fleet.Local, fleet.CodeUnauthorized, "a token that may push is needed")
+	return cache.Grant{ID: "push", Subject: "push", Caches: cache.CacheGrants{{Pattern: "*", May: cache.Everything}}}, nil
 }
 
 // CacheURL is the URL of the cache.

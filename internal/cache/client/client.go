@@ -50,6 +50,9 @@ type Config struct {
 	// a token that was changed is used. nil means none.
 	Token func() (string, error)
 
+	// TokenEnds is called, once, when the server says that the token ends soon; nil: nobody is told.
+	TokenEnds func(at time.Time)
+
 	// HTTP is used for requests; nil means a client of our own.
 	HTTP *http.Client
 
@@ -66,6 +69,8 @@ type Client struct {
 	user  *url.Userinfo   // over HTTP: from the URL; nil without
 	files files           // what Nix would read, and, of a plain Nix cache, write
 	key   *nar.PrivateKey // signs what is pushed to a plain Nix cache; may be nil
+
+	told sync.Once // that the token ends
 
 	mu       sync.Mutex
 	protocol protocol
@@ -277,15 +282,24 @@ func (c *Client) isPlain(ctx context.Context) bool {
 
 // Info describes a cache.
 type Info struct {
-	Schema      int      `json:"schema"`
-	Name        string   `json:"name"`
-	PublicKey   string   `json:"publicKey"` // for trusted-public-keys
-	Upstreams   []string `json:"upstreams"` // public keys of caches that hosts are to have besides
-	Paths       int64    `json:"paths"`
-	NarBytes    int64    `json:"narBytes"`    // uncompressed
-	StoredBytes int64    `json:"storedBytes"` // compressed, each archive once
-	Priority    int      `json:"priority"`
-	StoreDir    string   `json:"storeDir"`
+	Schema      int       `json:"schema"`
+	Name        string    `json:"name"`
+	PublicKey   string    `json:"publicKey"`  // for trusted-public-keys
+	PublicKeys  []string  `json:"publicKeys"` // all that sign now
+	Public      bool      `json:"public"`
+	Upstreams   []string  `json:"upstreams"` // public keys of caches that hosts are to have besides
+	Paths       int64     `json:"paths"`
+	NarBytes    int64     `json:"narBytes"`    // uncompressed
+	StoredBytes int64     `json:"storedBytes"` // compressed, each archive once
+	MaxBytes    int64     `json:"maxBytes"`    // 0 = any number
+	Retention   int64     `json:"retention"`   // seconds since its last use that a path is kept for; 0 = for ever
+	LastPush    time.Time `json:"lastPush,omitzero"`
+	Reads       struct {
+		Hits   int64 `json:"hits"`
+		Misses int64 `json:"misses"`
+	} `json:"reads"` // of narinfos, since the server started
+	Priority int    `json:"priority"`
+	StoreDir string `json:"storeDir"`
 }
 
 // Info asks what the cache is and holds.

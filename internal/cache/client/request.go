@@ -175,6 +175,7 @@ func (c *Client) once(ctx context.Context, r request) (_ []byte, err error) {
 	if r.into != nil {
 		*r.into = res.Header
 	}
+	c.noteExpiry(res)
 	return r.read(res)
 }
 
@@ -285,12 +286,12 @@ func (c *Client) explain(what string, err error) error {
 	switch s := status.status; {
 	case c.cfg.Token == nil && (s == http.StatusUnauthorized || s == http.StatusForbidden):
 		return fleet.Errorf(fleet.Local, fleet.CodeUnauthorized, "cannot %s: cache %s wants a token", what, c.URL()).WithCause(err).
-			WithHint("name a file with a token that may push to this cache")
+			WithHint("check the cache's name, and name a file with a token that allows this")
 	case s == http.StatusUnauthorized || s == http.StatusForbidden:
-		return fleet.Errorf(fleet.Local, fleet.CodeUnauthorized, "cannot %s: cache %s refuses the token", what, c.URL()).WithCause(err).
-			WithHint("check the token file that is configured for this cache, and that the token may push to it")
+		return fleet.Errorf(fleet.Local, fleet.CodeUnauthorized, "cannot %s: cache %s refuses the token: %s", what, c.URL(), status.message).WithCause(err).
+			WithHint("check the cache's name, and what the token allows: who may do nothing with a cache is not told whether it is there")
 	case s == http.StatusNotFound && status.kind == "NoSuchObject":
-		return fleet.Errorf(fleet.Local, fleet.CodeNotFound, "cannot %s: %s", what, status.message).WithCause(err)
+		return fleet.Errorf(fleet.Local, fleet.CodeNotFound, "cannot %s", what).WithCause(err)
 	case s == http.StatusNotFound && c.base != "":
 		return fleet.Errorf(fleet.Local, fleet.CodeNotFound, "cannot %s: there is no cache %s at %s", what, c.name, c.base).WithCause(err).
 			WithHint("check the cache's URL: its last part is the cache's name")
@@ -301,7 +302,7 @@ func (c *Client) explain(what string, err error) error {
 		return fleet.Errorf(fleet.Transient, fleet.CodeCache, "cannot %s: cache %s fails", what, c.URL()).WithCause(err).
 			WithHint("see the hub's log; nothing is lost, run it again")
 	}
-	return fleet.Errorf(fleet.Local, fleet.CodeCache, "cannot %s: cache %s refuses it: %s", what, c.URL(), status.message).WithCause(err)
+	return fleet.Errorf(fleet.Local, fleet.CodeCache, "cannot %s: cache %s refuses it", what, c.URL()).WithCause(err)
 }
 
 // watched is a body that keeps the watchdog quiet as long as it moves. When it

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"path/filepath"
 
 	"github.com/garrison-nix/garrison/internal/cache"
 	"github.com/garrison-nix/garrison/internal/durable"
@@ -11,14 +12,14 @@ import (
 	"github.com/garrison-nix/garrison/internal/nar"
 )
 
-// Key returns the signing key of the cache of that name, and makes one when
+// Key returns the signing key of the cache of that name in dir, and makes one when
 // there is none. It lives beside the content and not in the index, so that a
 // cache that lost its index is still trusted by every host.
-func (s *Store) Key(name string) (*nar.PrivateKey, error) {
+func Key(dir, name string) (*nar.PrivateKey, error) {
 	if err := cache.CheckName(name); err != nil {
 		return nil, err
 	}
-	path := s.path("keys", name)
+	path := filepath.Join(dir, "keys", name)
 	text, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return makeKey(path, name)
@@ -37,6 +38,9 @@ func makeKey(path, name string) (*nar.PrivateKey, error) {
 	key, err := nar.GenerateKey(name)
 	if err != nil {
 		return nil, err
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, stateError(err, "directory %s of the cache's keys cannot be made", filepath.Dir(path))
 	}
 	if err := durable.WriteFile(path, []byte(key.Encode()+"\n"), 0o600); err != nil {
 		return nil, stateError(err, "the cache's signing key %s cannot be written", path)

@@ -5,7 +5,7 @@
 // One process uses a directory at a time: Open holds a lock on it.
 //
 //	lock              held while the directory is in use
-//	keys/<name>       signing key of the cache of that name, mode 0600
+//	keys/<name>       signing key of the cache of that name, mode 0600 (Key)
 //	nar/<xx>/<key>    content, by the first two characters of its key
 //	tmp/              uploads in progress
 package local

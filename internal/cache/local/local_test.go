@@ -75,12 +75,11 @@ func TestFailedPutLeavesNoFile(t *testing.T) {
 
 func TestKeyIsMadeOnce(t *testing.T) {
 	dir := t.TempDir()
-	s := open(t, dir)
-	first, err := s.Key("fleet")
+	first, err := local.Key(dir, "fleet")
 	if err != nil {
 		t.Fatal(err)
 	}
-	again, err := s.Key("fleet")
+	again, err := local.Key(dir, "fleet")
 	if err != nil || again.Encode() != first.Encode() {
 		t.Errorf("another key the second time, %v", err)
 	}
@@ -92,20 +91,20 @@ func TestKeyIsMadeOnce(t *testing.T) {
 
 func TestDamagedKeyIsNotReplaced(t *testing.T) {
 	dir := t.TempDir()
-	s := open(t, dir)
+	open(t, dir)
 	file := filepath.Join(dir, "keys", "fleet")
 	for _, content := range []string{"", "fleet:nonsense"} {
 		if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := s.Key("fleet"); fleet.CodeOf(err) != fleet.CodeKey {
+		if _, err := local.Key(dir, "fleet"); fleet.CodeOf(err) != fleet.CodeKey {
 			t.Errorf("%q: %v", content, err)
 		}
 		if b, err := os.ReadFile(file); err != nil || string(b) != content {
 			t.Errorf("%q was overwritten: %v", content, err)
 		}
 	}
-	if _, err := s.Key("../x"); fleet.CodeOf(err) != fleet.CodeInvalid {
+	if _, err := local.Key(dir, "../x"); fleet.CodeOf(err) != fleet.CodeInvalid {
 		t.Errorf("a key outside the directory: %v", err)
 	}
 }

@@ -1,0 +1,137 @@
+package cache
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/garrison-nix/garrison/internal/nar"
+)
+
+// statsFor is how long what the index counted in a cache holds for its quota.
+const statsFor = 5 * time.Second
+
+// quotas is what caches with a quota hold. The zero value is ready.
+type quotas struct {
+	mu sync.Mutex
+	of map[string]*usage
+}
+
+// usage is what a cache holds: what the index counted at some time, and what came since then.
+type usage struct {
+	counted Stats
+	at      time.Time
+	claimed int64                // bytes of archives that got their first path since
+	pending map[nar.Hash]pending // archives that wait for their path; those that this server received
+}
+
+type pending struct {
+	bytes int64
+	at    time.Time
+}
+
+const (
+	// maxPending bounds what is remembered of archives without a path.
+	maxPending = 10_000
+	// pendingFor is how long: then they are collected.
+	pendingFor = 24 * time.Hour
+)
+
+func (u *usage) bytes() int64 {
+	sum := u.counted.StoredBytes + u.claimed
+	for _, p := range u.pending {
+		sum += p.bytes
+	}
+	return sum
+}
+
+// used calls f with what a cache holds, as the index had it at most statsFor ago.
+func (s *Server) used(ctx context.Context, cache string, f func(*usage) error) error {
+	q := &s.quotas
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	u := q.of[cache]
+	if u == nil || time.Since(u.at) > statsFor {
+		at := time.Now()
+		counted, err := s.Index.Stats(ctx, cache)
+		if err != nil {
+			return err
+		}
+		if u == nil {
+			u = &usage{pending: map[nar.Hash]pending{}}
+			if q.of == nil {
+				q.of = map[string]*usage{}
+			}
+			q.of[cache] = u
+		}
+		u.counted, u.at, u.claimed = counted, at, 0
+		maps.DeleteFunc(u.pending, func(_ nar.Hash, p pending) bool { return at.Sub(p.at) > pendingFor })
+	}
+	return f(u)
+}
+
+// checkQuota fails when so many more bytes would be too much for the cache.
+func (s *Server) checkQuota(ctx context.Context, c *Cache, more int64) error {
+	if c.MaxBytes == 0 {
+		return nil
+	}
+	return s.used(ctx, c.Name, func(u *usage) error { return s.allow(u, c.MaxBytes, more) })
+}
+
+// allow fails when so many more bytes would be too much, and has a collection begin: some of what is there may not be needed any more.
+func (s *Server) allow(u *usage, most, more int64) error {
+	have := u.bytes()
+	if have+more <= most && len(u.pending) < maxPending {
+		return nil
+	}
+	select {
+	case s.full <- struct{}{}:
+	default: // it will begin anyway
+	}
+	return &httpError{status: http.StatusInsufficientStorage, kind: "QuotaExceeded", message: fmt.Sprintf(
+		"the cache may hold %d bytes, and holds %d: remove what is not needed, or ask for a larger quota", most, have)}
+}
+
+// notePending counts an archive that was received for a path that is to follow.
+func (s *Server) notePending(ctx context.Context, c *Cache, n Nar) error {
+	if c.MaxBytes == 0 {
+		return nil
+	}
+	return s.used(ctx, c.Name, func(u *usage) error {
+		u.pending[n.NarHash] = pending{n.FileSize, time.Now()}
+		return nil
+	})
+}
+
+// claim counts an archive that gets a path in c. One that c did not have so far must fit into its quota.
+func (s *Server) claim(ctx context.Context, c *Cache, narHash nar.Hash) error {
+	if c.MaxBytes == 0 {
+		return nil
+	}
+	_, has, err := s.Index.NarOf(ctx, c.Name, narHash)
+	if err != nil {
+		return err
+	}
+	n, _, err := s.Index.Nar(ctx, narHash)
+	if err != nil {
+		return err
+	}
+	return s.used(ctx, c.Name, func(u *usage) error {
+		was, waits := u.pending[narHash]
+		delete(u.pending, narHash)
+		if has {
+			return nil
+		}
+		if err := s.allow(u, c.MaxBytes, n.FileSize); err != nil {
+			if waits {
+				u.pending[narHash] = was
+			}
+			return err
+		}
+		u.claimed += n.FileSize
+		return nil
+	})
+}
