@@ -32,7 +32,7 @@ a folder or a bucket, everything that it holds. Each archive is checked on its w
 one of the --from-key signed is taken, unless --unsigned says otherwise. It may be run again after anything, and goes on where it was.`,
 	}
 	format := output(cmd)
-	cache := pushFlags(cmd)
+	cache := a.pushFlags(cmd)
 	fl := cmd.Flags()
 	fl.StringArrayVar(&keys, "from-key", nil, "public key of the other cache, name:base64; may be given several times")
 	fl.BoolVar(&unsigned, "unsigned", false, "take what no --from-key signed, too: this cache will sign it")
@@ -53,7 +53,7 @@ one of the --from-key signed is taken, unless --unsigned says otherwise. It may 
 		if len(keys) == 0 && !unsigned {
 			return usage(cmd, fmt.Errorf("cache import needs the other cache's key: --from-key, or --unsigned to take what nobody signed"))
 		}
-		from, err := client.New(client.Config{URL: args[0], Token: tokenFrom(fromToken), Attempts: pushAttempts})
+		from, err := a.anyCache(args[0], fromToken)
 		if err != nil {
 			return err
 		}

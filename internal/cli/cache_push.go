@@ -26,9 +26,9 @@ const hookQueue = "/nix/var/nix/gcroots/garrison-built"
 const pushAttempts = 8
 
 // pushFlags adds what says which cache is pushed to.
-func pushFlags(cmd *cobra.Command) func() (*client.Client, error) {
-	url := cmd.Flags().String("cache", "", "URL of the cache, with its name (default: cache.url in ./"+release.ConfigPath+")")
-	tokenFile := cmd.Flags().String("token-file", "", "file with a token that may push to the cache")
+func (a *app) pushFlags(cmd *cobra.Command) func() (*client.Client, error) {
+	url := cmd.Flags().String("cache", "", "the cache: its URL, or CACHE or SERVER:CACHE of a login (default: cache.url in ./"+release.ConfigPath+")")
+	tokenFile := cmd.Flags().String("token-file", "", "file with a token that may push to the cache, in place of the login's")
 	return func() (*client.Client, error) {
 		to := *url
 		if to == "" {
@@ -45,7 +45,7 @@ func pushFlags(cmd *cobra.Command) func() (*client.Client, error) {
 		if to == "" {
 			return nil, fleet.Errorf("", fleet.CodeUsage, "no cache is named").WithHint("give --cache, or cache.url in %s here", release.ConfigPath)
 		}
-		return client.New(client.Config{URL: to, Token: tokenFrom(*tokenFile), Attempts: pushAttempts})
+		return a.anyCache(to, *tokenFile)
 	}
 }
 
@@ -75,7 +75,7 @@ one a line. It may be run again after anything: what arrived is not sent again, 
 With --queue it pushes what waits in a queue, that of the post-build hook say, and takes out what was pushed.`,
 	}
 	format := output(cmd)
-	cache := pushFlags(cmd)
+	cache := a.pushFlags(cmd)
 	cmd.Flags().IntVar(&jobs, "jobs", 4, "uploads at the same time")
 	cmd.Flags().StringVar(&queue, "queue", "", "push what waits in this folder (the hook's is "+hookQueue+")")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {

@@ -13,7 +13,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/garrison-nix/garrison/internal/cache/client"
 	"github.com/garrison-nix/garrison/internal/durable"
 	"github.com/garrison-nix/garrison/internal/fleet"
 	"github.com/garrison-nix/garrison/internal/nar"
@@ -33,20 +32,20 @@ func (a *app) cacheUse() *cobra.Command {
 	var tokenFile, key string
 	var system, nixos bool
 	cmd := &cobra.Command{
-		Use:   "use URL",
+		Use:   "use URL|CACHE",
 		Short: "Have Nix on this machine fetch from a cache",
-		Long: `Use adds a cache (https://host/name) to the substituters of nix.conf, its key to trusted-public-keys and, if only some may read it, the token to netrc.
+		Long: `Use adds a cache (https://host/name, or CACHE or SERVER:CACHE of a login) to the substituters of nix.conf, its key to trusted-public-keys and, if only some may read it, the token to netrc.
 What stands there stays. It writes the system's files as root, and the user's own otherwise; Nix heeds the latter
 only from trusted-users. The key is asked of the cache; one that is no Garrison or Attic server cannot tell it: give --public-key.`,
-		Args: exactly("the cache's URL"),
+		Args: exactly("the cache's URL or name"),
 	}
 	fl := cmd.Flags()
-	fl.StringVar(&tokenFile, "token-file", "", "file with a token that may read the cache")
+	fl.StringVar(&tokenFile, "token-file", "", "file with a token that may read the cache, in place of the login's")
 	fl.StringVar(&key, "public-key", "", "the cache's public key, name:base64 (default: what it says itself)")
 	fl.BoolVar(&system, "system", os.Geteuid() == 0, "write the system's nix.conf, not the user's")
 	fl.BoolVar(&nixos, "print-nixos", false, "write nothing; print what belongs into a NixOS configuration")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		u, err := describeCache(cmd.Context(), args[0], tokenFile, key)
+		u, err := a.describeCache(cmd.Context(), args[0], tokenFile, key)
 		if err != nil {
 			return err
 		}
@@ -64,14 +63,17 @@ only from trusted-users. The key is asked of the cache; one that is no Garrison 
 }
 
 // describeCache asks the cache what Nix is to be told.
-func describeCache(ctx context.Context, cacheURL, tokenFile, key string) (usedCache, error) {
-	token := tokenFrom(tokenFile)
-	c, err := client.New(client.Config{URL: cacheURL, Token: token})
+func (a *app) describeCache(ctx context.Context, target, tokenFile, key string) (usedCache, error) {
+	c, err := a.anyCache(target, tokenFile)
 	if err != nil {
 		return usedCache{}, err
 	}
 	u := usedCache{url: c.URL(), key: key}
-	private := token != nil
+	token, err := c.Token()
+	if err != nil {
+		return u, err
+	}
+	private := true
 	if key == "" {
 		config, err := c.Config(ctx)
 		if err != nil {
@@ -88,10 +90,10 @@ func describeCache(ctx context.Context, cacheURL, tokenFile, key string) (usedCa
 			WithHint("give --public-key, as name:base64")
 	}
 	u.key = parsed.String()
-	if private && token != nil {
-		u.token, err = token()
+	if private {
+		u.token = token
 	}
-	return u, err
+	return u, nil
 }
 
 func (u usedCache) nixos() string {

@@ -30,7 +30,7 @@ func (a *app) cacheWatchStore() *cobra.Command {
 does not answer say, is tried again; it waits in memory, and what was not pushed when this ends is pushed by "garrison cache push".`,
 		Args: exactly(),
 	}
-	cache := pushFlags(cmd)
+	cache := a.pushFlags(cmd)
 	cmd.Flags().IntVar(&jobs, "jobs", 4, "uploads at the same time")
 	cmd.Flags().BoolVar(&drv, "drv", false, "push derivations (.drv) too")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {

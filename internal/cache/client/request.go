@@ -195,22 +195,28 @@ func (c *Client) build(ctx context.Context, r request) (*http.Request, error) {
 		password, _ := c.user.Password()
 		req.SetBasicAuth(c.user.Username(), password)
 	}
+	token, err := c.Token()
+	if token != "" {
+		req.Header.Set("Authorization", "Bearer "+token)
+	}
+	return req, err
+}
+
+// Token is what is presented to the cache; "" is nothing.
+func (c *Client) Token() (string, error) {
 	if c.cfg.Token == nil {
-		return req, nil
+		return "", nil
 	}
 	token, err := c.cfg.Token()
 	var told *fleet.Error
 	switch {
 	case errors.As(err, &told):
-		return nil, told
+		return "", told
 	case err != nil:
-		return nil, fleet.Errorf(fleet.Local, fleet.CodeUnauthorized, "the token for %s cannot be read", c.URL()).WithCause(err).
+		return "", fleet.Errorf(fleet.Local, fleet.CodeUnauthorized, "the token for %s cannot be read", c.URL()).WithCause(err).
 			WithHint("check the token file that is configured for the cache")
 	}
-	if token = strings.TrimSpace(token); token != "" {
-		req.Header.Set("Authorization", "Bearer "+token)
-	}
-	return req, nil
+	return strings.TrimSpace(token), nil
 }
 
 // read returns the answer's body, and a statusError unless the status is a success.
