@@ -35,11 +35,7 @@ func TestExitCodes(t *testing.T) {
 	for _, kind := range []string{"sandbox", "systemd"} {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
-			o := boxOptions{}
-			if kind == "systemd" {
-				o.base = hostBase(t)
-			}
-			b := newBox(t, o)
+			b := newBox(t, boxOptions{systemd: kind == "systemd"})
 			b.deploy("good1") // 0
 			b.undone(b.publish("refuses"), "good1", fleet.CodeActivate, "exited with 1 before the new system ran", "not today")
 			b.undone(b.publish("exits1"), "good1", fleet.CodeActivate, "switch-to-configuration exited with 1")
@@ -82,7 +78,7 @@ func (b *box) lockHeld() {
 // TestUnits judges units of a real systemd, each in its own way of failing or taking long.
 func TestUnits(t *testing.T) {
 	t.Parallel()
-	b := newBox(t, boxOptions{base: hostBase(t)})
+	b := newBox(t, boxOptions{systemd: true})
 	b.deploy("good1")
 	b.undone(b.publish("oneshot"), "good1", fleet.CodeCheck, "gitops-demo.service failed in the new system")
 	b.deploy("flaky") // fails once, and is started again
@@ -100,7 +96,7 @@ func TestUnits(t *testing.T) {
 // TestDeclaredChecks has a host declare checks of each kind, good and bad.
 func TestDeclaredChecks(t *testing.T) {
 	t.Parallel()
-	b := newBox(t, boxOptions{base: hostBase(t)})
+	b := newBox(t, boxOptions{systemd: true})
 	b.deploy("good1")
 	b.deploy("checked")
 	b.deploy("unitchecked")
@@ -127,7 +123,7 @@ func TestDeclaredChecks(t *testing.T) {
 // rolls back all the same.
 func TestWedgedSystemd(t *testing.T) {
 	t.Parallel()
-	b := newBox(t, boxOptions{base: hostBase(t)})
+	b := newBox(t, boxOptions{systemd: true})
 	b.deploy("good1")
 	b.shut("in-check")
 	n := b.publish("checked")
@@ -161,7 +157,7 @@ func TestWedgedSystemd(t *testing.T) {
 // TestConnectivity cuts a host off by a release, and by what no release did. Only the first is held against one.
 func TestConnectivity(t *testing.T) {
 	t.Parallel()
-	b := newBox(t, boxOptions{})
+	b := newBox(t, boxOptions{systemd: true})
 	b.deploy("connected")
 	b.undone(b.publish("cutoff"), "connected", fleet.CodeCheck, "does not reach cache "+cacheURL+", which the one before it reached")
 	b.says(3, "held", "does not reach cache")

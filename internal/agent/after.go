@@ -69,7 +69,9 @@ func (a *Agent) afterDeployEnv(d fleet.Deployment) []string {
 	if d.Failure != nil {
 		failure = proc.Redact(d.Failure.Message)
 	}
-	if d.Result != fleet.Committed && d.Result != fleet.RebootNeeded {
+	switch d.Result {
+	case fleet.Committed, fleet.Tested, fleet.RebootNeeded:
+	default:
 		status = "failed"
 	}
 	source := d.Release.Source
@@ -79,7 +81,7 @@ func (a *Agent) afterDeployEnv(d fleet.Deployment) []string {
 		"GARRISON_SOURCE_COMMIT", source.Commit, "GARRISON_SOURCE_BRANCH", source.Branch, "GARRISON_SUBJECT", source.Subject,
 		"GARRISON_RESULT", string(d.Result), "GARRISON_OUT_PATH", d.OutPath, "GARRISON_PREVIOUS", d.Previous, "GARRISON_ERROR", failure,
 		"COMIN_GIT_SHA", source.Commit, "COMIN_GIT_REF", "origin/"+cmp.Or(source.Branch, "main"), "COMIN_GIT_MSG", source.Subject,
-		"COMIN_HOSTNAME", d.Host, "COMIN_GENERATION", fleet.TagName(d.Release.Number), "COMIN_STATUS", status, "COMIN_ERROR_MSG", failure,
+		"COMIN_HOSTNAME", d.Host, "COMIN_GENERATION", d.Release.Name(), "COMIN_STATUS", status, "COMIN_ERROR_MSG", failure,
 		"COMIN_FLAKE_URL", "git+file://"+a.looker.repo.Dir+"?ref="+deployedRef+"&rev="+d.Release.Commit,
 	)
 }

@@ -31,7 +31,7 @@ fi
 // neither that it fails nor that it hangs is in the way of anything.
 func TestAfterDeploy(t *testing.T) {
 	t.Parallel()
-	b := newBox(t, boxOptions{config: "afterDeploy = [\"/opt/after\", \"a  b\", \"$x\"]\nafterDeployTime = \"2s\"\n",
+	b := newBox(t, boxOptions{systemd: true, config: "afterDeploy = [\"/opt/after\", \"a  b\", \"$x\"]\nafterDeployTime = \"2s\"\n",
 		files: []sandbox.File{{Path: "/opt/after", Mode: 0o755, Data: []byte(after)}}})
 	b.must("mkdir -p /run/after")
 	told := func(n int) string {

@@ -47,6 +47,7 @@ type Agent struct {
 	known   atomic.Pointer[known] // as the loop last left it
 	history *durable.Journal
 	acts    *durable.Journal
+	lastAct atomic.Pointer[fleet.Act] // of acts
 	policy  deploy.Policy
 	watcher *watcher
 	pusher  pusher
@@ -181,6 +182,9 @@ func (a *Agent) open(ctx context.Context) (err error) {
 	if a.acts, err = durable.OpenJournal(a.actsFile(), 0o644); err != nil {
 		return stateError(err)
 	}
+	if past, err := durable.ReadJournal[fleet.Act](a.actsFile(), 1); err == nil && len(past) > 0 {
+		a.lastAct.Store(&past[0])
+	}
 	if err := a.readRecord(); err != nil {
 		return err
 	}
@@ -199,7 +203,7 @@ func (a *Agent) activationDir() string {
 func (a *Agent) readRecord() error {
 	now := time.Now().UTC()
 	a.record = deploy.New(a.Config.Host, now)
-	if past, err := durable.ReadJournal[fleet.Deployment](a.historyFile(), 1); err == nil && len(past) > 0 {
+	if past, err := durable.ReadJournal[fleet.Deployment](a.historyFile(), 1); err == nil && len(past) > 0 && fleet.ValidStorePath(past[0].OutPath) {
 		a.status.Last = &past[0]
 	}
 	var r deploy.Record

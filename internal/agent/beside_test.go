@@ -18,9 +18,9 @@ const (
 // deployment is completed, and told by the agent that comes after.
 func TestAgentIsReplaced(t *testing.T) {
 	t.Parallel()
-	b := newBox(t, boxOptions{base: hostBase(t)})
+	b := newBox(t, boxOptions{systemd: true})
 	b.deploy("good1")
-	pid := func() string { return b.must("systemctl show -P MainPID agent") }
+	pid := func() string { return b.must("systemctl show -P MainPID garrison-agent") }
 	committed := func(variant string) {
 		t.Helper()
 		n := b.number
@@ -37,7 +37,7 @@ func TestAgentIsReplaced(t *testing.T) {
 	before := pid()
 	b.publish("newunit")
 	b.eventually("the agent's new unit runs", func() bool {
-		env, _ := b.run("p=$(systemctl show -P MainPID agent); [ $p != 0 ] && busybox tr '\\0' '\\n' < /proc/$p/environ")
+		env, _ := b.run("p=$(systemctl show -P MainPID garrison-agent); [ $p != 0 ] && busybox tr '\\0' '\\n' < /proc/$p/environ")
 		return strings.Contains(env, "AGENT_OF=newunit")
 	})
 	committed("newunit")
@@ -52,7 +52,7 @@ func TestAgentIsReplaced(t *testing.T) {
 
 	b.publish("newbinary")
 	b.eventually("the agent's new program runs", func() bool {
-		exe, _ := b.run("p=$(systemctl show -P MainPID agent); [ $p != 0 ] && readlink /proc/$p/exe")
+		exe, _ := b.run("p=$(systemctl show -P MainPID garrison-agent); [ $p != 0 ] && readlink /proc/$p/exe")
 		return exe == "/opt/garrison-2"
 	})
 	committed("newbinary")
@@ -63,7 +63,7 @@ func TestAgentIsReplaced(t *testing.T) {
 	// Stopped, and the journal as well: the helper goes on alone, and says what it says.
 	b.publish("stops")
 	b.alone("stops")
-	if err := b.host.StartService(testContext(t), "agent"); err != nil {
+	if err := b.host.StartService(testContext(t), b.unit); err != nil {
 		t.Fatal(err)
 	}
 	committed("stops")
@@ -71,7 +71,7 @@ func TestAgentIsReplaced(t *testing.T) {
 
 	b.publish("masks")
 	b.alone("masks")
-	b.must("rm /etc/systemd/system/agent.service; mv /etc/agent.away /etc/systemd/system/agent.service; systemctl daemon-reload; systemctl start agent")
+	b.must("rm /etc/systemd/system/garrison-agent.service; mv /etc/agent.away /etc/systemd/system/garrison-agent.service; systemctl daemon-reload; systemctl start garrison-agent")
 	committed("masks")
 
 	// Without an agent, a system that fails is undone as well.
@@ -80,7 +80,7 @@ func TestAgentIsReplaced(t *testing.T) {
 		b.shut("in-test-fails")
 		n := b.publish("fails")
 		b.reached("in-test-fails")
-		if err := b.host.StopService(testContext(t), "agent"); err != nil {
+		if err := b.host.StopService(testContext(t), b.unit); err != nil {
 			t.Fatal(err)
 		}
 		code := fleet.CodeActivate
@@ -94,7 +94,7 @@ func TestAgentIsReplaced(t *testing.T) {
 			return strings.Contains(string(outcome), "rolled-back")
 		})
 		b.runs("good1")
-		if err := b.host.StartService(testContext(t), "agent"); err != nil {
+		if err := b.host.StartService(testContext(t), b.unit); err != nil {
 			t.Fatal(err)
 		}
 		b.undone(n, "good1", code)
@@ -111,7 +111,7 @@ func (b *box) alone(variant string) {
 		return strings.TrimSpace(string(entry)) == b.lab.out(variant) && strings.Contains(string(outcome), "committed")
 	})
 	b.runs(variant)
-	if state, _ := b.run("systemctl is-active agent"); state == "active" {
+	if state, _ := b.run("systemctl is-active garrison-agent"); state == "active" {
 		b.t.Errorf("%s: the agent is %s", variant, state)
 	}
 }
@@ -121,7 +121,7 @@ func TestProgramIsReplaced(t *testing.T) {
 	t.Parallel()
 	b := newBox(t, boxOptions{})
 	b.deploy("good1")
-	pid, err := b.host.ServicePID(testContext(t), "agent")
+	pid, err := b.host.ServicePID(testContext(t), b.unit)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -131,7 +131,7 @@ func TestProgramIsReplaced(t *testing.T) {
 		exe, _ := b.host.Readlink("/proc/" + strconv.Itoa(pid) + "/exe")
 		return exe == "/opt/gate/garrison"
 	})
-	if now, err := b.host.ServicePID(testContext(t), "agent"); err != nil || now != pid {
+	if now, err := b.host.ServicePID(testContext(t), b.unit); err != nil || now != pid {
 		t.Errorf("pid %d, then %d, %v", pid, now, err)
 	}
 	b.deploy("good3")

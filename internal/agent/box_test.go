@@ -22,13 +22,14 @@ import (
 
 // box is a host under test, with an origin of its own.
 type box struct {
-	t      *testing.T
+	t      testing.TB
 	lab    *lab
 	host   *sandbox.Host
 	origin *git.Repo
 	tip    string // of the release branch, as publish left it
 	number int
 	tree   string // of its releases
+	unit   string // of its agent
 
 	pollOnly bool
 }
@@ -38,42 +39,40 @@ type boxOptions struct {
 	config    string // added to agent.toml
 	cacheURL  string // "" for the forge's
 	cacheKey  string
-	base      string    // of a host with a systemd
+	systemd   bool      // it has one, and runs the agent by the unit of the NixOS module
 	host      string    // its name in the fleet, joker unless given
 	origin    *git.Repo // nil for one of its own
+	remotes   bool      // config has all of them; else the origin, as a file, is one
 	pollOnly  bool      // tests do not tell the agent to look
 	pushToken bool      // it may push to its cache
 	files     []sandbox.File
-	tmpfs     bool // its state directory is a small file system in memory
-	noAgent   bool // none is started: the test brings one
+	tmpfs     bool   // its state directory is a small file system in memory
+	noAgent   bool   // none is started: the test brings one
+	nix       string // a folder with the programs of the Nix to use; "" for the machine's
+	binds     []sandbox.Bind
 }
 
 const stateDir = "/var/lib/garrison"
 
 // testContext ends with the test, or after a minute and a half.
-func testContext(t *testing.T) context.Context {
+func testContext(t testing.TB) context.Context {
 	ctx, cancel := context.WithTimeout(context.Background(), 90*time.Second)
 	t.Cleanup(cancel)
 	return ctx
 }
 
 // newBox starts a host whose agent follows an empty origin, once a second.
-func newBox(t *testing.T, o boxOptions) *box {
+func newBox(t testing.TB, o boxOptions) *box {
 	t.Helper()
 	l := needLab(t)
 	ctx := testContext(t)
-	b := &box{t: t, lab: l, pollOnly: o.pollOnly, tree: l.tree}
+	b := &box{t: t, lab: l, pollOnly: o.pollOnly, tree: l.tree, unit: "agent"}
 	dir, err := os.MkdirTemp(l.dir, strings.ReplaceAll(t.Name(), "/", "-")+"-")
 	if err != nil {
 		t.Fatal(err)
 	}
 	if b.origin = o.origin; b.origin == nil {
-		if b.origin, err = git.Init(ctx, filepath.Join(dir, "fleet.git")); err != nil {
-			t.Fatal(err)
-		}
-		if err := command(b.origin.Dir, "git", "fetch", "--quiet", l.template.Dir, "main", "release"); err != nil {
-			t.Fatal(err)
-		}
+		b.origin = l.origin(t, dir)
 	}
 	if o.host == "" {
 		o.host = "joker"
@@ -84,7 +83,11 @@ func newBox(t *testing.T, o boxOptions) *box {
 	if o.cacheKey == "" {
 		o.cacheKey = l.cacheKey
 	}
-	config := fmt.Sprintf("host = %q\nremote = \"file:///srv/fleet.git\"\nallowedSigners = \"/etc/garrison/allowed-signers\"\npoll = \"1s\"\ncheckTime = \"20s\"\n%s\n[[caches]]\nurl = %q\npublicKey = %q\n", o.host, o.config, o.cacheURL, o.cacheKey)
+	remote := "remote = \"file:///srv/fleet.git\"\n"
+	if o.remotes {
+		remote = ""
+	}
+	config := fmt.Sprintf("host = %q\n"+remote+"allowedSigners = \"/etc/garrison/allowed-signers\"\npoll = \"1s\"\ncheckTime = \"20s\"\n%s\n[[caches]]\nurl = %q\npublicKey = %q\n", o.host, o.config, o.cacheURL, o.cacheKey)
 	if o.pushToken {
 		config += "pushTokenFile = \"/etc/garrison/push-token\"\n"
 	}
@@ -93,7 +96,11 @@ func newBox(t *testing.T, o boxOptions) *box {
 	}
 	addr := l.address()
 	path := "/opt/gate:" + l.lan.Path()
-	opts := sandbox.HostOptions{Name: fmt.Sprintf("box%d", addr.As4()[3]), Hostname: "joker", Addr: addr, Dir: filepath.Join(dir, "disk"), Base: o.base,
+	if o.nix != "" {
+		path = "/opt/gate:" + o.nix + ":" + l.lan.Path()
+		o.binds = append(o.binds, sandbox.Bind{Source: filepath.Dir(o.nix), Target: filepath.Dir(o.nix)})
+	}
+	opts := sandbox.HostOptions{Name: fmt.Sprintf("box%d", addr.As4()[3]), Hostname: "joker", Addr: addr, Dir: filepath.Join(dir, "disk"),
 		Files: []sandbox.File{
 			{Path: "/etc/garrison/agent.toml", Data: []byte(config)},
 			{Path: "/etc/garrison/hub-token", Mode: 0o600, Data: []byte("host-token")},
@@ -102,16 +109,25 @@ func newBox(t *testing.T, o boxOptions) *box {
 			{Path: "/etc/ssh/ssh_host_ed25519_key", Mode: 0o600, Data: l.keyData("host")},
 			{Path: "/opt/gate/nix-env", Mode: 0o755, Data: []byte(nixEnvGate)},
 		},
-		Binds: []sandbox.Bind{{Source: b.origin.Dir, Target: "/srv/fleet.git", Writable: true}},
+		Binds: append(o.binds, sandbox.Bind{Source: b.origin.Dir, Target: "/srv/fleet.git", Writable: true}),
 	}
 	opts.Files = append(opts.Files, o.files...)
+	env := []string{"PATH=" + path, "GORACE=atexit_sleep_ms=0"}
 	start := []string{"garrison", "agent"}
 	if o.tmpfs {
 		start = []string{"sh", "-c", "busybox mountpoint -q " + stateDir + " || { mkdir -p " + stateDir + "; mount -t tmpfs -o size=2m none " + stateDir + "; }; exec garrison agent"}
 	}
-	opts.Services = []sandbox.Service{{Name: "agent", Args: start, Env: []string{"PATH=" + path, "GORACE=atexit_sleep_ms=0"}, Restart: true}}
-	if o.noAgent {
-		opts.Services = nil
+	switch {
+	case o.systemd:
+		b.unit = "garrison-agent"
+		if opts.Base, err = sandbox.HostBase(ctx, "../../scripts/host-base"); err != nil {
+			t.Fatal(err)
+		}
+		if !o.noAgent {
+			opts.Files = append(opts.Files, l.agentUnit(t, env)...)
+		}
+	case !o.noAgent:
+		opts.Services = []sandbox.Service{{Name: b.unit, Args: start, Env: env, Restart: true}}
 	}
 	if b.host, err = l.lan.Start(ctx, opts); err != nil {
 		t.Fatal(err)
@@ -133,6 +149,19 @@ func newBox(t *testing.T, o boxOptions) *box {
 		}
 	})
 	return b
+}
+
+// origin is a repository with the objects of the lab's release.
+func (l *lab) origin(t testing.TB, dir string) *git.Repo {
+	t.Helper()
+	repo, err := git.Init(t.Context(), filepath.Join(dir, "fleet.git"))
+	if err == nil {
+		err = command(repo.Dir, "git", "fetch", "--quiet", l.template.Dir, "main", "release")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return repo
 }
 
 // signed is a release that can be changed before it is made.
@@ -230,7 +259,7 @@ func (b *box) client() *http.Client {
 // await waits until the agent says what f wants.
 func (b *box) await(what string, f func(fleet.Status) bool) fleet.Status {
 	b.t.Helper()
-	return b.awaitFor(30*time.Second, what, f)
+	return b.awaitFor(time.Minute, what, f)
 }
 
 func (b *box) awaitFor(most time.Duration, what string, f func(fleet.Status) bool) fleet.Status {
@@ -384,7 +413,7 @@ func (b *box) killHelper() {
 
 func (b *box) killAgent() {
 	b.t.Helper()
-	pid, err := b.host.ServicePID(testContext(b.t), "agent")
+	pid, err := b.host.ServicePID(testContext(b.t), b.unit)
 	if err != nil || pid == 0 {
 		b.t.Fatalf("the agent's pid: %d, %v", pid, err)
 	}

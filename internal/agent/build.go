@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"net/http"
 	"os"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/garrison-nix/garrison/internal/fleet"
+	"github.com/garrison-nix/garrison/internal/git"
 	"github.com/garrison-nix/garrison/internal/nix"
 )
 
@@ -84,11 +86,7 @@ func (a *Agent) build(ctx context.Context, target fleet.Target, s nix.Substituti
 		reason = "CI could not build for it"
 	}
 	a.Log.Info("building this host's system here", "stage", fleet.Staging, "release", target.Release.Number, "storePath", target.OutPath, "reason", reason, "err", why)
-	if err := a.looker.repo.UpdateRef(ctx, buildRef, target.Release.Commit); err != nil {
-		return err
-	}
-	flake := nix.Flake{GitDir: a.looker.repo.Dir, Ref: buildRef, Commit: target.Release.Commit, Dir: target.Flake}
-	h, err := a.nix.Host(ctx, flake, nix.NixOS, a.Config.Host)
+	h, err := a.evaluate(ctx, target)
 	if err != nil {
 		return err
 	}
@@ -109,6 +107,62 @@ func (a *Agent) build(ctx context.Context, target fleet.Target, s nix.Substituti
 	}
 	a.pusher.add(a.Log, target.OutPath)
 	return nil
+}
+
+// evaluate evaluates this host at the release's commit, as CI did: with submodules and what git-lfs keeps, if so. It may take as long as a build.
+func (a *Agent) evaluate(ctx context.Context, target fleet.Target) (nix.Host, error) {
+	most := time.Duration(a.Config.Build.Time)
+	ctx, cancel := context.WithTimeoutCause(ctx, most,
+		fleet.Errorf(fleet.Bad, fleet.CodeTimeout, "evaluating this host took longer than %s", most).WithHint("allow more by build.time in the agent's configuration, and try again: garrison retry"))
+	defer cancel()
+	commit := target.Release.Commit
+	if err := a.looker.repo.UpdateRef(ctx, buildRef, commit); err != nil {
+		return nix.Host{}, err
+	}
+	source, err := a.checkout(ctx, commit, target.Submodules, target.LFS)
+	if err != nil {
+		return nix.Host{}, err
+	}
+	defer source.Close()
+	evaluator := *a.nix
+	evaluator.Env = source.Env
+	flake := nix.Flake{GitDir: source.Dir, Ref: buildRef, Commit: commit, Dir: target.Flake, Submodules: target.Submodules, LFS: source.LFS, LFSHash: source.LFSHash}
+	if flake.LFS != "" {
+		if _, err := evaluator.Contents(ctx, flake, ""); err != nil { // this Nix would take pointers for contents
+			return nix.Host{}, err
+		}
+	}
+	return evaluator.Host(ctx, flake, nix.NixOS, a.Config.Host)
+}
+
+// checkout makes what nix is to read of a commit, with the help of the first remote that has what it needs; those that fail now come last.
+func (a *Agent) checkout(ctx context.Context, commit string, submodules, lfs bool) (*git.Checkout, error) {
+	repo := a.looker.repo
+	var pointers map[string]string
+	if lfs {
+		files, err := repo.Blobs(ctx, commit)
+		if err != nil {
+			return nil, err
+		}
+		if pointers, err = repo.Pointers(ctx, commit, files); err != nil {
+			return nil, err
+		}
+	}
+	var why error
+	seen := a.Status().Remotes
+	for _, failing := range []bool{false, true} {
+		for _, m := range a.remotes {
+			if (seen[m.at].Failure != nil) != failing {
+				continue
+			}
+			c, err := repo.Checkout(ctx, m.Remote, buildRef, commit, submodules, pointers)
+			if err == nil || ctx.Err() != nil {
+				return c, err
+			}
+			why = cmp.Or(why, err)
+		}
+	}
+	return nil, why
 }
 
 // buildLog is where the log of the last build on this host is.

@@ -46,7 +46,7 @@ type store struct {
 }
 
 // cacheHost starts one; "push-token" may push to it.
-func (l *lab) cacheHost(t *testing.T) *store {
+func (l *lab) cacheHost(t testing.TB) *store {
 	t.Helper()
 	ctx, addr := testContext(t), l.address()
 	sum := sha256.Sum256([]byte("push-token"))
@@ -101,7 +101,7 @@ func (c *store) has(t *testing.T, path string) bool {
 func TestBuildsWhatCIDidNot(t *testing.T) {
 	t.Parallel()
 	c := needLab(t).cacheHost(t)
-	b := newBox(t, boxOptions{host: "good1", cacheURL: c.url, cacheKey: c.key, pushToken: true})
+	b := newBox(t, boxOptions{systemd: true, host: "good1", cacheURL: c.url, cacheKey: c.key, pushToken: true})
 	n := b.left("good1", func(e *fleet.Entry) { e.Built = false })
 	if s := b.ended(n); s.Last.Result != fleet.Committed {
 		t.Fatalf("%s, %+v", s.Last.Result, s.Failure)
@@ -128,7 +128,7 @@ func TestBuildsWhatCIDidNot(t *testing.T) {
 func TestPushQueueSurvives(t *testing.T) {
 	t.Parallel()
 	c := needLab(t).cacheHost(t)
-	b := newBox(t, boxOptions{host: "good1", cacheURL: c.url, cacheKey: c.key, pushToken: true})
+	b := newBox(t, boxOptions{systemd: true, host: "good1", cacheURL: c.url, cacheKey: c.key, pushToken: true})
 	b.must("mv /etc/garrison/push-token /etc/garrison/elsewhere")
 	n := b.left("good1", func(e *fleet.Entry) { e.Built = true })
 	if s := b.ended(n); s.Last.Result != fleet.Committed {
@@ -156,7 +156,7 @@ func TestPushQueueSurvives(t *testing.T) {
 func TestCacheDown(t *testing.T) {
 	t.Parallel()
 	c := needLab(t).cacheHost(t)
-	b := newBox(t, boxOptions{host: "good1", cacheURL: c.url, cacheKey: c.key, config: "[build]\nafter = \"3s\"\n"})
+	b := newBox(t, boxOptions{systemd: true, host: "good1", cacheURL: c.url, cacheKey: c.key, config: "[build]\nafter = \"3s\"\n"})
 	b.ended(b.left("good1", func(*fleet.Entry) {}))
 	b.runs("good1")
 	if err := c.StopService(testContext(t), "hub"); err != nil {
@@ -190,7 +190,7 @@ func TestCacheDown(t *testing.T) {
 func TestBuildFailsOnHost(t *testing.T) {
 	t.Parallel()
 	c := needLab(t).cacheHost(t)
-	b := newBox(t, boxOptions{host: "good1", cacheURL: c.url, cacheKey: c.key, config: "[build]\ntime = \"15s\"\n"})
+	b := newBox(t, boxOptions{systemd: true, host: "good1", cacheURL: c.url, cacheKey: c.key, config: "[build]\ntime = \"15s\"\n"})
 	b.ended(b.left("good1", func(*fleet.Entry) {}))
 	b.number++
 	commit, out := b.variation("good1", "echo the valve does not compile >&2; exit 7")
@@ -230,6 +230,34 @@ func TestBuildFailsOnHost(t *testing.T) {
 	b.runs("good1")
 }
 
+// TestEndlessEvaluation: a flake that does not come to an end here is given up like a build.
+func TestEndlessEvaluation(t *testing.T) {
+	t.Parallel()
+	b := newBox(t, boxOptions{host: "good1", config: "[build]\ntime = \"3s\"\n"})
+	b.ended(b.left("good1", func(*fleet.Entry) {}))
+	ctx := testContext(t)
+	blob, err := b.origin.WriteBlob(ctx, []byte("let turns = builtins.genList (x: x) 1000000; endless = builtins.foldl' (a: _: builtins.foldl' (b: _: b) a turns) 0 turns;\n"+
+		"in { nixpkgs.hostPlatform = builtins.seq endless \"x86_64-linux\"; }\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	tree, err := b.origin.TreeWith(ctx, b.tip, map[string]string{"hosts/good1/default.nix": blob})
+	if err != nil {
+		t.Fatal(err)
+	}
+	commit, err := b.origin.WriteCommit(ctx, git.Commit{Tree: tree, Parents: []string{b.tip}, Message: "endless", When: time.Unix(1_790_000_000, 0)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.number++
+	b.sign(b.number, commit, "good1", strings.Replace(b.lab.out("good1"), "-nixos-system-", "-endless-system-", 1))
+	s := b.awaitFor(60*time.Second, "given up", func(s fleet.Status) bool { return s.Phase == fleet.PhaseHeld })
+	if s.Failure.Code != fleet.CodeTimeout || !strings.Contains(s.Failure.Message, "evaluating this host took longer than 3s") {
+		t.Errorf("%+v", s.Failure)
+	}
+	b.runs("good1")
+}
+
 // variation commits the fleet with another build of a host, and evaluates what comes out.
 func (b *box) variation(host, build string) (commit, out string) {
 	b.t.Helper()
@@ -257,9 +285,14 @@ func (b *box) variation(host, build string) (commit, out string) {
 // sign makes a release of a commit that gives a host a system, and moves the branch to it.
 func (b *box) sign(number int, commit, host, out string) {
 	b.t.Helper()
+	b.signEntry(number, commit, host, func(e *fleet.Entry) { e.OutPath = out })
+}
+
+func (b *box) signEntry(number int, commit, host string, change func(*fleet.Entry)) {
+	b.t.Helper()
 	m := *b.lab.manifest
 	e := m.Hosts[host]
-	e.OutPath = out
+	change(&e)
 	m.Number, m.Hosts = number, map[string]fleet.Entry{host: e}
 	message, err := m.TagMessage()
 	if err != nil {

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/garrison-nix/garrison/internal/durable"
@@ -20,7 +21,7 @@ func (a *Agent) choose(ctx context.Context, o fleet.Order, s fleet.Status) (flee
 			return fleet.Target{}, fleet.Errorf(fleet.Bad, fleet.CodeInvalid, "%.200q is not a store path", o.StorePath).
 				WithHint("it has the form /nix/store/HASH-nixos-system-NAME, without a folder in it")
 		}
-		return fleet.Target{OutPath: o.StorePath}, nil
+		return a.ofPath(o.StorePath, s), nil
 	}
 	return a.ofRelease(ctx, o.Release, s)
 }
@@ -100,11 +101,7 @@ func (a *Agent) earlier(back int, s fleet.Status) (fleet.Target, error) {
 	if back < 1 {
 		return fleet.Target{}, fleet.Errorf(fleet.Bad, fleet.CodeInvalid, "a host can be rolled back by 1 or more systems, not by %d", back)
 	}
-	past, err := durable.ReadJournal[fleet.Deployment](a.historyFile(), 0)
-	if err != nil {
-		a.Log.Error("history is damaged in part", "err", err)
-	}
-	all := confirmed(past)
+	all := confirmed(a.pastDeployments())
 	if n := len(all); n > 0 && all[n-1].OutPath == s.Systems.Current {
 		all = all[:n-1]
 	}
@@ -113,7 +110,32 @@ func (a *Agent) earlier(back int, s fleet.Status) (fleet.Target, error) {
 			WithHint("garrison history lists them; garrison deploy takes a release or a store path")
 	}
 	d := all[len(all)-back]
-	return fleet.Target{Release: d.Release, OutPath: d.OutPath}, nil
+	return fleet.Target{Release: d.Release, Toplevel: d.Toplevel}, nil
+}
+
+// ofPath is a system that is named by its store path, and what this host knows to belong to it: its checks, above all. That no release
+// is named keeps it from being built here, or taken for a test.
+func (a *Agent) ofPath(path string, s fleet.Status) fleet.Target {
+	for _, t := range []*fleet.Target{s.Target, s.Active} {
+		if t != nil && t.OutPath == path {
+			return fleet.Target{Toplevel: t.Toplevel}
+		}
+	}
+	for _, d := range slices.Backward(a.pastDeployments()) {
+		if d.OutPath == path {
+			return fleet.Target{Toplevel: d.Toplevel}
+		}
+	}
+	return fleet.Target{Toplevel: fleet.Toplevel{OutPath: path}}
+}
+
+// pastDeployments are all that the history has, oldest first, but for lines that are none.
+func (a *Agent) pastDeployments() []fleet.Deployment {
+	past, err := durable.ReadJournal[fleet.Deployment](a.historyFile(), 0)
+	if err != nil {
+		a.Log.Error("history is damaged in part", "err", err)
+	}
+	return slices.DeleteFunc(past, func(d fleet.Deployment) bool { return !fleet.ValidStorePath(d.OutPath) })
 }
 
 // confirmed are the systems that a way back leads over, oldest first: each that was confirmed, but for those that were rolled

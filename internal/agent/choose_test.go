@@ -28,7 +28,7 @@ func TestConfirmed(t *testing.T) {
 	} {
 		var past []fleet.Deployment
 		for word := range strings.FieldsSeq(history) {
-			d := fleet.Deployment{Result: fleet.Committed, OutPath: strings.Trim(word, "<!")}
+			d := fleet.Deployment{Result: fleet.Committed, Toplevel: fleet.Toplevel{OutPath: strings.Trim(word, "<!")}}
 			if strings.HasSuffix(word, "!") {
 				d.Result = fleet.RolledBack
 			}

@@ -101,7 +101,7 @@ func checked(steps []noted) bool {
 	return slices.ContainsFunc(steps, func(n noted) bool { return n.Step == "check" && n.Done })
 }
 
-// TestKilled kills agent, helper, or both at every point. Without the agent the deployment is what it
+// TestKilled kills agent, helper, or, on a host with a systemd, both at every point. Without the agent the deployment is what it
 // would have been; without the helper too, once the system had passed its checks, else it is undone.
 func TestKilled(t *testing.T) {
 	for who, kill := range map[string]func(*box){
@@ -111,7 +111,7 @@ func TestKilled(t *testing.T) {
 	} {
 		t.Run(who, func(t *testing.T) {
 			t.Parallel()
-			b := newBox(t, boxOptions{})
+			b := newBox(t, boxOptions{systemd: who == "both"})
 			b.deploy("good1")
 			runs, other := "good1", "good2"
 			for _, gate := range points {
@@ -151,11 +151,7 @@ func TestPowerCut(t *testing.T) {
 	for _, kind := range []string{"sandbox", "systemd"} {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
-			o := boxOptions{}
-			if kind == "systemd" {
-				o.base = hostBase(t)
-			}
-			b := newBox(t, o)
+			b := newBox(t, boxOptions{systemd: kind == "systemd"})
 			b.deploy("good1")
 			runs, other := "good1", "good2"
 			cut := func() {
@@ -207,14 +203,14 @@ func TestLostRecords(t *testing.T) {
 		b.shut(gate)
 		n := b.publish(variant)
 		b.reached(gate)
-		if err := b.host.StopService(testContext(t), "agent"); err != nil {
+		if err := b.host.StopService(testContext(t), b.unit); err != nil {
 			t.Fatal(err)
 		}
 		dir := b.host.Path(stateDir)
 		if err := os.WriteFile(dir+"/state.json", []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		if err := b.host.StartService(testContext(t), "agent"); err != nil {
+		if err := b.host.StartService(testContext(t), b.unit); err != nil {
 			t.Fatal(err)
 		}
 		b.await("the agent is back", func(s fleet.Status) bool { return s.Newest != nil })
@@ -233,7 +229,7 @@ func TestLostRecords(t *testing.T) {
 
 	// The request on disk is of an older deployment: nothing of this one was begun.
 	var r map[string]any
-	if err := b.host.StopService(testContext(t), "agent"); err != nil {
+	if err := b.host.StopService(testContext(t), b.unit); err != nil {
 		t.Fatal(err)
 	}
 	data, err := b.host.ReadFile(stateDir + "/state.json")
@@ -250,7 +246,7 @@ func TestLostRecords(t *testing.T) {
 	if err := os.WriteFile(b.host.Path(stateDir+"/state.json"), data, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.host.StartService(testContext(t), "agent"); err != nil {
+	if err := b.host.StartService(testContext(t), b.unit); err != nil {
 		t.Fatal(err)
 	}
 	b.await("done", func(s fleet.Status) bool { return s.Phase == fleet.PhaseIdle && s.Active.OutPath == b.lab.out("good1") })

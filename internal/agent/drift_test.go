@@ -17,7 +17,7 @@ func (b *box) byHand(variant string) {
 // when it is switched back.
 func TestDriftIsLeftAlone(t *testing.T) {
 	t.Parallel()
-	b := newBox(t, boxOptions{config: "fetchTime = \"30s\""})
+	b := newBox(t, boxOptions{systemd: true, config: "fetchTime = \"30s\""})
 	b.deploy("good1")
 	b.deploy("good2")
 	// The poll is slow, so that it is not what notices.
@@ -66,7 +66,7 @@ func TestDriftIsLeftAlone(t *testing.T) {
 // Where the configuration says so, it is switched back, but not for ever.
 func TestDriftIsCorrected(t *testing.T) {
 	t.Parallel()
-	b := newBox(t, boxOptions{config: "onDrift = \"correct\"\ncorrectAfter = \"1s\""})
+	b := newBox(t, boxOptions{systemd: true, config: "onDrift = \"correct\"\ncorrectAfter = \"1s\""})
 	b.deploy("good1")
 	b.deploy("good2")
 	for range 3 {

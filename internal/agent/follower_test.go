@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/cgi"
@@ -130,15 +131,16 @@ type forge struct {
 	password string // nobody is asked for one when empty
 }
 
-func newForge(t testing.TB, root string) *forge {
+// newForge serves on loopback, or where a listener is given.
+func newForge(t testing.TB, root string, at ...net.Listener) *forge {
 	t.Helper()
 	f := &forge{}
 	path, err := exec.Command("git", "--exec-path").Output()
 	if err != nil {
 		t.Fatal(err)
 	}
-	backend := &cgi.Handler{Path: filepath.Join(strings.TrimSpace(string(path)), "git-http-backend"), Env: []string{"GIT_PROJECT_ROOT=" + root, "GIT_HTTP_EXPORT_ALL=1"}, Stderr: new(bytes.Buffer), InheritEnv: []string{"GIT_CONFIG_GLOBAL"}}
-	f.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	backend := &cgi.Handler{Path: filepath.Join(strings.TrimSpace(string(path)), "git-http-backend"), Env: []string{"GIT_PROJECT_ROOT=" + root, "GIT_HTTP_EXPORT_ALL=1"}, Stderr: io.Discard, InheritEnv: []string{"GIT_CONFIG_GLOBAL"}}
+	f.Server = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		f.mu.Lock()
 		f.requests = append(f.requests, r.Method+" "+r.URL.RequestURI())
 		password := f.password
@@ -150,6 +152,11 @@ func newForge(t testing.TB, root string) *forge {
 		}
 		backend.ServeHTTP(&counted{w, f}, r)
 	}))
+	for _, l := range at {
+		f.Listener.Close()
+		f.Listener = l
+	}
+	f.Start()
 	t.Cleanup(f.Close)
 	return f
 }

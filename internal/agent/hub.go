@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -12,15 +11,15 @@ import (
 	"time"
 
 	"github.com/garrison-nix/garrison/internal/fleet"
+	"github.com/garrison-nix/garrison/internal/stream"
 )
 
 const (
-	streamSilence = 60 * time.Second // the hub says something every 20 s
-	reportTime    = 15 * time.Second
-	retryLeast    = time.Second
-	retryMost     = time.Minute
-	maxToken      = 16 << 10
-	diffAfter     = 2 * time.Second // a diff is for people, and takes nix some work: not while all hosts deploy
+	reportTime = 15 * time.Second
+	retryLeast = time.Second
+	retryMost  = time.Minute
+	maxToken   = 16 << 10
+	diffAfter  = 2 * time.Second // a diff is for people, and takes nix some work: not while all hosts deploy
 )
 
 // listen keeps a stream from the hub open. All that a hub can say is "look again"; the agent looks as well
@@ -30,7 +29,7 @@ func (a *Agent) listen(ctx context.Context) {
 	a.persist(ctx, func() (err error) {
 		streamCtx, cancel := context.WithCancel(ctx)
 		defer cancel()
-		silence := time.AfterFunc(streamSilence, cancel)
+		silence := time.AfterFunc(stream.Silence, cancel)
 		defer silence.Stop()
 		defer func() {
 			if ctx.Err() == nil {
@@ -44,16 +43,13 @@ func (a *Agent) listen(ctx context.Context) {
 		defer resp.Body.Close()
 		a.contacted(&a.status.Hub, nil, fleet.Reporting, "hub")
 		a.Wake()
-		lines := bufio.NewScanner(resp.Body)
-		lines.Buffer(nil, 1<<20)
-		for lines.Scan() {
-			silence.Reset(streamSilence)
-			var e fleet.StreamEvent
-			if data, ok := strings.CutPrefix(lines.Text(), "data: "); ok && json.Unmarshal([]byte(data), &e) == nil && e.Kind == "wake" {
+		_, err = stream.Read(resp.Body, func() { silence.Reset(stream.Silence) }, func(e fleet.StreamEvent) (bool, error) {
+			if e.Kind == "wake" {
 				a.Wake()
 			}
-		}
-		return fleet.Errorf(fleet.Transient, fleet.CodeRemote, "the hub's stream ended").WithHint("releases are polled for meanwhile").WithCause(lines.Err())
+			return false, nil
+		})
+		return fleet.Errorf(fleet.Transient, fleet.CodeRemote, "the hub's stream ended").WithHint("releases are polled for meanwhile").WithCause(err)
 	})
 }
 
@@ -118,10 +114,10 @@ func (a *Agent) ask(ctx context.Context, client *http.Client, method, path strin
 	}
 	said, _ := io.ReadAll(io.LimitReader(resp.Body, 1024))
 	resp.Body.Close()
-	if resp.StatusCode == http.StatusBadRequest || resp.StatusCode == http.StatusRequestEntityTooLarge {
+	switch resp.StatusCode {
+	case http.StatusBadRequest, http.StatusRequestEntityTooLarge, http.StatusNotFound, http.StatusMethodNotAllowed:
 		return nil, fleet.Errorf(fleet.Bad, fleet.CodeInvalid, "the hub does not take what it was told: %s", bytes.TrimSpace(said)).WithHint("have hub and agents the same version?")
-	}
-	if resp.StatusCode == http.StatusUnauthorized || resp.StatusCode == http.StatusForbidden {
+	case http.StatusUnauthorized, http.StatusForbidden:
 		return nil, fleet.Errorf(fleet.Local, fleet.CodeUnauthorized, "the hub refuses the token in %s", a.Config.Hub.TokenFile).WithHint("renew it; it is read again by itself")
 	}
 	return nil, fleet.Errorf(fleet.Transient, fleet.CodeRemote, "the hub answers %s: %s", resp.Status, bytes.TrimSpace(said))
@@ -143,7 +139,7 @@ func (a *Agent) persist(ctx context.Context, f func() error) {
 	for ctx.Err() == nil {
 		began := time.Now()
 		err := f()
-		if time.Since(began) > streamSilence {
+		if time.Since(began) > stream.Silence {
 			wait = retryLeast
 		}
 		if ctx.Err() == nil {

@@ -32,7 +32,7 @@ func TestIdle(t *testing.T) {
 	}
 	b.must("busybox sed -i 's/^poll.*/poll = \"60s\"/' /etc/garrison/agent.toml")
 	n := b.publish("good2")
-	if err := b.host.RestartService(testContext(t), "agent"); err != nil {
+	if err := b.host.RestartService(testContext(t), b.unit); err != nil {
 		t.Fatal(err)
 	}
 	b.ended(n)
@@ -55,7 +55,7 @@ func TestIdle(t *testing.T) {
 
 func (b *box) agentFile(name string) string {
 	b.t.Helper()
-	pid, err := b.host.ServicePID(testContext(b.t), "agent")
+	pid, err := b.host.ServicePID(testContext(b.t), b.unit)
 	if err != nil || pid == 0 {
 		b.t.Fatalf("the agent's pid: %d, %v", pid, err)
 	}

@@ -39,6 +39,9 @@ type lab struct {
 
 	mu    sync.Mutex
 	addrs byte
+
+	unitOnce sync.Once
+	unit     sandbox.File // of agents on hosts with a systemd
 }
 
 // switchPatch makes the fleet's switch-to-configuration stop at gates: a file /run/gate/in-ACTION-VARIANT or
@@ -131,7 +134,7 @@ func writeOverlay(file string) error {
 }
 
 // needLab returns the lab, made when first asked for.
-func needLab(t *testing.T) *lab {
+func needLab(t testing.TB) *lab {
 	t.Helper()
 	labOnce.Do(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
@@ -205,16 +208,17 @@ func (l *lab) pushFleet(bare string) error {
 		}
 	}
 	const anchor = `[ "$action" = check ] && exit 0`
-	for path, change := range map[string][2]string{
-		"lib/switch-to-configuration.sh": {anchor, switchPatch + anchor},
-		"lib/default.nix":                {"      Type=exec\n", "      ${readIfThere (root + \"/hosts/${name}/service.conf\") \"Type=exec\"}\n"},
+	for _, change := range [][3]string{
+		{"lib/switch-to-configuration.sh", anchor, switchPatch + anchor},
+		{"lib/switch-to-configuration.sh", "set -u\n", "set -u\n: > \"/run/switch-${1-}-began\"\n"},
+		{"lib/default.nix", "      Type=exec\n", "      ${readIfThere (root + \"/hosts/${name}/service.conf\") \"Type=exec\"}\n"},
 	} {
-		path = filepath.Join(work, path)
+		path := filepath.Join(work, change[0])
 		text, err := os.ReadFile(path)
-		if err != nil || !strings.Contains(string(text), change[0]) {
-			return fmt.Errorf("%s does not hold %q: %w", path, change[0], err)
+		if err != nil || !strings.Contains(string(text), change[1]) {
+			return fmt.Errorf("%s does not hold %q: %w", path, change[1], err)
 		}
-		if err := os.WriteFile(path, []byte(strings.Replace(string(text), change[0], change[1], 1)), 0o644); err != nil {
+		if err := os.WriteFile(path, []byte(strings.Replace(string(text), change[1], change[2], 1)), 0o644); err != nil {
 			return err
 		}
 	}

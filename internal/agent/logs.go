@@ -1,8 +1,10 @@
 package agent
 
 import (
+	"bytes"
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -18,6 +20,8 @@ import (
 	"github.com/garrison-nix/garrison/internal/activate"
 	"github.com/garrison-nix/garrison/internal/durable"
 	"github.com/garrison-nix/garrison/internal/fleet"
+	"github.com/garrison-nix/garrison/internal/proc"
+	"github.com/garrison-nix/garrison/internal/stream"
 )
 
 const (
@@ -106,6 +110,80 @@ func tail(path string, most int64) (string, error) {
 	return fmt.Sprintf("… %d bytes before are left out\n%s", left, text), nil
 }
 
+const (
+	tellLogEvery = time.Second
+	mostLiveLog  = 1 << 20                  // bytes of one activation that the hub is told while they are said
+	mostLogPart  = fleet.MaxReportedLog / 4 // bytes at once; what replaces a byte that is no text is longer
+)
+
+// tellLog tells the hub what is said in an activation while it is under way, by whole lines, until stop is called; what was said last is told
+// after that. Whoever follows it there cannot ask this host for it: a hub has nothing to say here. Nothing depends on it: what does not
+// arrive is in the deployment's report.
+func (a *Agent) tellLog(ctx context.Context, r activate.Request) (stop func()) {
+	if a.Config.Hub.URL == "" {
+		return func() {}
+	}
+	ended := make(chan struct{})
+	a.tasks.Go(func() {
+		l := liveLog{agent: a, client: &http.Client{Timeout: reportTime}, part: fleet.LogPart{Schema: fleet.StatusSchema, Host: a.Config.Host, Activation: r.ID}}
+		for last := false; !last && l.part.Offset < mostLiveLog; {
+			select {
+			case <-ctx.Done():
+				return
+			case <-ended:
+				last = true
+			case <-time.After(jittered(tellLogEvery)):
+			}
+			more, err := true, error(nil)
+			for more && err == nil && l.part.Offset < mostLiveLog {
+				more, err = l.tell(ctx)
+			}
+			if fleet.CodeOf(err) == fleet.CodeInvalid {
+				return // a hub that does not know of it
+			}
+		}
+	})
+	return func() { close(ended) }
+}
+
+// liveLog is how much the hub was told of a log.
+type liveLog struct {
+	agent  *Agent
+	client *http.Client
+	read   int64         // of the file
+	part   fleet.LogPart // the next one
+}
+
+// tell tells what is new, or the first part of that; more says that there was something.
+func (l *liveLog) tell(ctx context.Context) (more bool, err error) {
+	f, err := os.Open(activate.LogFile(l.agent.activationDir()))
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.NewSectionReader(f, l.read, mostLogPart))
+	n := bytes.LastIndexByte(text, '\n') + 1
+	l.part.Text = reportable(string(text[:n]))
+	if n == 0 && len(text) == mostLogPart {
+		n, l.part.Text = len(text), "… a long line is left out\n"
+	}
+	if err != nil || n == 0 {
+		return false, err
+	}
+	body, err := json.Marshal(l.part)
+	if err == nil {
+		err = l.agent.tellHub(ctx, l.client, "/api/v1/logs", body, nil)
+	}
+	if err == nil {
+		l.read += int64(n)
+		l.part.Offset += int64(len(l.part.Text))
+	}
+	return err == nil, err
+}
+
+// reportable is a log without credentials, and such that JSON changes nothing of it.
+func reportable(log string) string { return strings.ToValidUTF8(proc.Redact(log), "\uFFFD") }
+
 // serveLogs answers with what was said in a deployment: of ?deployment=N, a release's number, its newest; else of the one that is
 // under way, or was last. With ?follow=1 it goes on with what is said now, until the client goes away.
 func (a *Agent) serveLogs(w http.ResponseWriter, r *http.Request) {
@@ -131,7 +209,6 @@ func (a *Agent) serveLogs(w http.ResponseWriter, r *http.Request) {
 			file = a.logFile(kept[i])
 		}
 	}
-	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	if r.URL.Query().Get("follow") != "" {
 		_, leave, ok := a.watching.join() // so that followers, too, leave room for others
 		if !ok {
@@ -139,7 +216,7 @@ func (a *Agent) serveLogs(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		defer leave()
-		follow(r.Context(), w, file)
+		follow(w, r, file)
 		return
 	}
 	text, err := tail(file, maxLogKept)
@@ -151,36 +228,32 @@ func (a *Agent) serveLogs(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "the log cannot be read: "+err.Error(), http.StatusInternalServerError)
 		return
 	}
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	_, _ = io.WriteString(w, text) // the client went away
 }
 
 // follow copies a file as it grows, and whatever takes its place, until the client goes away.
-func follow(ctx context.Context, w http.ResponseWriter, path string) {
-	out := http.NewResponseController(w)
-	_ = out.SetReadDeadline(time.Time{})
+func follow(w http.ResponseWriter, r *http.Request, path string) {
 	f := (*os.File)(nil)
 	defer func() { f.Close() }()
-	for {
-		_ = out.SetWriteDeadline(time.Now().Add(watchWrite))
-		if f != nil {
-			if _, err := io.Copy(w, f); err != nil {
-				return
+	stream.Follow(w, r, nil, followLog, func(w io.Writer) error {
+		for {
+			if f != nil {
+				if _, err := io.Copy(w, f); err != nil {
+					return err
+				}
 			}
-		}
-		if now, err := os.Open(path); err == nil && (f == nil || !sameFile(f, now)) {
+			now, err := os.Open(path)
+			if err != nil {
+				return nil
+			}
+			if f != nil && sameFile(f, now) {
+				return now.Close()
+			}
 			f.Close()
 			f = now
-			continue
-		} else if err == nil {
-			now.Close()
 		}
-		if err := out.Flush(); err != nil {
-			return
-		}
-		if sleepContext(ctx, followLog) != nil {
-			return
-		}
-	}
+	})
 }
 
 func sameFile(a, b *os.File) bool {

@@ -16,19 +16,15 @@ import (
 // journal has its lines with their priorities.
 func TestManager(t *testing.T) {
 	t.Parallel()
-	base, err := sandbox.HostBase(testContext(t), "../../scripts/host-base")
-	if err != nil {
-		t.Fatal(err)
-	}
-	const dropIn = "[Service]\nType=notify\nNotifyAccess=main\nWatchdogSec=8s\nTimeoutAbortSec=1s\nStandardOutput=journal\nStandardError=journal\n"
-	b := newBox(t, boxOptions{base: base, files: []sandbox.File{{Path: "/etc/systemd/system/agent.service.d/manager.conf", Data: []byte(dropIn)}}})
-	show := func(property string) string { return b.must("systemctl show -P " + property + " agent") }
+	const dropIn = "[Service]\nWatchdogSec=8s\nTimeoutAbortSec=1s\nStandardOutput=journal\nStandardError=journal\n"
+	b := newBox(t, boxOptions{systemd: true, files: []sandbox.File{{Path: "/etc/systemd/system/garrison-agent.service.d/manager.conf", Data: []byte(dropIn)}}})
+	show := func(property string) string { return b.must("systemctl show -P " + property + " garrison-agent") }
 	if got := show("ActiveState"); got != "active" {
 		t.Errorf("the agent is %s", got)
 	}
 	b.deploy("good1")
 	b.eventually("its status is told", func() bool {
-		return strings.Contains(b.must("systemctl status agent; true"), `Status: "release-1 active"`)
+		return strings.Contains(b.must("systemctl status garrison-agent; true"), `Status: "release-1 active"`)
 	})
 
 	// What takes longer than the watchdog's patience is nothing wrong.
@@ -43,14 +39,14 @@ func TestManager(t *testing.T) {
 	}
 	// A stuck agent is replaced, and what it followed goes on.
 	pid := show("MainPID")
-	if err := b.host.SignalService(testContext(t), "agent", syscall.SIGSTOP); err != nil {
+	if err := b.host.SignalService(testContext(t), b.unit, syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
 	b.eventuallyFor(time.Minute, "another agent runs", func() bool {
 		now, err := strconv.Atoi(show("MainPID"))
 		return err == nil && now != 0 && strconv.Itoa(now) != pid && show("ActiveState") == "active"
 	})
-	if said := b.must("journalctl -u agent --no-pager -o cat"); !strings.Contains(said, "Watchdog timeout") {
+	if said := b.must("journalctl -u garrison-agent --no-pager -o cat"); !strings.Contains(said, "Watchdog timeout") {
 		t.Errorf("it was not the watchdog:\n%s", said)
 	}
 	b.open("in-test-good2")
@@ -65,14 +61,14 @@ func TestManager(t *testing.T) {
 	n = b.publish("fails")
 	b.ended(n)
 	b.eventually("the journal has it all", func() bool {
-		return strings.Contains(b.must("journalctl -u agent --no-pager -o cat"), `msg="deployment failed" release=3`)
+		return strings.Contains(b.must("journalctl -u garrison-agent --no-pager -o cat"), `msg="deployment failed" release=3`)
 	})
 	type entry struct {
 		Message  any    `json:"MESSAGE"`
 		Priority string `json:"PRIORITY"`
 	}
 	seen := map[string]string{}
-	for line := range strings.Lines(b.must("journalctl -u agent --no-pager -o json")) {
+	for line := range strings.Lines(b.must("journalctl -u garrison-agent --no-pager -o json")) {
 		var e entry
 		if err := json.Unmarshal([]byte(line), &e); err != nil {
 			t.Fatal(err)

@@ -32,12 +32,8 @@ done
 // never rebooted, and nothing is deployed or restarted because of it.
 func TestMigration(t *testing.T) {
 	t.Parallel()
-	base, err := sandbox.HostBase(testContext(t), "../../scripts/host-base")
-	if err != nil {
-		t.Fatal(err)
-	}
 	l := needLab(t)
-	b := newBox(t, boxOptions{base: base, noAgent: true, files: append(moduleHost(t, l.agentModule("")),
+	b := newBox(t, boxOptions{systemd: true, noAgent: true, files: append(moduleHost(t, l.agentModule("")),
 		sandbox.File{Path: "/opt/pull", Mode: 0o755, Data: []byte(pull)},
 		sandbox.File{Path: "/etc/systemd/system/pull.service", Data: []byte("[Unit]\nStartLimitIntervalSec=0\n[Service]\nExecStart=/opt/pull\nRestart=always\nRestartSec=1\nX-RestartIfChanged=false\n")})})
 	t.Cleanup(func() {

@@ -11,7 +11,7 @@ import (
 )
 
 // moduleHost are the files that the NixOS modules make of a host: in /etc, and units, which nothing starts yet.
-func moduleHost(t *testing.T, definitions string) []sandbox.File {
+func moduleHost(t testing.TB, definitions string) []sandbox.File {
 	t.Helper()
 	h, err := modulestest.Eval(testContext(t), []string{"NIX_CONFIG=build-users-group =", "NIX_REMOTE=local?root=" + t.TempDir()}, definitions)
 	if err != nil || len(h.Failed) > 0 {
@@ -27,6 +27,23 @@ func moduleHost(t *testing.T, definitions string) []sandbox.File {
 		files = append(files, sandbox.File{Path: "/etc/systemd/system/" + name + ".service", Data: []byte(text)})
 	}
 	return files
+}
+
+// agentUnit is the agent's unit as the module makes it, which boots with the host; and, for tests, writes to a file, starts again sooner,
+// and comes after what the test host boots into.
+func (l *lab) agentUnit(t testing.TB, env []string) []sandbox.File {
+	t.Helper()
+	l.unitOnce.Do(func() {
+		for _, f := range moduleHost(t, l.agentModule("")) {
+			if f.Path == "/etc/systemd/system/garrison-agent.service" {
+				l.unit = f
+			}
+		}
+	})
+	dropIn := fmt.Sprintf("[Unit]\nAfter=boot-entry.service\n[Service]\nEnvironment=%s\nRestartSec=100ms\nStandardOutput=append:/var/log/agent.log\nStandardError=append:/var/log/agent.log\n", strings.Join(env, " "))
+	return []sandbox.File{l.unit,
+		{Path: l.unit.Path + ".d/lab.conf", Data: []byte(dropIn)},
+		{Path: "/etc/systemd/system/multi-user.target.d/lab.conf", Data: []byte("[Unit]\nWants=garrison-agent.service\n")}}
 }
 
 // agentModule are the options of a box's agent.
@@ -50,12 +67,8 @@ func (l *lab) agentModule(more string) string {
 // force, on a host with a real systemd.
 func TestModule(t *testing.T) {
 	t.Parallel()
-	base, err := sandbox.HostBase(testContext(t), "../../scripts/host-base")
-	if err != nil {
-		t.Fatal(err)
-	}
 	l := needLab(t)
-	b := newBox(t, boxOptions{base: base, noAgent: true, files: append(
+	b := newBox(t, boxOptions{systemd: true, noAgent: true, files: append(
 		moduleHost(t, strings.TrimSuffix(strings.TrimSpace(l.agentModule(`hub = { url = "`+hubURL+`"; tokenFile = "/etc/garrison/hub-token"; };
 			afterDeploy = [ "/bin/sh" "-c" "echo $GARRISON_RESULT > /var/lib/garrison/after" ];`)), "}")+`
 			services.garrison.hub = { enable = true; tokensFile = "/etc/hub-tokens"; };

@@ -7,23 +7,13 @@ import (
 	"time"
 
 	"github.com/garrison-nix/garrison/internal/fleet"
-	"github.com/garrison-nix/garrison/internal/sandbox"
 )
-
-func systemdBox(t *testing.T, config string) *box {
-	t.Helper()
-	base, err := sandbox.HostBase(testContext(t), "../../scripts/host-base")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return newBox(t, boxOptions{base: base, config: config})
-}
 
 // TestDriftOnSystemd switches by hand as nixos-rebuild does, in a transient unit, beside the agent of a host with a systemd, and rolls back
 // there, too.
 func TestDriftOnSystemd(t *testing.T) {
 	t.Parallel()
-	b := systemdBox(t, "")
+	b := newBox(t, boxOptions{systemd: true})
 	b.deploy("good3")
 	b.deploy("good1")
 	b.deploy("good2")
@@ -70,7 +60,7 @@ func (b *box) reboot() {
 // A kernel is not switched: that the booted one is another is said, and left to a person where nothing else is configured.
 func TestRebootIsNeeded(t *testing.T) {
 	t.Parallel()
-	b := systemdBox(t, "")
+	b := newBox(t, boxOptions{systemd: true})
 	b.deploy("kernel1")
 	b.reboot()
 	b.phase(fleet.PhaseIdle, "kernel1")
@@ -89,7 +79,7 @@ func TestRebootIsNeeded(t *testing.T) {
 func TestRebootInWindow(t *testing.T) {
 	t.Parallel()
 	config := "socket = \"/run/garrison/agent.sock\"\n[reboot]\nwhen = \"window\"\nwindows = [\"00:00-24:00\"]\n"
-	b := systemdBox(t, config)
+	b := newBox(t, boxOptions{systemd: true, config: config})
 	b.deploy("good1")
 	boot := func() string {
 		return b.must("systemctl show -P UserspaceTimestampMonotonic; cat /proc/1/stat | cut -d' ' -f22")

@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -55,7 +54,12 @@ func (a *Agent) rememberAct(act fleet.Act) error {
 	if act.At.IsZero() {
 		act.At = time.Now().UTC()
 	}
-	return stateError(errors.Join(a.acts.Append(act), a.acts.Trim(historyKept)))
+	err := a.acts.Append(act)
+	if err == nil {
+		a.lastAct.Store(&act)
+		err = a.acts.Trim(historyKept)
+	}
+	return stateError(err)
 }
 
 // serveOrder takes an order (fleet.Order) and answers when it is on record (fleet.Answer) or why it is not taken (fleet.Failure).

@@ -55,7 +55,7 @@ func TestKilledAfterAnOrder(t *testing.T) {
 	b := newBox(t, boxOptions{config: "confirm = \"manual\""})
 	order := func(command string) {
 		t.Helper()
-		pid, err := b.host.ServicePID(testContext(t), "agent")
+		pid, err := b.host.ServicePID(testContext(t), b.unit)
 		if err != nil || pid == 0 {
 			t.Fatalf("the agent's pid: %d, %v", pid, err)
 		}

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -41,7 +43,7 @@ func (b *box) phase(p fleet.Phase, variant string) fleet.Status {
 
 func (b *box) restartAgent() {
 	b.t.Helper()
-	if err := b.host.RestartService(testContext(b.t), "agent"); err != nil {
+	if err := b.host.RestartService(testContext(b.t), b.unit); err != nil {
 		b.t.Fatal(err)
 	}
 	b.await("the agent is back", func(fleet.Status) bool { return true })
@@ -65,7 +67,7 @@ func (b *box) acts() []string {
 
 func TestRetry(t *testing.T) {
 	t.Parallel()
-	b := newBox(t, boxOptions{})
+	b := newBox(t, boxOptions{systemd: true})
 	b.deploy("good1")
 	b.orders(1, "retry", "nothing failed here that could be tried again: the host is idle", "→ garrison explain")
 	n := b.publish("fails")
@@ -91,7 +93,7 @@ func TestRetry(t *testing.T) {
 
 func TestRollback(t *testing.T) {
 	t.Parallel()
-	b := newBox(t, boxOptions{})
+	b := newBox(t, boxOptions{systemd: true})
 	b.deploy("good1")
 	b.orders(1, "rollback", "the history has only 0 confirmed systems before the one that runs", "→ garrison history")
 	b.deploy("good2")
@@ -132,7 +134,7 @@ func TestRollback(t *testing.T) {
 
 func TestDeployOfChoice(t *testing.T) {
 	t.Parallel()
-	b := newBox(t, boxOptions{})
+	b := newBox(t, boxOptions{systemd: true})
 	b.deploy("good1")
 	b.deploy("good2")
 	b.orders(1, "deploy release-2", "this host runs that system already, from release-2")
@@ -168,7 +170,7 @@ func TestDeployOfChoice(t *testing.T) {
 
 func TestSuspend(t *testing.T) {
 	t.Parallel()
-	b := newBox(t, boxOptions{})
+	b := newBox(t, boxOptions{systemd: true})
 	b.deploy("good1")
 	b.orders(2, "suspend --for 1h", "suspend needs --reason")
 	b.orders(2, "suspend --reason x", "suspend needs --for")
@@ -196,7 +198,7 @@ func TestSuspend(t *testing.T) {
 
 func TestConfirm(t *testing.T) {
 	t.Parallel()
-	b := newBox(t, boxOptions{config: "confirm = \"manual\""})
+	b := newBox(t, boxOptions{systemd: true, config: "confirm = \"manual\""})
 	n := b.publish("good1")
 	b.phase(fleet.PhaseWaiting, "")
 	b.systems("", "")
@@ -238,7 +240,7 @@ func TestConfirm(t *testing.T) {
 func TestWindow(t *testing.T) {
 	t.Parallel()
 	day := time.Now().AddDate(0, 0, 3).Format("Mon")
-	b := newBox(t, boxOptions{config: fmt.Sprintf("windows = [\"%s 02:00–05:00\"]", day)})
+	b := newBox(t, boxOptions{systemd: true, config: fmt.Sprintf("windows = [\"%s 02:00–05:00\"]", day)})
 	b.publish("good1")
 	b.phase(fleet.PhaseWaiting, "")
 	b.says(3, "waits for its window, which opens "+day+" 20", "02:00")
@@ -255,12 +257,27 @@ func TestWindow(t *testing.T) {
 	b.orders(0, "rollback", "turning to release-1") // which waits for nothing
 	b.phase(fleet.PhaseOverruled, "good1")
 	b.runs("good1")
+
+	// One opens by itself, and not before its time: windows have minutes, so this takes one.
+	opens := strings.Fields(b.must(`t=$(( ($(date +%s) + 75) / 60 * 60 )); echo $t $(date -d @$t +%H:%M) $(date -d @$((t + 1800)) +%H:%M)`))
+	b.must("busybox sed -i 's/^windows.*/windows = [\"" + opens[1] + "-" + opens[2] + "\"]/' /etc/garrison/agent.toml")
+	b.restartAgent()
+	n := b.publish("good2")
+	b.phase(fleet.PhaseWaiting, "good1")
+	b.says(3, "waits for its window, which opens", opens[1])
+	b.systems("good1", "good1")
+	s := b.awaitFor(2*time.Minute, "it is activated in its window", func(s fleet.Status) bool { return s.Phase == fleet.PhaseIdle && s.Active.Release.Number == n })
+	began := slices.IndexFunc(s.Last.Stages, func(s fleet.StageTime) bool { return s.Stage == fleet.Activate })
+	if at, _ := strconv.ParseInt(opens[0], 10, 64); s.Last.Stages[began].StartedAt.Before(time.Unix(at, 0)) {
+		t.Errorf("the window opens at %v, and these are the stages: %+v", time.Unix(at, 0), s.Last.Stages)
+	}
+	b.runs("good2")
 }
 
 // A revert is a release like any other, whatever became of what it reverts; twice in a row, too.
 func TestRevert(t *testing.T) {
 	t.Parallel()
-	b := newBox(t, boxOptions{})
+	b := newBox(t, boxOptions{systemd: true})
 	b.deploy("good1")
 	b.deploy("good2")
 	b.deploy("good1") // reverted
@@ -283,7 +300,7 @@ func TestRevert(t *testing.T) {
 // What is no order is refused with a reason, and changes nothing; who gives one is whom the kernel says.
 func TestBadOrders(t *testing.T) {
 	t.Parallel()
-	b := newBox(t, boxOptions{})
+	b := newBox(t, boxOptions{systemd: true})
 	b.deploy("good1")
 	before, err := b.host.ReadFile(stateDir + "/state.json")
 	if err != nil {

@@ -7,17 +7,16 @@ import (
 	"testing"
 
 	"github.com/garrison-nix/garrison/internal/fleet"
-	"github.com/garrison-nix/garrison/internal/sandbox"
 )
 
 // stopped does something to a host whose agent does not run.
 func (b *box) stopped(f func()) {
 	b.t.Helper()
-	if err := b.host.StopService(testContext(b.t), "agent"); err != nil {
+	if err := b.host.StopService(testContext(b.t), b.unit); err != nil {
 		b.t.Fatal(err)
 	}
 	f()
-	if err := b.host.StartService(testContext(b.t), "agent"); err != nil {
+	if err := b.host.StartService(testContext(b.t), b.unit); err != nil {
 		b.t.Fatal(err)
 	}
 }
@@ -239,14 +238,10 @@ func TestFullDiskDuringFetch(t *testing.T) {
 // is lifted there as anywhere.
 func TestPowerCutDamage(t *testing.T) {
 	t.Parallel()
-	base, err := sandbox.HostBase(testContext(t), "../../scripts/host-base")
-	if err != nil {
-		t.Fatal(err)
-	}
-	b := newBox(t, boxOptions{base: base})
+	b := newBox(t, boxOptions{systemd: true})
 	b.deploy("good1")
 	first := b.tip
-	b.must("systemctl stop agent; cd " + stateDir + ` && find repo.git/objects -type f -path '*/??/*' -exec chmod u+w {} + -exec truncate -s 0 {} + &&
+	b.must("systemctl stop garrison-agent; cd " + stateDir + ` && find repo.git/objects -type f -path '*/??/*' -exec chmod u+w {} + -exec truncate -s 0 {} + &&
 		touch -d '2 hours ago' repo.git/packed-refs.lock repo.git/HEAD.lock && truncate -s 30 newest.json && echo '{"schema": 1, "ho' > state.json.tmp && sync`)
 	if err := b.host.Kill(); err != nil {
 		t.Fatal(err)

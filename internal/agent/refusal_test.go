@@ -13,7 +13,7 @@ import (
 // when the branch is put right.
 func TestRefusals(t *testing.T) {
 	t.Parallel()
-	b := newBox(t, boxOptions{})
+	b := newBox(t, boxOptions{systemd: true})
 	b.deploy("good1")
 	b.deploy("good2")
 	good := b.tip
@@ -63,6 +63,13 @@ func TestRefusals(t *testing.T) {
 				return []byte(strings.ReplaceAll(string(text), "/nix/store/", "/tmp/"))
 			}}))
 		}, fleet.CodeManifest, "is not a store path"},
+		{"another host's system", func() {
+			b.point(b.make(3, "good3", signed{parents: onTop, message: func(m *fleet.Manifest) []byte {
+				m.Hosts["good3"] = m.Hosts["joker"]
+				text, _ := m.TagMessage()
+				return text
+			}}))
+		}, fleet.CodeWrongHost, "the system of good3"},
 	} {
 		ok := t.Run(c.name, func(t *testing.T) {
 			b := *b
@@ -79,6 +86,13 @@ func TestRefusals(t *testing.T) {
 			}
 			b.says(3, "idle: runs what the newest release says", "REFUSED", "→ ", c.says, "(since ", "ago)")
 			b.runs("good2")
+			log, err := b.host.ReadFile("/var/log/agent.log")
+			if want := "tip=" + s.Refused.Tip + " code=" + string(c.code) + " err="; err != nil || !strings.Contains(strings.ReplaceAll(string(log), `tip="" `, "tip= "), want) {
+				t.Errorf("%v; the log does not say %q", err, want)
+			}
+			if text := b.metrics(); !strings.Contains(text, `garrison_refused{code="`+string(c.code)+`"} 1`) {
+				t.Errorf("it is not in the metrics:\n%s", text)
+			}
 			// Put right: branch and tags as they were.
 			for line := range strings.Lines(b.git("for-each-ref", "--format=%(refname)", "refs/tags")) {
 				b.git("update-ref", "-d", strings.TrimSpace(line))
@@ -116,14 +130,14 @@ func TestForcePushAndNoRepository(t *testing.T) {
 	t.Parallel()
 	b := newBox(t, boxOptions{})
 	b.deploy("good1")
-	if err := b.host.StopService(testContext(t), "agent"); err != nil {
+	if err := b.host.StopService(testContext(t), b.unit); err != nil {
 		t.Fatal(err)
 	}
 	b.must("rm -rf " + stateDir + "/repo.git")
 	good := b.tip
 	b.point(b.make(7, "good3", signed{}))
 	b.git("update-ref", "-d", "refs/tags/release-1")
-	if err := b.host.StartService(testContext(t), "agent"); err != nil {
+	if err := b.host.StartService(testContext(t), b.unit); err != nil {
 		t.Fatal(err)
 	}
 	s := b.await("refused", func(s fleet.Status) bool { return s.Refused != nil })

@@ -101,7 +101,8 @@ func TestOtherHost(t *testing.T) {
 	path := func(name string) string {
 		return "/nix/store/00000000000000000000000000000000-nixos-system-" + name + "-26.11"
 	}
-	m := &fleet.Manifest{Hosts: map[string]fleet.Entry{"web": {OutPath: path("web")}, "web-1": {OutPath: path("web-1")}, "blue": {OutPath: path("web")}, "odd": {OutPath: "/nix/store/00000000000000000000000000000000-odd"}}}
+	entry := func(path string) fleet.Entry { return fleet.Entry{Toplevel: fleet.Toplevel{OutPath: path}} }
+	m := &fleet.Manifest{Hosts: map[string]fleet.Entry{"web": entry(path("web")), "web-1": entry(path("web-1")), "blue": entry(path("web")), "odd": entry("/nix/store/00000000000000000000000000000000-odd")}}
 	for _, c := range []struct{ host, path, runs, want string }{
 		{"web", path("web"), "", ""},
 		{"web", path("web"), path("web"), ""},

@@ -219,7 +219,8 @@ func TestCredentials(t *testing.T) {
 	}
 	write := func(text string) {
 		t.Helper()
-		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		// As secrets are written: half of it is another state.
+		if err := errors.Join(os.WriteFile(file+".new", []byte(text), 0o600), os.Rename(file+".new", file)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -254,7 +255,7 @@ func TestCredentials(t *testing.T) {
 			t.Errorf("%s stands in %s", word, out)
 		}
 	}
-	if n := strings.Count(f.said(), "git remote forge cannot be used"); n < 4 || n > 5 { // git has two ways to say that it was refused
+	if n := strings.Count(f.said(), "git remote forge cannot be used"); n != 4 {
 		t.Errorf("the log tells it %d times for 4 changes:\n%s", n, f.said())
 	}
 }

@@ -45,13 +45,18 @@ func (r replaced) take(_ context.Context, a *Agent) {
 	a.stop()
 }
 
-// endpoints are what a new system must reach on the network. The hub is not among them: a host does without.
+// endpoints are what a new system must reach on the network. The hub is not among them: a host does without; nor is a remote that does not
+// answer now: the activation would only wait for it, and in vain.
 func (a *Agent) endpoints(systems fleet.Systems) []activate.Endpoint {
 	if systems.Current == "" {
 		return nil // there is nothing to go back to
 	}
 	var all []activate.Endpoint
 	for _, m := range a.remotes {
+		s := a.status.Remotes[m.at] // written by the loop alone
+		if s.LastOK.IsZero() && s.Failure == nil || s.Failure != nil && s.Failure.Class == fleet.Transient {
+			continue
+		}
 		if e, ok := activate.GitEndpoint(m.URL); ok {
 			all = append(all, e)
 		}

@@ -14,7 +14,7 @@ import (
 	"github.com/garrison-nix/garrison/internal/proc"
 )
 
-// mostMissing is how many deployments a hub is told of that missed them, or lost them.
+// mostMissing is how many deployments, and acts, a hub is told of that missed them, or lost them.
 const mostMissing = 50
 
 // maxHubAnswer bounds what the hub says to a report, in bytes.
@@ -37,30 +37,47 @@ func (a *Agent) tellHub(ctx context.Context, client *http.Client, path string, b
 	return nil
 }
 
-// tellMissing tells the hub of deployments that it does not know yet, oldest first.
+// tellMissing tells the hub of deployments and acts that it does not know yet, oldest first.
 // The history is the only queue: whatever was not received is found missing when the hub answers next, be that after weeks.
 func (a *Agent) tellMissing(ctx context.Context, client *http.Client, r fleet.Received) error {
-	last := a.Status().Last
-	if last == nil || last.Host != a.Config.Host || r.Deployment != nil && r.Deployment.Equal(last.Key()) {
+	if last := a.Status().Last; last != nil && last.Host == a.Config.Host && (r.Deployment == nil || !r.Deployment.Equal(last.Key())) {
+		known := func(d fleet.Deployment) bool { return r.Deployment != nil && r.Deployment.Equal(d.Key()) }
+		// An entry of another host is from when this one had another name, for which its token does not speak.
+		err := tellPast(a.historyFile(), known, func(d fleet.Deployment) error {
+			if d.Host != a.Config.Host {
+				return nil
+			}
+			return a.tellDeployment(ctx, client, d)
+		})
+		if err != nil {
+			return err
+		}
+		a.hubDiff = fleet.HostDiff{} // the hub may have lost it, too
+	}
+	if last := a.lastAct.Load(); last == nil || last.Host != a.Config.Host || r.Act != nil && r.Act.Equal(last.At) {
 		return nil
 	}
-	past, err := durable.ReadJournal[fleet.Deployment](a.historyFile(), mostMissing)
+	known := func(act fleet.Act) bool { return r.Act != nil && r.Act.Equal(act.At) }
+	return tellPast(a.actsFile(), known, func(act fleet.Act) error {
+		body, err := json.Marshal(act)
+		if err != nil || act.Host != a.Config.Host {
+			return err
+		}
+		return a.unlessInvalid(a.tellHub(ctx, client, "/api/v1/acts", body, nil))
+	})
+}
+
+// tellPast tells what a history has after what is known, oldest first.
+func tellPast[T any](file string, known func(T) bool, tell func(T) error) error {
+	past, err := durable.ReadJournal[T](file, mostMissing)
 	if err != nil && !errors.Is(err, durable.ErrDamaged) {
 		return stateError(err)
 	}
-	known := -1
-	if r.Deployment != nil {
-		known = slices.IndexFunc(past, func(d fleet.Deployment) bool { return r.Deployment.Equal(d.Key()) })
-	}
-	for _, d := range past[known+1:] {
-		if d.Host != a.Config.Host { // it had another name then, for which its token does not speak
-			continue
-		}
-		if err := a.tellDeployment(ctx, client, d); err != nil {
+	for _, v := range past[slices.IndexFunc(past, known)+1:] {
+		if err := tell(v); err != nil {
 			return err
 		}
 	}
-	a.hubDiff = fleet.HostDiff{} // the hub may have lost it, too
 	return nil
 }
 
@@ -69,7 +86,7 @@ func (a *Agent) tellDeployment(ctx context.Context, client *http.Client, d fleet
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		a.Log.Warn("a kept log cannot be read", "release", d.Release.Number, "err", err)
 	}
-	body, err := json.Marshal(fleet.DeploymentReport{Schema: fleet.StatusSchema, Deployment: d, Log: proc.Redact(log)})
+	body, err := json.Marshal(fleet.DeploymentReport{Schema: fleet.StatusSchema, Deployment: d, Log: reportable(log)})
 	if err != nil {
 		return err
 	}

@@ -69,7 +69,7 @@ func (b *box) fetch(path string) string {
 func TestSeen(t *testing.T) {
 	t.Parallel()
 	_, url := needLab(t).mirror(t)
-	b := newBox(t, boxOptions{config: "socket = \"/run/garrison/agent.sock\"\n[hub]\nurl = \"" + url + "\"\ntokenFile = \"/etc/garrison/hub-token\"\n[metrics]\nlisten = \"127.0.0.1:9101\"\n"})
+	b := newBox(t, boxOptions{systemd: true, config: "socket = \"/run/garrison/agent.sock\"\n[hub]\nurl = \"" + url + "\"\ntokenFile = \"/etc/garrison/hub-token\"\n[metrics]\nlisten = \"127.0.0.1:9101\"\n"})
 	b.must("printf read-token > /etc/garrison/read-token")
 	byHub := []string{"--hub", url, "--token-file", "/etc/garrison/read-token", "--host", "joker"}
 	with := func(args ...string) []string { return append(args, byHub...) }
@@ -110,7 +110,7 @@ func TestSeen(t *testing.T) {
 	b.open("in-test-good1")
 	saw("joker: release-1 active")
 	b.ended(n)
-	if err := b.host.RestartService(testContext(t), "agent"); err != nil { // who watches comes back to the next agent
+	if err := b.host.RestartService(testContext(t), b.unit); err != nil { // who watches comes back to the next agent
 		t.Fatal(err)
 	}
 
@@ -230,7 +230,7 @@ var (
 
 // parseMetrics reads Prometheus' text format: every sample has a HELP and a TYPE before it, no series or family comes twice,
 // histograms grow up to +Inf, which is their count.
-func parseMetrics(t *testing.T, page string) map[string]float64 {
+func parseMetrics(t testing.TB, page string) map[string]float64 {
 	t.Helper()
 	all, types := map[string]float64{}, map[string]string{}
 	help, family, lastBucket := "", "", map[string]float64{}

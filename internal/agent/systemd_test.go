@@ -1,6 +1,7 @@
 package agent_test
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -10,21 +11,11 @@ import (
 	"github.com/garrison-nix/garrison/internal/sandbox"
 )
 
-// hostBase is the base of hosts with a real systemd.
-func hostBase(t *testing.T) string {
-	t.Helper()
-	base, err := sandbox.HostBase(testContext(t), "../../scripts/host-base")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return base
-}
-
 // TestSystemd is the whole of it on a host with a real systemd: the activation is a unit of its own, which outlives its agent, and units
 // are judged by what they were before.
 func TestSystemd(t *testing.T) {
 	t.Parallel()
-	b := newBox(t, boxOptions{base: hostBase(t)})
+	b := newBox(t, boxOptions{systemd: true, files: nixTold()})
 	ctx := testContext(t)
 	const failedBefore = "printf '[Service]\\nExecStart=/bin/false\\n' > /etc/systemd/system/sickly.service; systemctl daemon-reload; systemctl start sickly; until systemctl is-failed --quiet sickly; do sleep 0.1; done; echo failed"
 	if got := b.must(failedBefore); got != "failed" {
@@ -37,7 +28,7 @@ func TestSystemd(t *testing.T) {
 	}
 
 	for what, disturb := range map[string]func() error{
-		"restart": func() error { return b.host.RestartService(ctx, "agent") },
+		"restart": func() error { return b.host.RestartService(ctx, b.unit) },
 		"kill":    func() error { b.killAgent(); return nil },
 	} {
 		variant := map[string]string{"restart": "good2", "kill": "good3"}[what]
@@ -103,6 +94,8 @@ func TestSystemd(t *testing.T) {
 	}
 	b.runs(before)
 
+	b.notEvaluated()
+
 	// The power is cut in the middle.
 	s, _ = b.crash("good1", "after-test-good1", func() {
 		if err := b.host.Kill(); err != nil {
@@ -118,6 +111,30 @@ func TestSystemd(t *testing.T) {
 	b.runs(before)
 	b.deploy("good1")
 	b.says(0)
+}
+
+// nixTold are programs in front of nix that write down how the agent calls it.
+func nixTold() (files []sandbox.File) {
+	const told = "#!/bin/sh\necho \"${0##*/} $*\" >> /run/nix-calls\nPATH=${PATH#/opt/gate:}\nexec \"${0##*/}\" \"$@\"\n"
+	for _, program := range []string{"nix", "nix-store", "nix-build", "nix-instantiate"} {
+		files = append(files, sandbox.File{Path: "/opt/gate/" + program, Mode: 0o755, Data: []byte(told)})
+	}
+	return files
+}
+
+// notEvaluated checks that the agent called nix, and neither evaluated nor built anything by it.
+func (b *box) notEvaluated() {
+	b.t.Helper()
+	calls := b.must("cat /run/nix-calls")
+	for line := range strings.Lines(calls) {
+		words := strings.Fields(line)
+		if words[0] == "nix-build" || words[0] == "nix-instantiate" || slices.Contains(words, "eval") || slices.Contains(words, "build") || strings.Contains(line, ".drv") {
+			b.t.Errorf("the agent ran %s", line)
+		}
+	}
+	if !strings.Contains(calls, "nix-store --realise /nix/store/") {
+		b.t.Errorf("nothing was realised: %s", calls)
+	}
 }
 
 // variantOf is the variant that runs.

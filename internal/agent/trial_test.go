@@ -95,7 +95,7 @@ func (b *box) ignores(tip string, code fleet.Code) {
 // with a newer release, it ends.
 func TestTestBranch(t *testing.T) {
 	t.Parallel()
-	b := newBox(t, boxOptions{})
+	b := newBox(t, boxOptions{systemd: true})
 	b.deploy("good1")
 	b.try(1, "good2", trial{base: 1})
 	b.testing(1, "good2", "good1")
@@ -136,7 +136,7 @@ func TestTestBranch(t *testing.T) {
 // A test that fails is rolled back and held; releases go on.
 func TestTestFails(t *testing.T) {
 	t.Parallel()
-	b := newBox(t, boxOptions{})
+	b := newBox(t, boxOptions{systemd: true})
 	b.deploy("good1")
 	b.try(1, "fails", trial{base: 1})
 	s := b.await("it is held", func(s fleet.Status) bool { return s.Phase == fleet.PhaseHeld })

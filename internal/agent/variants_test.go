@@ -32,10 +32,10 @@ var variants = map[string]map[string]string{
 	// What it does to the agent.
 	"newunit":   {"activate.sh": editAgent("/^Environment=AGENT_OF/d; s/^ExecStart=/Environment=AGENT_OF=newunit\\n&/")},
 	"newbinary": {"activate.sh": "cp -f \"$(readlink -f \"$(command -v garrison)\")\" /opt/garrison.new && mv -f /opt/garrison.new /opt/garrison-2\n" + editAgent("s,^ExecStart=.*,ExecStart=/opt/garrison-2 agent,")},
-	"stops":     {"activate.sh": "systemctl stop systemd-journald.socket systemd-journald-dev-log.socket systemd-journald-audit.socket systemd-journald.service || true\nsystemctl stop agent\n"},
-	"kills":     {"activate.sh": "systemctl kill --signal=KILL agent\n"},
-	"masks": {"activate.sh": "if [ ! -L /etc/systemd/system/agent.service ]; then mv /etc/systemd/system/agent.service /etc/agent.away; fi\n" +
-		"ln -sfn /dev/null /etc/systemd/system/agent.service\nsystemctl daemon-reload\nsystemctl stop agent\n"},
+	"stops":     {"activate.sh": "systemctl stop systemd-journald.socket systemd-journald-dev-log.socket systemd-journald-audit.socket systemd-journald.service || true\nsystemctl stop garrison-agent\n"},
+	"kills":     {"activate.sh": "systemctl kill --signal=KILL garrison-agent\n"},
+	"masks": {"activate.sh": "if [ ! -L /etc/systemd/system/garrison-agent.service ]; then mv /etc/systemd/system/garrison-agent.service /etc/agent.away; fi\n" +
+		"ln -sfn /dev/null /etc/systemd/system/garrison-agent.service\nsystemctl daemon-reload\nsystemctl stop garrison-agent\n"},
 
 	// What it declares to be checked.
 	"checked": checks(`waits = { command = [ "/bin/sh" "-c" "gate=/run/gate/in-check; [ -e $gate ] || exit 0; : > $gate.reached; while [ -e $gate ]; do sleep 0.02; done" ]; timeout = 60; };
@@ -65,5 +65,5 @@ systemctl --no-block start slow.service
 
 // editAgent is an activation that changes the agent's unit.
 func editAgent(script string) string {
-	return "busybox sed -i '" + script + "' /etc/systemd/system/agent.service\n"
+	return "busybox sed -i '" + script + "' /etc/systemd/system/garrison-agent.service\n"
 }

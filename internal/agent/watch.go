@@ -2,19 +2,14 @@ package agent
 
 import (
 	"encoding/json"
-	"fmt"
 	"net/http"
 	"sync"
-	"time"
 
 	"github.com/garrison-nix/garrison/internal/fleet"
+	"github.com/garrison-nix/garrison/internal/stream"
 )
 
-const (
-	mostWatchers = 16
-	watchAlive   = 20 * time.Second // a word now and then, so that both sides notice the other's end
-	watchWrite   = 10 * time.Second // a client that takes longer to take an event is dropped
-)
+const mostWatchers = 16
 
 const tooManyWatch = "too many others watch already"
 
@@ -25,7 +20,7 @@ type watchers struct {
 	all map[chan struct{}]bool
 }
 
-// join is false when there are too many.
+// join is false when there are too many. Who joins has something to see at once.
 func (w *watchers) join() (changed <-chan struct{}, leave func(), ok bool) {
 	ch := make(chan struct{}, 1)
 	w.mu.Lock()
@@ -37,6 +32,7 @@ func (w *watchers) join() (changed <-chan struct{}, leave func(), ok bool) {
 		w.all = map[chan struct{}]bool{}
 	}
 	w.all[ch] = true
+	ch <- struct{}{}
 	return ch, func() {
 		w.mu.Lock()
 		defer w.mu.Unlock()
@@ -63,36 +59,9 @@ func (a *Agent) serveWatch(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer leave()
-	w.Header().Set("Content-Type", "text/event-stream")
-	w.Header().Set("Cache-Control", "no-store")
-	out := http.NewResponseController(w)
-	_ = out.SetReadDeadline(time.Time{}) // else its end would end the request
-	alive := time.NewTicker(watchAlive)
-	defer alive.Stop()
-	for say := true; ; {
-		line := []byte(": still here\n\n")
-		if say {
-			s := a.Status()
-			data, err := json.Marshal(fleet.StreamEvent{Kind: "host", Status: &s})
-			if err != nil {
-				return // our own types always marshal
-			}
-			line = fmt.Appendf(nil, "data: %s\n\n", data)
-		}
-		_ = out.SetWriteDeadline(time.Now().Add(watchWrite))
-		if _, err := w.Write(line); err != nil {
-			return
-		}
-		if err := out.Flush(); err != nil {
-			return
-		}
-		select {
-		case <-r.Context().Done():
-			return
-		case <-alive.C:
-			say = false
-		case <-changed:
-			say = true
-		}
-	}
+	stream.Serve(w, r, changed, func(struct{}) []byte {
+		s := a.Status()
+		data, _ := json.Marshal(fleet.StreamEvent{Kind: "host", Status: &s}) // our own types always marshal
+		return data
+	})
 }

@@ -30,7 +30,7 @@ func (a *Agent) send(ctx context.Context, r result) {
 	}
 }
 
-// contacted brings what the status says of something on the network up to date, and logs when that changes.
+// contacted brings what the status says of something on the network up to date, and logs when what is wrong is of another kind.
 func (a *Agent) contacted(c *fleet.Contact, err error, stage fleet.Stage, what string) {
 	a.mu.Lock()
 	was := *c
@@ -54,7 +54,7 @@ func (a *Agent) contacted(c *fleet.Contact, err error, stage fleet.Stage, what s
 	switch {
 	case is.Failure == nil && was.Failure != nil:
 		a.Log.Info(what+" answers again", "stage", stage, "duration", now.Sub(was.Since).Round(time.Second))
-	case is.Failure != nil && (was.Failure == nil || was.Failure.Message != is.Failure.Message):
+	case is.Failure != nil && (was.Failure == nil || was.Failure.Code != is.Failure.Code):
 		a.Log.Warn(what+" cannot be used; trying on", "stage", stage, "err", firstLine(is.Failure.Message), "hint", is.Failure.Hint)
 	}
 }
@@ -167,9 +167,10 @@ func (a *Agent) resume(ctx context.Context) {
 }
 
 func (a *Agent) follow(ctx context.Context, r activate.Request) {
-	stop := a.tellSteps(ctx, r)
+	stop, stopLog := a.tellSteps(ctx, r), a.tellLog(ctx, r)
 	out, err := activate.Follow(ctx, a.Exe, a.activationDir(), r, a.Log)
 	told := stop()
+	stopLog()
 	if err == nil {
 		a.send(ctx, activated{out, told})
 	}
@@ -181,8 +182,9 @@ func (r activated) take(ctx context.Context, a *Agent) {
 	if out.Failure == nil { // else the line of the end tells which one failed
 		a.logStages(a.record.Target.Release.Number, out.Stages[min(r.told, len(out.Stages)):])
 	}
+	target := a.record.Target
 	d := fleet.Deployment{
-		Schema: fleet.StatusSchema, Host: a.Config.Host, Release: a.record.Target.Release, OutPath: a.record.Target.OutPath,
+		Schema: fleet.StatusSchema, Host: a.Config.Host, Release: target.Release, Toplevel: target.Toplevel,
 		Previous: a.previous, Result: out.Result, Failure: out.Failure, Choice: a.choice(), Stages: slices.Concat(a.stages, out.Stages), EndedAt: out.EndedAt,
 	}
 	a.tellEnd(d)

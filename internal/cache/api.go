@@ -57,7 +57,7 @@ func (s *Server) postMissingPaths(w http.ResponseWriter, r *http.Request) error 
 	for i, h := range query.Hashes {
 		record, ok := have[h]
 		if ok {
-			ok, err = s.isThere(r.Context(), record)
+			ok, err = s.isThere(r.Context(), c, record)
 		}
 		if err != nil {
 			return err

@@ -76,7 +76,7 @@ func (s *Server) walk(ctx context.Context, c *Cache, paths []string, answer *Clo
 	for i, p := range paths {
 		record, ok := records[hashes[i]]
 		if ok {
-			ok, err = s.isThere(ctx, record)
+			ok, err = s.isThere(ctx, c, record)
 		}
 		if err != nil {
 			return nil, err
@@ -100,9 +100,9 @@ func (s *Server) walk(ctx context.Context, c *Cache, paths []string, answer *Clo
 }
 
 // isThere says whether hosts find a path: here, with all of its content, or at an upstream that is still trusted.
-func (s *Server) isThere(ctx context.Context, r Record) (bool, error) {
+func (s *Server) isThere(ctx context.Context, c *Cache, r Record) (bool, error) {
 	if r.Upstream != "" {
-		return slices.ContainsFunc(s.Upstreams, func(k nar.PublicKey) bool { return k.String() == r.Upstream }), nil
+		return c.from(r.Upstream) != nil || slices.ContainsFunc(s.Upstreams, func(k nar.PublicKey) bool { return k.String() == r.Upstream }), nil
 	}
 	return s.hasBlob(ctx, r.Nar)
 }

@@ -39,7 +39,9 @@ type answer struct {
 	text    []byte // of the narinfo
 	signers string // whose signatures are in it
 	nar     Nar
-	until   time.Time
+	// elsewhere says that the archive was not fetched yet from the cache that it is pulled from.
+	elsewhere bool
+	until     time.Time
 
 	mu   sync.Mutex
 	seen time.Time // the blob
@@ -126,17 +128,23 @@ func whole(a *answer, there bool) *answer {
 	return nil
 }
 
-// narInfo returns the signed narinfo of a path that is here whole; nil if it is not.
-func (s *Server) narInfo(ctx context.Context, c *Cache, hashPart string) ([]byte, error) {
+// narInfo returns the signed narinfo of a path that is here whole, or that the cache pulls through, which it may ask others for; nil if there is none.
+func (s *Server) narInfo(ctx context.Context, c *Cache, hashPart string, mayPull bool) ([]byte, error) {
 	signers := c.signers()
 	a, err := s.recall(ctx, memoryKey{c.Name, hashPart}, func(a *answer) bool { return a.signers == signers }, func() (*answer, error) {
 		record, ok, err := s.record(ctx, c, hashPart)
+		if err == nil && !ok && mayPull && len(c.PullThrough) > 0 {
+			if ok, err = s.pull(ctx, c, hashPart); ok && err == nil {
+				record, ok, err = s.record(ctx, c, hashPart)
+			}
+		}
 		if err != nil {
 			return nil, err
 		}
-		a := &answer{ok: ok && record.Upstream == "", nar: record.Nar, signers: signers}
+		from := c.from(record.Upstream)
+		a := &answer{ok: ok && (record.Upstream == "" || from != nil), nar: record.Nar, signers: signers, elsewhere: record.Nar.Blob == ""}
 		if a.ok {
-			a.text, err = signed(c, record)
+			a.text, err = s.signed(c, record, from)
 		}
 		return a, err
 	})
@@ -163,8 +171,8 @@ func (s *Server) narOf(ctx context.Context, c *Cache, hash nar.Hash) (Nar, error
 
 // stillThere says whether the content of an answer is stored.
 func (s *Server) stillThere(ctx context.Context, a *answer) (bool, error) {
-	if !a.ok {
-		return false, nil
+	if !a.ok || a.elsewhere {
+		return a.ok, nil
 	}
 	if _, elsewhere := s.Blobs.(Redirector); !elsewhere {
 		return s.hasBlob(ctx, a.nar)

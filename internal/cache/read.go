@@ -51,7 +51,7 @@ func (s *Server) getNarInfo(w http.ResponseWriter, r *http.Request) error {
 	if !ok || !nar.ValidHashPart(hashPart) {
 		return noSuchObject(r.PathValue("file"))
 	}
-	text, err := s.narInfo(r.Context(), c, hashPart)
+	text, err := s.narInfo(r.Context(), c, hashPart, r.Header.Get(pullHeader) == "")
 	if err != nil {
 		return err
 	}
@@ -71,22 +71,50 @@ func (s *Server) record(ctx context.Context, c *Cache, hashPart string) (Record,
 	return r, ok, err
 }
 
-// signed is the narinfo that is served of a path: where its archive is here, and our signatures beside those of others.
-func signed(c *Cache, r Record) ([]byte, error) {
+// signed is the narinfo that is served of a path: where its archive is here, and our signatures beside those of others. What was pulled from
+// another cache is signed by us only if that is said of that cache.
+func (s *Server) signed(c *Cache, r Record, from *PullThrough) ([]byte, error) {
 	info, err := nar.ParseNarInfo(r.NarInfo)
 	if err != nil {
 		return nil, fmt.Errorf("the index has a bad narinfo of %s: %w", r.StorePath, err)
 	}
-	sigs, fingerprint := []string{}, info.Fingerprint()
+	sigs := info.Sigs // which were verified, if it was pulled
+	if r.Upstream == "" {
+		sigs = others(c, sigs)
+	}
+	if r.Upstream == "" || from.Resign {
+		ours, err := sign(c, info)
+		if err != nil {
+			return nil, err
+		}
+		sigs = append(ours, sigs...)
+	}
+	info.Sigs, info.Compression = sigs, "zstd"
+	info.URL, info.FileHash, info.FileSize = narURL(info.NarHash), r.Nar.FileHash, r.Nar.FileSize
+	if r.Nar.Blob == "" {
+		hashPart, err := nar.HashPart(r.StorePath)
+		if err != nil {
+			return nil, err
+		}
+		info.URL = pulledURL(hashPart, info.NarHash)
+	}
+	return info.Encode(), nil
+}
+
+func sign(c *Cache, info *nar.NarInfo) (sigs []string, err error) {
+	fingerprint := info.Fingerprint()
 	for _, k := range c.Keys {
 		if k.Private == nil {
 			return nil, fmt.Errorf("the private half of key %s of cache %s is not known", k.Public.Name, c.Name)
 		}
 		sigs = append(sigs, k.Private.Sign(fingerprint))
 	}
-	info.Sigs = append(sigs, others(c, info.Sigs)...)
-	info.URL, info.Compression, info.FileHash, info.FileSize = narURL(info.NarHash), "zstd", r.Nar.FileHash, r.Nar.FileSize
-	return info.Encode(), nil
+	return sigs, nil
+}
+
+// pulledURL is where an archive is that may have to be fetched first: it names the path, by which that is found.
+func pulledURL(hashPart string, narHash nar.Hash) string {
+	return "nar/" + hashPart + "-" + narHash.Nix32() + narSuffix
 }
 
 // others are those signatures that no key of ours could have made.
@@ -122,11 +150,21 @@ func (s *Server) getNar(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	hash, err := parseNarFile(r.PathValue("file"))
+	hashPart, file := "", r.PathValue("file")
+	if before, after, ok := strings.Cut(file, "-"); ok && nar.ValidHashPart(before) {
+		hashPart, file = before, after
+	}
+	hash, err := parseNarFile(file)
 	if err != nil {
 		return err
 	}
 	n, err := s.narOf(r.Context(), c, hash)
+	var refused *httpError
+	if hashPart != "" && errors.As(err, &refused) {
+		if err = s.pullNar(r.Context(), c, hashPart, hash); err == nil {
+			n, err = s.narOf(r.Context(), c, hash)
+		}
+	}
 	if err != nil {
 		return err
 	}

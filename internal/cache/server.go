@@ -68,6 +68,7 @@ type Server struct {
 	uploads chan struct{} // one element per upload in progress
 	locks   keyedMutex    // by URL of an archive, or cache and hash of a path
 	memory  memory
+	puller  puller
 
 	mu     sync.Mutex
 	cached *known // nil: to be read

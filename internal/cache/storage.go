@@ -98,13 +98,14 @@ type Nar struct {
 	Blob     string   // its key in Blobs, which no other archive ever had
 }
 
-// Path is what is stored of a store path in a cache. Either it has an archive, or an upstream cache serves it.
+// Path is what is stored of a store path in a cache. Either it has an archive, or an upstream cache serves it, or both: then it was pulled
+// from there.
 type Path struct {
 	Cache     string
 	StorePath string
-	NarHash   nar.Hash
-	NarInfo   []byte // nar.NarInfo's text without our own signatures, FileHash and FileSize
-	Upstream  string // "" or the public key that an upstream path is signed with, as nar.PublicKey prints it
+	NarHash   nar.Hash // zero for an upstream path without archive
+	NarInfo   []byte   // nar.NarInfo's text without our own signatures, FileHash and FileSize
+	Upstream  string   // "" or the public key that an upstream path is signed with, as nar.PublicKey prints it
 }
 
 // Record is what the index knows of a path.
@@ -177,7 +178,7 @@ type Index interface {
 	// PutPath stores p, durably, and says whether it was written. references are the full store paths that it refers to
 	// but for itself; all must be in the cache, else it fails with *MissingReferencesError; the path and all
 	// references are touched. An upstream path (p.Upstream) replaces whatever is there of its
-	// hash part, needs no archive, and need not survive a crash of the machine before a PutPath that follows has returned. Any other path
+	// hash part, needs an archive only if it has a NarHash, and need not survive a crash of the machine before a PutPath that follows has returned. Any other path
 	// needs its archive in the index, else it is ErrNotFound; one that
 	// is there with the same StorePath and NarHash is left as it is: false and nil. One that is there otherwise, and is no upstream path,
 	// is ErrConflict, unless replace allows to put p in its place.

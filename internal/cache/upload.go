@@ -203,7 +203,7 @@ func (s *Server) putPath(ctx context.Context, c *Cache, hashPart string, info *n
 	case errors.Is(err, errNoNar) && !upstream:
 		return badRequest("the archive of %s is not here: upload it as %s first", info.StorePath, narURL(info.NarHash))
 	case errors.Is(err, errNoNar):
-		path.Upstream = key.String()
+		path.Upstream, path.NarHash = key.String(), nar.Hash{}
 	case err != nil:
 		return err
 	}
@@ -213,8 +213,7 @@ func (s *Server) putPath(ctx context.Context, c *Cache, hashPart string, info *n
 		}
 	}
 	path.NarInfo = s.kept(c, info)
-	references := slices.DeleteFunc(slices.Clone(info.References), func(r string) bool { return r == info.StorePath })
-	_, err = s.Index.PutPath(ctx, path, references, time.Now(), known)
+	_, err = s.Index.PutPath(ctx, path, withoutSelf(info), time.Now(), known)
 	s.memory.forget(memoryKey{c.Name, hashPart}, memoryKey{c.Name, info.NarHash.Nix32()})
 	var missing *MissingReferencesError
 	if errors.As(err, &missing) {
@@ -226,6 +225,11 @@ func (s *Server) putPath(ctx context.Context, c *Cache, hashPart string, info *n
 		}
 	}
 	return err
+}
+
+// withoutSelf are the references of a path to others.
+func withoutSelf(info *nar.NarInfo) []string {
+	return slices.DeleteFunc(slices.Clone(info.References), func(r string) bool { return r == info.StorePath })
 }
 
 func conflict(storePath string, have nar.Hash) error {

@@ -19,11 +19,11 @@ func TestExplain(t *testing.T) {
 	system := func(name string) string { return "/nix/store/00000000000000000000000000000000-nixos-system-" + name }
 	newest, root := ref(7), fleet.Actor{User: "root"}
 	base := func(p fleet.Phase) fleet.Status {
-		return fleet.Status{Schema: 1, Host: "joker", Phase: p, Since: at, Newest: &newest, Active: &fleet.Target{Release: ref(6), OutPath: system("old")}, Systems: fleet.Systems{Current: system("old")}}
+		return fleet.Status{Schema: 1, Host: "joker", Phase: p, Since: at, Newest: &newest, Active: &fleet.Target{Release: ref(6), Toplevel: fleet.Toplevel{OutPath: system("old")}}, Systems: fleet.Systems{Current: system("old")}}
 	}
 	working := func(p fleet.Phase) fleet.Status {
 		s := base(p)
-		s.Target = &fleet.Target{Release: newest, OutPath: system("new")}
+		s.Target = &fleet.Target{Release: newest, Toplevel: fleet.Toplevel{OutPath: system("new")}}
 		return s
 	}
 	with := func(s fleet.Status, change func(*fleet.Status)) fleet.Status { change(&s); return s }

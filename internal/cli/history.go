@@ -24,7 +24,7 @@ func (a *app) history() *cobra.Command {
 	}
 	format := output(cmd)
 	f.flags(cmd)
-	cmd.Flags().IntVarP(&n, "number", "n", 20, "how many (1 to 1000; of a hub, which has deployments and no more, to 100)")
+	cmd.Flags().IntVarP(&n, "number", "n", 20, "how many (1 to 1000; of a hub, to 100)")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if n < 1 || n > 1000 {
 			return usage(cmd, fmt.Errorf("-n takes a number from 1 to 1000, not %d", n))
@@ -70,10 +70,8 @@ func historyOf(ctx context.Context, f *from, n int) ([]past, error) {
 	if err := f.ask(ctx, askTime, fmt.Sprintf("history?n=%d", n), &deployments); err != nil {
 		return nil, err
 	}
-	if f.hub == "" {
-		if err := f.ask(ctx, askTime, fmt.Sprintf("acts?n=%d", n), &acts); err != nil {
-			return nil, err
-		}
+	if err := f.ask(ctx, askTime, fmt.Sprintf("acts?n=%d", n), &acts); err != nil {
+		return nil, err
 	}
 	all := make([]past, 0, len(deployments)+len(acts))
 	for i := range deployments {

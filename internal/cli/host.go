@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -18,13 +17,13 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/garrison-nix/garrison/internal/fleet"
+	"github.com/garrison-nix/garrison/internal/stream"
 )
 
 const (
 	defaultSocket  = "/run/garrison/agent.sock"
 	maxAgentAnswer = 64 << 20 // bytes
 	askTime        = 10 * time.Second
-	streamSilence  = time.Minute // agent and hub say something every 20 s
 	reconnectAfter = time.Second
 )
 
@@ -168,7 +167,7 @@ func (f *from) watch(ctx context.Context, see func(fleet.Status) (done bool, err
 func (f *from) watchOnce(ctx context.Context, see func(fleet.Status) (bool, error)) (done bool, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	silence := time.AfterFunc(streamSilence, cancel)
+	silence := time.AfterFunc(stream.Silence, cancel)
 	defer silence.Stop()
 	var body io.ReadCloser
 	if f.hub == "" {
@@ -192,18 +191,14 @@ func (f *from) watchOnce(ctx context.Context, see func(fleet.Status) (bool, erro
 			return true, err
 		}
 	}
-	lines := bufio.NewScanner(body)
-	lines.Buffer(nil, 1<<20)
-	for lines.Scan() {
-		silence.Reset(streamSilence)
-		var e fleet.StreamEvent
-		data, ok := strings.CutPrefix(lines.Text(), "data: ")
-		if !ok || json.Unmarshal([]byte(data), &e) != nil || e.Status == nil || f.host != "" && e.Status.Host != f.host {
-			continue
+	done, err = stream.Read(body, func() { silence.Reset(stream.Silence) }, func(e fleet.StreamEvent) (bool, error) {
+		if e.Status == nil || f.host != "" && e.Status.Host != f.host {
+			return false, nil
 		}
-		if done, err := see(*e.Status); done || err != nil {
-			return true, err
-		}
+		return see(*e.Status)
+	})
+	if done {
+		return true, err
 	}
-	return false, fleet.Errorf(fleet.Transient, fleet.CodeRemote, "the stream of changes ended").WithCause(lines.Err())
+	return false, fleet.Errorf(fleet.Transient, fleet.CodeRemote, "the stream of changes ended").WithCause(err)
 }

@@ -19,7 +19,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/rogpeppe/go-internal/txtar"
 
-	"github.com/garrison-nix/garrison/internal/hostkey/hostkeytest"
+	"github.com/garrison-nix/garrison/internal/git/gittest"
 	"github.com/garrison-nix/garrison/internal/sandbox"
 )
 
@@ -215,7 +215,7 @@ func sshdCmd(ts *testscript.TestScript, _ bool, args []string) {
 	for _, k := range args[1:] {
 		keys = append(keys, ts.MkAbs(k))
 	}
-	address, stop, err := hostkeytest.Serve("../../scripts/fetch-sshd", keys...)
+	address, stop, err := gittest.SSHD(keys)
 	ts.Check(err)
 	ts.Defer(func() { ts.Check(stop()) })
 	ts.Setenv(args[0], address)

@@ -115,8 +115,8 @@ func (a *app) logs() *cobra.Command {
 		Use:   "logs [RELEASE]",
 		Short: "Print what was said while a release was activated",
 		Long: `Logs prints what switch-to-configuration and the activation said: of the deployment that is under way or was
-last, or of the last one of RELEASE, a number. The logs of the last 20 are kept on the host, of the last 10 at a hub, which gets
-them when they have ended.`,
+last, or of the last one of RELEASE, a number. The logs of the last 20 are kept on the host, of the last 10 at a hub. Hosts tell
+a hub what is said while it is said; -f shows it a second or two later there.`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 1 {
 				return usage(cmd, fmt.Errorf("logs takes one RELEASE at most, %d given", len(args)))
@@ -143,10 +143,8 @@ them when they have ended.`,
 			return a.printLog(cmd.Context(), &f, what)
 		case len(args) == 1:
 			return usage(cmd, fmt.Errorf("-f follows what is said now, not what was said of a release"))
-		case f.hub == "":
-			return a.printLog(cmd.Context(), &f, "logs?follow=1")
 		}
-		return a.followHub(cmd.Context(), &f)
+		return a.printLog(cmd.Context(), &f, "logs?follow=1")
 	}
 	return cmd
 }
@@ -178,28 +176,6 @@ func (p printable) Write(b []byte) (int, error) {
 		return 0, err
 	}
 	return len(b), nil
-}
-
-// followHub prints each log that the hub gets.
-func (a *app) followHub(ctx context.Context, f *from) error {
-	var told fleet.DeploymentKey
-	for {
-		past := []fleet.Deployment{}
-		if err := f.ask(ctx, askTime, "history?n=1", &past); err != nil && ctx.Err() == nil {
-			return err
-		}
-		if len(past) > 0 && !past[0].Key().Equal(told) {
-			told = past[0].Key()
-			if err := a.printLog(ctx, f, fmt.Sprintf("logs?deployment=%d", told.Release)); err != nil && fleet.CodeOf(err) != fleet.CodeNotFound {
-				return err
-			}
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(2 * time.Second):
-		}
-	}
 }
 
 const diffTime = 3 * time.Minute // the caches are asked, and somebody else's diff may come first
@@ -237,9 +213,9 @@ func (a *app) tellDiff(d fleet.HostDiff) error {
 	case d.Release == nil:
 		fmt.Fprintf(&b, "%s has not seen a release yet\n", d.Host)
 	case d.Pending:
-		fmt.Fprintf(&b, "%s would change to %s (%s)\n", d.Host, fleet.TagName(d.Release.Number), d.After)
+		fmt.Fprintf(&b, "%s would change to %s (%s)\n", d.Host, d.Release.Name(), d.After)
 	default:
-		fmt.Fprintf(&b, "nothing waits to be changed on %s; %s changed (%s)\n", d.Host, fleet.TagName(d.Release.Number), ago(d.At))
+		fmt.Fprintf(&b, "nothing waits to be changed on %s; %s changed (%s)\n", d.Host, d.Release.Name(), ago(d.At))
 	}
 	switch {
 	case d.Unknown != "":

@@ -18,12 +18,12 @@ func TestPrintable(t *testing.T) {
 // TestWatchUntil: when it is enough, and when it never will be.
 func TestWatchUntil(t *testing.T) {
 	ref := func(n int) *fleet.ReleaseRef { return &fleet.ReleaseRef{Number: n} }
-	active := &fleet.Target{Release: *ref(6), OutPath: "/a"}
+	active := &fleet.Target{Release: *ref(6), Toplevel: fleet.Toplevel{OutPath: "/a"}}
 	on := func(p fleet.Phase, newest int) fleet.Status {
 		return fleet.Status{Host: "joker", Phase: p, Newest: ref(newest), Active: active, Systems: fleet.Systems{Current: "/a"}}
 	}
 	held, drift, refused := on(fleet.PhaseHeld, 7), on(fleet.PhaseIdle, 7), on(fleet.PhaseIdle, 7)
-	held.Failure, held.Target = &fleet.Failure{}, &fleet.Target{Release: *ref(7), OutPath: "/b"}
+	held.Failure, held.Target = &fleet.Failure{}, &fleet.Target{Release: *ref(7), Toplevel: fleet.Toplevel{OutPath: "/b"}}
 	drift.Drift, drift.Systems.Current = true, "/c"
 	refused.Refused = &fleet.Refusal{}
 	for _, c := range []struct {

@@ -21,7 +21,7 @@ func ref(n int) fleet.ReleaseRef {
 func out(s string) string { return "/nix/store/00000000000000000000000000000000-" + s }
 
 func release(n int, system string) Found {
-	return Found{Release: ref(n), Entry: &fleet.Entry{OutPath: out(system)}}
+	return Found{Release: ref(n), Entry: &fleet.Entry{Toplevel: fleet.Toplevel{OutPath: out(system)}}}
 }
 
 // test is test release k of this host, built on release n.
@@ -52,7 +52,7 @@ func TestTransitions(t *testing.T) {
 		target  string
 	}{
 		{"first release is staged", []Event{release(1, "a")}, fleet.PhaseStaging, []Effect{Stage}, "", "a"},
-		{"a host that runs it already adopts it", []Event{Found{Release: ref(1), Entry: &fleet.Entry{OutPath: out("a")}, Systems: running("a")}}, fleet.PhaseIdle, nil, "a", ""},
+		{"a host that runs it already adopts it", []Event{Found{Release: ref(1), Entry: &fleet.Entry{Toplevel: fleet.Toplevel{OutPath: out("a")}}, Systems: running("a")}}, fleet.PhaseIdle, nil, "a", ""},
 		{"staged is activated", []Event{release(1, "a"), Staged{}}, fleet.PhaseActivating, []Effect{Activate}, "", "a"},
 		{"committed is active", []Event{release(1, "a"), Staged{}, ok}, fleet.PhaseIdle, nil, "a", ""},
 		{"the same release again does nothing", []Event{release(1, "a"), Staged{}, ok, release(1, "a")}, fleet.PhaseIdle, nil, "a", ""},
@@ -82,14 +82,14 @@ func TestTransitions(t *testing.T) {
 		{"nor when that was published meanwhile", []Event{release(1, "a"), Staged{}, release(2, "a"), Activated{Result: fleet.RolledBack, Failure: &badRelease}}, fleet.PhaseHeld, nil, "", "a"},
 		{"but one that was interrupted is", []Event{release(1, "a"), Staged{}, Activated{Result: fleet.RolledBack, Failure: &interrupted}, release(2, "a")}, fleet.PhaseStaging, []Effect{Stage}, "", "a"},
 		{"going back after a failed roll-back is work", []Event{release(1, "a"), Staged{}, ok, release(2, "b"), Staged{}, Activated{Result: fleet.RollbackFailed, Failure: &badRelease},
-			Found{Release: ref(3), Entry: &fleet.Entry{OutPath: out("a")}, Systems: running("b")}}, fleet.PhaseStaging, []Effect{Stage}, "a", "a"},
+			Found{Release: ref(3), Entry: &fleet.Entry{Toplevel: fleet.Toplevel{OutPath: out("a")}}, Systems: running("b")}}, fleet.PhaseStaging, []Effect{Stage}, "a", "a"},
 		{"and after one that did not fail is none", []Event{release(1, "a"), Staged{}, ok, release(2, "b"), Staged{}, Activated{Result: fleet.RolledBack, Failure: &badRelease},
-			Found{Release: ref(3), Entry: &fleet.Entry{OutPath: out("a")}, Systems: running("a")}}, fleet.PhaseIdle, nil, "a", ""},
-		{"what somebody else deployed meanwhile is adopted", []Event{release(1, "a"), Staged{}, ok, Found{Release: ref(2), Entry: &fleet.Entry{OutPath: out("b")}, Systems: running("b")}}, fleet.PhaseIdle, nil, "b", ""},
-		{"also while a reboot was waited for", []Event{release(1, "a"), Staged{}, Activated{Result: fleet.RebootNeeded}, Found{Release: ref(2), Entry: &fleet.Entry{OutPath: out("b")}, Systems: running("b")},
+			Found{Release: ref(3), Entry: &fleet.Entry{Toplevel: fleet.Toplevel{OutPath: out("a")}}, Systems: running("a")}}, fleet.PhaseIdle, nil, "a", ""},
+		{"what somebody else deployed meanwhile is adopted", []Event{release(1, "a"), Staged{}, ok, Found{Release: ref(2), Entry: &fleet.Entry{Toplevel: fleet.Toplevel{OutPath: out("b")}}, Systems: running("b")}}, fleet.PhaseIdle, nil, "b", ""},
+		{"also while a reboot was waited for", []Event{release(1, "a"), Staged{}, Activated{Result: fleet.RebootNeeded}, Found{Release: ref(2), Entry: &fleet.Entry{Toplevel: fleet.Toplevel{OutPath: out("b")}}, Systems: running("b")},
 			release(3, "b")}, fleet.PhaseIdle, nil, "b", ""},
-		{"but not where it would not boot", []Event{release(1, "a"), Staged{}, ok, Found{Release: ref(2), Entry: &fleet.Entry{OutPath: out("b")}, Systems: fleet.Systems{Current: out("b"), Profile: out("a")}}}, fleet.PhaseStaging, []Effect{Stage}, "a", "b"},
-		{"a system that runs but would not boot is not adopted", []Event{Found{Release: ref(1), Entry: &fleet.Entry{OutPath: out("a")}, Systems: fleet.Systems{Current: out("a")}}}, fleet.PhaseStaging, []Effect{Stage}, "", "a"},
+		{"but not where it would not boot", []Event{release(1, "a"), Staged{}, ok, Found{Release: ref(2), Entry: &fleet.Entry{Toplevel: fleet.Toplevel{OutPath: out("b")}}, Systems: fleet.Systems{Current: out("b"), Profile: out("a")}}}, fleet.PhaseStaging, []Effect{Stage}, "a", "b"},
+		{"a system that runs but would not boot is not adopted", []Event{Found{Release: ref(1), Entry: &fleet.Entry{Toplevel: fleet.Toplevel{OutPath: out("a")}}, Systems: fleet.Systems{Current: out("a")}}}, fleet.PhaseStaging, []Effect{Stage}, "", "a"},
 		{"a host that is left out during its activation", []Event{release(1, "a"), Staged{}, Found{Release: ref(2), Manual: true}, ok}, fleet.PhaseManual, nil, "a", ""},
 		{"a refusal changes nothing else", []Event{release(1, "a"), Staged{}, ok, Refused{"x", fleet.Failure{Code: fleet.CodeSignature}}}, fleet.PhaseIdle, nil, "a", ""},
 		{"a late answer of a stage does nothing", []Event{release(1, "a"), Staged{}, ok, Staged{}}, fleet.PhaseIdle, nil, "a", ""},

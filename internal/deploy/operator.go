@@ -135,7 +135,7 @@ func (s *step) choose(e Choose) {
 	switch {
 	case r.Entry == nil:
 	case r.Entry.OutPath == target.OutPath: // what the newest release says is nothing of the operator's own
-		r.Choice, target.Release = nil, *r.Newest
+		r.Choice, target = nil, *r.Entry.Target(*r.Newest, s.at)
 	default:
 		r.Choice.System = r.Entry.OutPath
 	}

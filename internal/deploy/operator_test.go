@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -19,7 +20,7 @@ func observed(current, profile string) Observed {
 func committed(s string) Activated { return Activated{Result: fleet.Committed, Systems: running(s)} }
 
 func chosen(act string, n int, system string, now bool) Choose {
-	return Choose{Act: act, By: root, Target: fleet.Target{Release: ref(n), OutPath: out(system)}, Now: now}
+	return Choose{Act: act, By: root, Target: fleet.Target{Release: ref(n), Toplevel: fleet.Toplevel{OutPath: out(system)}}, Now: now}
 }
 
 func yes(n int, now bool) Confirm { return Confirm{By: root, Release: n, Tag: ref(n).Tag, Now: now} }
@@ -135,6 +136,18 @@ func TestGatesAndOrders(t *testing.T) {
 				t.Fatalf("phase %s, effects %v, waits for %q\n%s", r.Phase, effects, wait, text)
 			}
 		})
+	}
+}
+
+// TestChosenNewest names by its path the system that the newest release gives this host: all that the release says of it holds.
+func TestChosenNewest(t *testing.T) {
+	r := New("h", t0)
+	found := Found{Release: ref(2), Entry: &fleet.Entry{Toplevel: fleet.Toplevel{OutPath: out("b"), Built: true, Checks: []fleet.HealthCheck{{Name: "valve"}}}}}
+	for _, e := range []Event{release(1, "a"), Staged{}, committed("a"), found, chosen(fleet.ActDeploy, 0, "b", false)} {
+		r, _ = free.Next(r, e, t0, 0)
+	}
+	if r.Choice != nil || r.Target.Release != ref(2) || !reflect.DeepEqual(r.Target.Toplevel, found.Entry.Toplevel) {
+		t.Errorf("%+v, chosen %+v", r.Target, r.Choice)
 	}
 }
 

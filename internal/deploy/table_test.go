@@ -75,7 +75,7 @@ func everyEvent(rng *rand.Rand) []Event {
 	}
 	n := 1 + rng.IntN(9)
 	chosen := func(act string) Choose {
-		return Choose{Act: act, By: root, Target: fleet.Target{Release: ref(rng.IntN(9)), OutPath: out(name())}, Now: rng.IntN(2) == 0}
+		return Choose{Act: act, By: root, Target: fleet.Target{Release: ref(rng.IntN(9)), Toplevel: fleet.Toplevel{OutPath: out(name())}}, Now: rng.IntN(2) == 0}
 	}
 	f := release(n, name())
 	f.Systems = sys()

@@ -82,7 +82,7 @@ func TestBadChecks(t *testing.T) {
 	good := HealthCheck{Name: "a", TCP: "h:1", TimeoutSeconds: 1}
 	for _, bad := range [][]HealthCheck{{{Name: "a"}}, {good, good}, {{Name: "a", TCP: "h:1"}}} {
 		m := manifest()
-		m.Hosts["joker"] = Entry{DrvPath: out + ".drv", OutPath: out, Checks: bad}
+		m.Hosts["joker"] = Entry{DrvPath: out + ".drv", Toplevel: Toplevel{OutPath: out, Checks: bad}}
 		if err := m.Validate(); err == nil || !strings.Contains(err.Error(), "joker") {
 			t.Errorf("%+v: %v", bad, err)
 		}
@@ -99,7 +99,7 @@ func FuzzParseChecks(f *testing.F) {
 			return
 		}
 		m := manifest()
-		m.Hosts["joker"] = Entry{DrvPath: out + ".drv", OutPath: out, Checks: checks}
+		m.Hosts["joker"] = Entry{DrvPath: out + ".drv", Toplevel: Toplevel{OutPath: out, Checks: checks}}
 		msg, err := m.TagMessage()
 		if err != nil {
 			t.Fatal(err)
@@ -108,4 +108,24 @@ func FuzzParseChecks(f *testing.F) {
 			t.Fatal(err)
 		}
 	})
+}
+
+// TestHistoryBeforeToplevels reads a deployment as agents wrote it that kept no more of its system than the path.
+func TestHistoryBeforeToplevels(t *testing.T) {
+	var d Deployment
+	if err := json.Unmarshal([]byte(`{"schema":1,"host":"joker","release":{"number":3,"commit":"c","tag":"t"},"outPath":"`+out+`","previous":"/nix/store/p","result":"committed","stages":[]}`), &d); err != nil {
+		t.Fatal(err)
+	}
+	if d.OutPath != out || d.Checks != nil || d.Built || d.Release.Number != 3 {
+		t.Errorf("%+v", d)
+	}
+	d.Checks = []HealthCheck{{Name: "valve", Unit: "valve.service"}}
+	text, err := json.Marshal(d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var again Deployment
+	if err := json.Unmarshal(text, &again); err != nil || !reflect.DeepEqual(again, d) {
+		t.Errorf("%s: %v", text, err)
+	}
 }

@@ -22,7 +22,7 @@ func manifest() *Manifest {
 	return &Manifest{
 		Schema: 1, Number: 412, CreatedAt: pushed.Add(123 * time.Millisecond), Trace: "00-1-2-01",
 		Source: Source{Commit: commit, Branch: "main", Subject: "Say hello <&> \"twice\"", PushedAt: &pushed},
-		Hosts:  map[string]Entry{"joker": {System: "x86_64-linux", DrvPath: out + ".drv", OutPath: out, Built: true, ClosurePaths: 3, ClosureBytes: 1 << 40}},
+		Hosts:  map[string]Entry{"joker": {Toplevel: Toplevel{OutPath: out, Built: true}, System: "x86_64-linux", DrvPath: out + ".drv", ClosurePaths: 3, ClosureBytes: 1 << 40}},
 		Manual: []string{"drhorrible"},
 	}
 }
@@ -67,9 +67,11 @@ func TestBadManifests(t *testing.T) {
 		"number that overflows": func(m *Manifest) { m.Number = MaxNumber + 1 },
 		"source":                func(m *Manifest) { m.Source.Commit = commit[1:] },
 		"host":                  func(m *Manifest) { m.Hosts["../x"] = m.Hosts["joker"] },
-		"outPath":               func(m *Manifest) { m.Hosts["joker"] = Entry{DrvPath: out + ".drv", OutPath: "/etc"} },
-		"drvPath":               func(m *Manifest) { m.Hosts["joker"] = Entry{DrvPath: out, OutPath: out} },
-		"too large":             func(m *Manifest) { m.Trace = strings.Repeat("x", MaxManifestBytes) },
+		"outPath": func(m *Manifest) {
+			m.Hosts["joker"] = Entry{DrvPath: out + ".drv", Toplevel: Toplevel{OutPath: "/etc"}}
+		},
+		"drvPath":   func(m *Manifest) { m.Hosts["joker"] = Entry{DrvPath: out, Toplevel: Toplevel{OutPath: out}} },
+		"too large": func(m *Manifest) { m.Trace = strings.Repeat("x", MaxManifestBytes) },
 	} {
 		m := manifest()
 		change(m)

@@ -62,25 +62,33 @@ type Source struct {
 	PushedAt *time.Time `json:"pushedAt,omitempty"` // when CI heard of it, if it knows
 }
 
-// Entry is what a release says of one host.
-type Entry struct {
-	System       string `json:"system"`
-	DrvPath      string `json:"drvPath"`
-	OutPath      string `json:"outPath"`
-	Built        bool   `json:"built"`           // false: left to the host to build
-	Flake        string `json:"flake,omitempty"` // folder of the sub-flake that declares the host; "" for the root
-	Changed      bool   `json:"changed"`         // outPath differs from the previous release's
-	ClosurePaths int    `json:"closurePaths"`
-	ClosureBytes int64  `json:"closureBytes"` // sum of NAR sizes
-	Previous     string `json:"previous,omitempty"`
-	Error        string `json:"error,omitempty"`
+// Toplevel is a host's system as a release says it. It goes with the system by whatever way that is deployed: through
+// a host's record, and through its history for a way back.
+type Toplevel struct {
+	OutPath    string `json:"outPath"`
+	Built      bool   `json:"built"`           // CI built it, and caches should have it; false: left to the host to build
+	Flake      string `json:"flake,omitempty"` // folder of the sub-flake that declares the host; "" for the root
+	Submodules bool   `json:"submodules,omitempty"`
+	LFS        bool   `json:"lfs,omitempty"` // both as CI evaluated it: with the files of submodules, with what git-lfs keeps
 	// Checks are what must be well in the new system before the host commits it.
 	Checks []HealthCheck `json:"checks,omitempty"`
 }
 
+// Entry is what a release says of one host.
+type Entry struct {
+	Toplevel
+	System       string `json:"system"`
+	DrvPath      string `json:"drvPath"`
+	Changed      bool   `json:"changed"` // outPath differs from the previous release's
+	ClosurePaths int    `json:"closurePaths"`
+	ClosureBytes int64  `json:"closureBytes"` // sum of NAR sizes
+	Previous     string `json:"previous,omitempty"`
+	Error        string `json:"error,omitempty"`
+}
+
 // Target is e as what a host is to get by a release.
 func (e Entry) Target(r ReleaseRef, at time.Time) *Target {
-	return &Target{Release: r, OutPath: e.OutPath, Built: e.Built, Flake: e.Flake, Checks: e.Checks, At: at}
+	return &Target{Release: r, Toplevel: e.Toplevel, At: at}
 }
 
 // TagPrefix is what names of release tags start with; the number follows.

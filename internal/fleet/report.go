@@ -27,11 +27,21 @@ func (k DeploymentKey) Equal(l DeploymentKey) bool {
 	return k.Release == l.Release && k.EndedAt.Equal(l.EndedAt)
 }
 
-// Received is the hub's answer to a status: the deployment of that host that it was told of last, nil for
-// none. What ended later it does not know: the agent tells it.
+// Received is the hub's answer to a status: the deployment, and the time of the act, of that host that it was told of last, nil for
+// none. What came later it does not know: the agent tells it.
 type Received struct {
 	Schema     int            `json:"schema"`
 	Deployment *DeploymentKey `json:"deployment,omitempty"`
+	Act        *time.Time     `json:"act,omitempty"`
+}
+
+// LogPart is a part of what is said in an activation, as a host tells the hub while it is under way.
+type LogPart struct {
+	Schema     int    `json:"schema"`
+	Host       string `json:"host"`
+	Activation string `json:"activation"` // tells it from others of the host
+	Offset     int64  `json:"offset"`     // bytes of it that were told before
+	Text       string `json:"text"`       // at most MaxReportedLog bytes
 }
 
 // DeploymentReport is a deployment that ended, as a host tells the hub of it, with the end of its log.

@@ -40,12 +40,9 @@ type ReleaseRef struct {
 
 // Target is a system that a host has or is to get, and where it came from.
 type Target struct {
-	Release ReleaseRef    `json:"release"`
-	OutPath string        `json:"outPath"`
-	Built   bool          `json:"built,omitempty"` // CI built it, and caches should have it
-	Flake   string        `json:"flake,omitempty"` // as in Entry
-	At      time.Time     `json:"at"`              // when it was confirmed, or work on it began
-	Checks  []HealthCheck `json:"checks,omitempty"`
+	Release ReleaseRef `json:"release"`
+	Toplevel
+	At time.Time `json:"at"` // when it was confirmed, or work on it began
 }
 
 // Systems are the three that must be compared: they differ after a manual
@@ -84,7 +81,7 @@ type Deployment struct {
 	Schema   int         `json:"schema"`
 	Host     string      `json:"host"`
 	Release  ReleaseRef  `json:"release"`
-	OutPath  string      `json:"outPath"`
+	Toplevel             // but for its outPath missing in what older agents wrote
 	Previous string      `json:"previous"`
 	Result   Result      `json:"result"`
 	Failure  *Failure    `json:"failure,omitempty"`

@@ -31,7 +31,7 @@ func TestTestNames(t *testing.T) {
 func TestTestManifest(t *testing.T) {
 	const path = "/nix/store/00000000000000000000000000000000-x"
 	m := Manifest{Schema: 1, Number: 3, Test: "joker", Base: 12, Source: Source{Commit: strings.Repeat("a", 40), Subject: "S"},
-		Hosts: map[string]Entry{"joker": {OutPath: path, DrvPath: path + ".drv"}}}
+		Hosts: map[string]Entry{"joker": {Toplevel: Toplevel{OutPath: path}, DrvPath: path + ".drv"}}}
 	message, err := m.TagMessage()
 	if err != nil || !strings.HasPrefix(string(message), "release-joker-test-3: S\n\n") {
 		t.Fatalf("%s, %v", message, err)

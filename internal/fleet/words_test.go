@@ -49,8 +49,8 @@ func TestListsAreWhole(t *testing.T) {
 }
 
 func TestSummaryAndWhatIsEnough(t *testing.T) {
-	active := &Target{Release: ReleaseRef{Number: 411}, OutPath: "/a"}
-	target := &Target{Release: ReleaseRef{Number: 412}, OutPath: "/b"}
+	active := &Target{Release: ReleaseRef{Number: 411}, Toplevel: Toplevel{OutPath: "/a"}}
+	target := &Target{Release: ReleaseRef{Number: 412}, Toplevel: Toplevel{OutPath: "/b"}}
 	runs := Systems{Current: "/a"}
 	failure := &Failure{Code: CodeCheck}
 	for _, c := range []struct {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/url"
 	"os"
 	"strconv"
 	"strings"
@@ -32,9 +33,27 @@ func (m Remote) Files() []string {
 	return files
 }
 
+// lettingInto is another repository, and what of m lets in to it: to another server no credentials go.
+func (m Remote) lettingInto(address string) Remote {
+	into := Remote{URL: address, SSHKeyFile: m.SSHKeyFile, KnownHostsFile: m.KnownHostsFile}
+	if server := serverOf(address); server != "" && server == serverOf(m.URL) {
+		into.CredentialsFile = m.CredentialsFile
+	}
+	return into
+}
+
+// serverOf is the beginning of an http(s) URL, up to its path; "" for others.
+func serverOf(address string) string {
+	u, err := url.Parse(address)
+	if err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" {
+		return ""
+	}
+	return u.Scheme + "://" + u.Host + "/"
+}
+
 // FetchFrom is Fetch from a remote that has ways in of its own. Errors besides those of Fetch: CodeKey when a file of it cannot be used.
 func (r *Repo) FetchFrom(ctx context.Context, m Remote, refspecs ...string) error {
-	_, err := r.talk(ctx, m, append([]string{"--git-dir", r.Dir}, networkConfig...), fetchArgs, refspecs)
+	_, err := r.talk(ctx, m, append([]string{"--git-dir", r.Dir}, networkConfig...), r.fetchArgs(), refspecs)
 	return talkError(ctx, "fetch from", m, err)
 }
 
@@ -88,14 +107,15 @@ func (m Remote) access() (address string, env []string, err error) {
 		}
 		file.Close()
 	}
-	if m.CredentialsFile != "" {
+	if server := serverOf(address); m.CredentialsFile != "" && server != "" {
 		user, token, err := readCredentials(m.CredentialsFile)
 		if err != nil {
 			return "", nil, unreadable(m, m.CredentialsFile, err)
 		}
 		// At once, and not after a refusal as a credential helper is asked: that would be one more round trip for every look.
 		header := "Authorization: Basic " + base64.StdEncoding.EncodeToString([]byte(user+":"+token))
-		env = configEnv("credential.helper", "", "http.extraHeader", header)
+		// To this server alone: git-lfs may be told of others.
+		env = configEnv("credential.helper", "", "http."+server+".extraHeader", header)
 	}
 	return address, env, nil
 }

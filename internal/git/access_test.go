@@ -1,8 +1,6 @@
 package git_test
 
 import (
-	"fmt"
-	"net"
 	"net/http"
 	"net/http/cgi"
 	"net/http/httptest"
@@ -12,7 +10,6 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/garrison-nix/garrison/internal/fleet"
 	"github.com/garrison-nix/garrison/internal/git"
@@ -87,43 +84,19 @@ func TestCredentialsFile(t *testing.T) {
 // TestSSHFiles: the key and the known hosts that are named are used, and no others.
 func TestSSHFiles(t *testing.T) {
 	_, origin := newClone(t)
+	s := gittest.SSH(t)
 	dir := t.TempDir() + "/with 'blanks'"
 	must(t, os.Mkdir(dir, 0o700))
-	for _, name := range []string{"host", "mine", "other"} {
-		do(t, "", "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", filepath.Join(dir, name))
-	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	do(t, "", "cp", s.Key, s.OtherKey, dir)
+	known, err := os.ReadFile(s.KnownHosts)
 	must(t, err)
-	port := l.Addr().(*net.TCPAddr).Port
-	must(t, l.Close())
-	plain := t.TempDir() // sshd's own configuration splits at blanks
-	for _, name := range []string{"host", "mine.pub"} {
-		do(t, "", "cp", filepath.Join(dir, name), plain)
-	}
-	config := write(t, filepath.Join(plain, "config"), fmt.Sprintf("ListenAddress 127.0.0.1:%d\nHostKey %s/host\nAuthorizedKeysFile %s/mine.pub\nStrictModes no\nUsePAM no\nPidFile none\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n", port, plain, plain))
-	sshd := exec.Command(gittest.SSHD(t), "-D", "-e", "-f", config)
-	must(t, sshd.Start())
-	defer func() {
-		_ = sshd.Process.Kill()
-		_ = sshd.Wait() // it was killed
-	}()
-	for range 200 {
-		if c, err := net.Dial("tcp", fmt.Sprint("127.0.0.1:", port)); err == nil {
-			c.Close()
-			break
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
-	public := func(name string) string {
-		b, err := os.ReadFile(filepath.Join(dir, name+".pub"))
-		must(t, err)
-		return string(b)
-	}
-	known := write(t, filepath.Join(dir, "known"), fmt.Sprintf("[127.0.0.1]:%d %s", port, public("host")))
-	stranger := write(t, filepath.Join(dir, "stranger"), fmt.Sprintf("[127.0.0.1]:%d %s", port, public("other")))
+	other, err := os.ReadFile(s.OtherKey + ".pub")
+	must(t, err)
+	address, _, _ := strings.Cut(string(known), " ")
+	stranger := write(t, filepath.Join(dir, "stranger"), address+" "+string(other))
 	r, err := git.Init(t.Context(), filepath.Join(t.TempDir(), "r.git"))
 	must(t, err)
-	m := git.Remote{URL: fmt.Sprintf("ssh://root@127.0.0.1:%d%s", port, origin), SSHKeyFile: filepath.Join(dir, "mine"), KnownHostsFile: known}
+	m := git.Remote{URL: s.URL + origin, SSHKeyFile: filepath.Join(dir, "key"), KnownHostsFile: write(t, filepath.Join(dir, "known"), string(known))}
 	must(t, r.FetchFrom(t.Context(), m, allHeads))
 	t.Setenv("GIT_SSH_COMMAND", "false") // somebody's own ssh is not asked when we name a key
 	must(t, r.FetchFrom(t.Context(), m, allHeads))

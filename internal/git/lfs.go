@@ -97,12 +97,12 @@ func (r *Repo) small(ctx context.Context, paths []string, files map[string]strin
 	return small, err
 }
 
-// FetchContents brings what git-lfs keeps of a commit's files from remote into the repository, as far as it is not there. ids are the
-// contents' SHA-256. Errors: CodeMissingTool without git-lfs, CodeRemote, CodeUnauthorized.
-func (r *Repo) FetchContents(ctx context.Context, remote, commit string, ids []string) error {
+// fetchContents brings what git-lfs keeps of a commit's files from m into the repository, as far as it is not there. ids are the
+// contents' SHA-256. Errors: CodeMissingTool without git-lfs, CodeRemote, CodeUnauthorized, CodeKey.
+func (r *Repo) fetchContents(ctx context.Context, m Remote, commit string, ids []string) error {
 	missing := func() (n int) {
 		for _, id := range ids {
-			if _, err := os.Stat(r.Content(id)); err != nil {
+			if _, err := os.Stat(r.content(id)); err != nil {
 				n++
 			}
 		}
@@ -118,12 +118,8 @@ func (r *Repo) FetchContents(ctx context.Context, remote, commit string, ids []s
 		return fleet.Errorf(fleet.Local, fleet.CodeMissingTool, "the fleet keeps files with git-lfs, which is not here").
 			WithHint("install git-lfs, or put it on PATH").WithCause(err)
 	}
-	address, err := r.address(ctx, remote, false)
-	if err != nil {
-		return err
-	}
-	if strings.HasPrefix(address, "/") {
-		address = "file://" + address // as git-lfs wants it
+	if strings.HasPrefix(m.URL, "/") {
+		m.URL = "file://" + m.URL // as git-lfs wants it
 	}
 	command := []string{"lfs", "fetch"}
 	if url, ok, err := r.lfsURL(ctx, commit); err != nil {
@@ -131,14 +127,11 @@ func (r *Repo) FetchContents(ctx context.Context, remote, commit string, ids []s
 	} else if ok {
 		command = append([]string{"-c", "lfs.url=" + url}, command...)
 	}
-	_, err = r.network(ctx, address, command, []string{commit})
+	_, err := r.talk(ctx, m, append([]string{"--git-dir", r.Dir}, networkConfig...), command, []string{commit})
 	if err == nil && missing() > 0 {
 		err = fmt.Errorf("%d of them are not there", missing())
 	}
-	if err == nil || ctx.Err() != nil {
-		return err
-	}
-	return remoteError("get what git-lfs keeps for", remote, err)
+	return talkError(ctx, "get what git-lfs keeps for", m, err)
 }
 
 // lfsURL is what .lfsconfig in a commit says of where git-lfs keeps contents.
@@ -151,7 +144,7 @@ func (r *Repo) lfsURL(ctx context.Context, commit string) (string, bool, error) 
 	return url, url != "", err
 }
 
-// Content is the file in which git-lfs keeps a content.
-func (r *Repo) Content(sha256 string) string {
+// content is the file in which git-lfs keeps a content.
+func (r *Repo) content(sha256 string) string {
 	return filepath.Join(r.Dir, "lfs/objects", sha256[:2], sha256[2:4], sha256)
 }

@@ -13,66 +13,8 @@ import (
 	"github.com/garrison-nix/garrison/internal/proc"
 )
 
-// modulesDir is where, below the git directory, what Checkout needs is kept from one run to the next.
-const modulesDir = "garrison-modules"
-
 // maxModuleDepth bounds submodules of submodules.
 const maxModuleDepth = 8
-
-// Checkout is a repository made for Nix to read one commit from: it shares the objects of the one that it was made from, and
-// beside it lie all submodules of that commit, fetched.
-type Checkout struct {
-	Dir string   // work with this in place of the repository
-	Env []string // by which a git that is asked for a submodule finds the one that was fetched
-}
-
-// deep is where, below a folder or URL of its own, a checkout is for those who resolve relative URLs against it: however many ../ they have.
-const deep = "1/2/3/4/5/6/7/8/fleet"
-
-// Checkout makes one of commit, to which ref will lead, with its submodules if they are wanted. Their objects are fetched from where
-// .gitmodules says; relative URLs are relative to remote. origin, a URL, is what the checkout has for its own remote: some versions of Nix ask there
-// for what git-lfs keeps. What git forbids submodules (file URLs, unless remote is one itself or
-// protocol.file.allow permits it) stays forbidden. Errors: those of Fetch, and CodeGit, class release, when .gitmodules cannot be followed.
-func (r *Repo) Checkout(ctx context.Context, remote, ref, commit, origin string, submodules bool) (*Checkout, error) {
-	below := filepath.Join(r.Dir, modulesDir, "fleet")
-	// Links of an earlier commit are not this one's.
-	if err := os.RemoveAll(below); err != nil {
-		return nil, fleet.Errorf(fleet.Local, fleet.CodeState, "cannot write to %s", below).WithCause(err)
-	}
-	top, err := initAt(ctx, filepath.Join(below, deep), false)
-	if err != nil {
-		return nil, err
-	}
-	files := map[string]string{"objects/info/alternates": filepath.Join(r.Dir, "objects") + "\n"}
-	if shallow, err := os.ReadFile(filepath.Join(r.Dir, "shallow")); err == nil {
-		files["shallow"] = string(shallow)
-	}
-	for name, text := range files {
-		if err := os.WriteFile(filepath.Join(top.Dir, name), []byte(text), 0o644); err != nil {
-			return nil, fleet.Errorf(fleet.Local, fleet.CodeState, "cannot write to %s", top.Dir).WithCause(err)
-		}
-	}
-	origin += "/" + deep
-	if err := top.setConfig(ctx, "remote.origin.url", origin); err != nil {
-		return nil, err
-	}
-	if err := top.UpdateRef(ctx, ref, commit); err != nil {
-		return nil, err
-	}
-	c := &Checkout{Dir: filepath.Dir(top.Dir)}
-	if !submodules {
-		return c, nil
-	}
-	if remote, err = r.address(ctx, remote, false); err != nil {
-		return nil, err
-	}
-	g := gathering{root: r, local: isLocal(remote), below: below + "/", found: map[string]string{}}
-	if err := g.gather(ctx, top, commit, "", remote, []string{origin, c.Dir}, 0); err != nil {
-		return nil, err
-	}
-	c.Env = g.env()
-	return c, nil
-}
 
 func (r *Repo) setConfig(ctx context.Context, name, value string) error {
 	_, err := r.run(ctx, call{args: []string{"config", "--local", "--replace-all", name, value}})
@@ -82,6 +24,7 @@ func (r *Repo) setConfig(ctx context.Context, name, value string) error {
 // gathering is the fetching of all submodules of one commit.
 type gathering struct {
 	root  *Repo
+	from  Remote            // the fleet's
 	local bool              // the fleet's remote is on this machine: then submodules may be as well
 	below string            // the folder with the checkout, which git resolves relative URLs against
 	found map[string]string // URL, as git or Nix come to see it → folder of the repository that stands in for it
@@ -155,11 +98,12 @@ func (g *gathering) fetch(ctx context.Context, path, url, commit string) (dir st
 		return "", err
 	}
 	m.fromModules, m.allowFile = true, g.local
-	if err = m.Fetch(ctx, url, "+"+commit+":"+ref); err == nil {
+	from := g.from.lettingInto(url)
+	if err = m.FetchFrom(ctx, from, "+"+commit+":"+ref); err == nil {
 		return m.Dir, nil
 	}
 	// A server that does not give single commits, perhaps.
-	all := m.Fetch(ctx, url, "+refs/heads/*:refs/garrison/heads/*", "+refs/tags/*:refs/garrison/tags/*")
+	all := m.FetchFrom(ctx, from, "+refs/heads/*:refs/garrison/heads/*", "+refs/tags/*:refs/garrison/tags/*")
 	if _, there, rerr := m.Resolve(ctx, commit+"^{commit}"); rerr != nil {
 		return "", rerr
 	} else if there {

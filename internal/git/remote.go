@@ -22,21 +22,23 @@ const networkTime = 15 * time.Minute
 // networkConfig bounds what waits for a remote: a transfer below 1 KB/s for 30 s is given up.
 var networkConfig = []string{"-c", "http.lowSpeedLimit=1000", "-c", "http.lowSpeedTime=30"}
 
-var fetchArgs = []string{"fetch", "--quiet", "--prune", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance", "--no-recurse-submodules"}
-
 // Fetch brings refspecs from a remote (its name or URL), dropping refs that are gone there. A clone that
 // has only the newest commits, as CI systems make them, gets the rest: what descends from what cannot be told otherwise.
 // Errors: CodeRemote, transient; CodeUnauthorized when the remote wants other credentials.
 func (r *Repo) Fetch(ctx context.Context, remote string, refspecs ...string) error {
-	args := slices.Clone(fetchArgs)
-	if _, err := os.Stat(filepath.Join(r.Dir, "shallow")); err == nil {
-		args = append(args, "--unshallow")
-	}
-	_, err := r.network(ctx, remote, args, refspecs)
+	_, err := r.network(ctx, remote, r.fetchArgs(), refspecs)
 	if err == nil || ctx.Err() != nil {
 		return err
 	}
 	return remoteError("fetch from", remote, err)
+}
+
+func (r *Repo) fetchArgs() []string {
+	args := []string{"fetch", "--quiet", "--prune", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance", "--no-recurse-submodules"}
+	if _, err := os.Stat(filepath.Join(r.Dir, "shallow")); err == nil {
+		args = append(args, "--unshallow")
+	}
+	return args
 }
 
 // Move is a ref to push: from what it must be on the remote now ("" = not there) to an object.

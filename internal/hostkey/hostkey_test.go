@@ -12,8 +12,8 @@ import (
 	"time"
 
 	"github.com/garrison-nix/garrison/internal/fleet"
+	"github.com/garrison-nix/garrison/internal/git/gittest"
 	"github.com/garrison-nix/garrison/internal/hostkey"
-	"github.com/garrison-nix/garrison/internal/hostkey/hostkeytest"
 )
 
 const long = time.Minute
@@ -38,7 +38,7 @@ func keygen(t *testing.T, kind string) (file, public, fingerprint string) {
 
 func sshd(t *testing.T, keys ...string) string {
 	t.Helper()
-	address, stop, err := hostkeytest.Serve("../../scripts/fetch-sshd", keys...)
+	address, stop, err := gittest.SSHD(keys)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -53,11 +53,17 @@ func (h *Hub) serveReport(w http.ResponseWriter, r *http.Request) {
 	err := h.Store.PutStatus(r.Context(), s)
 	received := fleet.Received{Schema: fleet.StatusSchema}
 	if err == nil {
-		h.stream.send(fleet.StreamEvent{Kind: "host", Status: &s})
+		h.events.send(fleet.StreamEvent{Kind: "host", Status: &s})
 		var last []fleet.Deployment
 		if last, err = h.Store.Deployments(r.Context(), s.Host, 1); len(last) > 0 {
 			key := last[0].Key()
 			received.Deployment = &key
+		}
+	}
+	if err == nil {
+		var last []fleet.Act
+		if last, err = h.Store.Acts(r.Context(), s.Host, 1); len(last) > 0 {
+			received.Act = &last[0].At
 		}
 	}
 	if h.kept(w, s.Host, err) {
@@ -75,6 +81,21 @@ func (h *Hub) serveDeployment(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if h.kept(w, d.Deployment.Host, h.Store.PutDeployment(r.Context(), d)) {
+		h.live.ended(d, time.Now())
+		w.WriteHeader(http.StatusNoContent)
+	}
+}
+
+func (h *Hub) serveAct(w http.ResponseWriter, r *http.Request) {
+	var a fleet.Act
+	if !report(w, r, &a, func() (int, string) { return a.Schema, a.Host }) {
+		return
+	}
+	if a.Act == "" || a.At.IsZero() {
+		http.Error(w, "the report is not of an act with its name and time", http.StatusBadRequest)
+		return
+	}
+	if h.kept(w, a.Host, h.Store.PutAct(r.Context(), a)) {
 		w.WriteHeader(http.StatusNoContent)
 	}
 }
@@ -116,7 +137,18 @@ func (h *Hub) serveHostHistory(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+func (h *Hub) serveHostActs(w http.ResponseWriter, r *http.Request) {
+	if n, ok := number(w, r, maxHistoryAsk); ok {
+		list, err := h.Store.Acts(r.Context(), r.PathValue("host"), n)
+		h.answer(w, list, err)
+	}
+}
+
 func (h *Hub) serveHostLogs(w http.ResponseWriter, r *http.Request) {
+	if r.URL.Query().Get("follow") != "" {
+		h.followLogs(w, r)
+		return
+	}
 	release := 0
 	if q := r.URL.Query().Get("deployment"); q != "" {
 		var ok bool
@@ -125,7 +157,15 @@ func (h *Hub) serveHostLogs(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	log, found, err := h.Store.DeploymentLog(r.Context(), r.PathValue("host"), release)
+	host := r.PathValue("host")
+	log, found := "", false
+	if release == 0 {
+		log, found = h.live.underWay(host)
+	}
+	var err error
+	if !found {
+		log, found, err = h.Store.DeploymentLog(r.Context(), host, release)
+	}
 	if err != nil || !found {
 		h.answerFound(w, nil, found, err)
 		return

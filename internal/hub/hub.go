@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/garrison-nix/garrison/internal/fleet"
+	"github.com/garrison-nix/garrison/internal/stream"
 )
 
 // Store keeps what was reported and what CI did. All of it can be lost.
@@ -37,6 +38,10 @@ type Store interface {
 	Deployments(ctx context.Context, host string, most int) ([]fleet.Deployment, error)
 	// DeploymentLog is the log of the deployment of a release (0: of any) that a host told of last; false when there is none.
 	DeploymentLog(ctx context.Context, host string, release int) (log string, found bool, err error)
+	// PutAct keeps what a host tells of an act there, as the one that it told of last, like PutDeployment.
+	PutAct(ctx context.Context, a fleet.Act) error
+	// Acts are those that a host told of last, at most so many, that one first.
+	Acts(ctx context.Context, host string, most int) ([]fleet.Act, error)
 	// PutDiff keeps d as what is known of its host; Diff returns it, false when there is none.
 	PutDiff(ctx context.Context, d fleet.HostDiff) error
 	Diff(ctx context.Context, host string) (fleet.HostDiff, bool, error)
@@ -51,7 +56,7 @@ type Options struct {
 	Store  Store
 	Tokens func() (Tokens, error) // as they are now
 	Cache  http.Handler           // gets every request that is not the hub's own
-	Wake   func(at time.Time)     // told when somebody says that there is something to look at; may be nil
+	Wake   func(at time.Time)     // told when somebody says that there is something to look at; nil: agents are
 	LogDir string                 // of CI runs
 	Log    *slog.Logger
 }
@@ -59,7 +64,8 @@ type Options struct {
 // Hub answers requests.
 type Hub struct {
 	Options
-	stream broker
+	events broker
+	live   live
 }
 
 // New makes a hub.
@@ -67,7 +73,6 @@ func New(o Options) *Hub { return &Hub{Options: o} }
 
 const (
 	maxReport  = 1 << 20 // bytes
-	keepAlive  = 20 * time.Second
 	maxRunsAsk = 100
 	maxSkew    = time.Minute     // that a host's clock may be ahead of ours
 	answerTime = 2 * time.Minute // for a request's body and its answer, streams excepted
@@ -79,11 +84,14 @@ const (
 //	POST /api/v1/reports         report:<host>   a fleet.Status, answered by a fleet.Received
 //	POST /api/v1/deployments     report:<host>   a fleet.DeploymentReport
 //	POST /api/v1/diffs           report:<host>   a fleet.HostDiff
+//	POST /api/v1/acts            report:<host>   a fleet.Act
+//	POST /api/v1/logs            report:<host>   a fleet.LogPart
 //	GET  /api/v1/stream          any             fleet.StreamEvents as server-sent events; ?kinds=wake for agents
 //	GET  /api/v1/hosts           read            [fleet.Status]
 //	GET  /api/v1/hosts/{host}    read            fleet.Status; below it:
 //	     …/history?n=N           read            [fleet.Deployment], newest first
-//	     …/logs?deployment=N     read            what was said in it
+//	     …/acts?n=N              read            [fleet.Act], newest first
+//	     …/logs?deployment=N     read            what was said in it; ?follow=1 for what is said now
 //	     …/diff                  read            fleet.HostDiff
 //	GET  /api/v1/runs?n=N        read            [fleet.Run], newest first
 //	GET  /api/v1/runs/{id}/log   read            what the run's programs said
@@ -96,8 +104,11 @@ func (h *Hub) Handler() http.Handler {
 	mux.HandleFunc("GET /api/v1/hosts", h.allow(ScopeRead, h.serveHosts))
 	mux.HandleFunc("POST /api/v1/deployments", h.allow(ScopeReport, h.serveDeployment))
 	mux.HandleFunc("POST /api/v1/diffs", h.allow(ScopeReport, h.serveDiffReport))
+	mux.HandleFunc("POST /api/v1/acts", h.allow(ScopeReport, h.serveAct))
+	mux.HandleFunc("POST /api/v1/logs", h.allow(ScopeReport, h.servePart))
 	mux.HandleFunc("GET /api/v1/hosts/{host}", h.allow(ScopeRead, h.serveHost))
 	mux.HandleFunc("GET /api/v1/hosts/{host}/history", h.allow(ScopeRead, h.serveHostHistory))
+	mux.HandleFunc("GET /api/v1/hosts/{host}/acts", h.allow(ScopeRead, h.serveHostActs))
 	mux.HandleFunc("GET /api/v1/hosts/{host}/logs", h.allow(ScopeRead, h.serveHostLogs))
 	mux.HandleFunc("GET /api/v1/hosts/{host}/diff", h.allow(ScopeRead, h.serveHostDiff))
 	mux.HandleFunc("GET /api/v1/runs", h.allow(ScopeRead, h.serveRuns))
@@ -146,22 +157,24 @@ func scopesOf(r *http.Request) []string {
 func (h *Hub) serveWake(w http.ResponseWriter, r *http.Request) {
 	if h.Wake != nil {
 		h.Wake(time.Now())
+	} else { // releases are made elsewhere, and there may be a new one
+		h.WakeAgents()
 	}
 	w.WriteHeader(http.StatusAccepted)
 }
 
 // WakeAgents tells all agents to look at git again.
-func (h *Hub) WakeAgents() { h.stream.send(fleet.StreamEvent{Kind: "wake"}) }
+func (h *Hub) WakeAgents() { h.events.send(fleet.StreamEvent{Kind: "wake"}) }
 
 // CloseStreams ends all streams, for a shutdown; their listeners come back.
-func (h *Hub) CloseStreams() { h.stream.closeAll() }
+func (h *Hub) CloseStreams() { h.events.closeAll() }
 
 // NoteRun keeps a run of CI and shows it to whoever listens.
 func (h *Hub) NoteRun(ctx context.Context, r fleet.Run) (int64, error) {
 	id, err := h.Store.PutRun(ctx, r)
 	if err == nil {
 		r.ID = id
-		h.stream.send(fleet.StreamEvent{Kind: "run", Run: &r})
+		h.events.send(fleet.StreamEvent{Kind: "run", Run: &r})
 	}
 	return id, err
 }
@@ -209,42 +222,16 @@ func (h *Hub) answer(w http.ResponseWriter, v any, err error) {
 // serveStream sends events until the client goes away. A client that does not keep up is dropped, and comes back.
 func (h *Hub) serveStream(w http.ResponseWriter, r *http.Request) {
 	all := slices.Contains(scopesOf(r), ScopeRead) && r.URL.Query().Get("kinds") != "wake"
-	events, leave := h.stream.join(all)
+	events, leave := h.events.join(all)
 	defer leave()
-	w.Header().Set("Content-Type", "text/event-stream")
-	w.Header().Set("Cache-Control", "no-store")
-	w.Header().Set("X-Accel-Buffering", "no")
-	out := http.NewResponseController(w)
-	_ = out.SetReadDeadline(time.Time{}) // else its end would end the request
-	beat := time.NewTicker(keepAlive)
-	defer beat.Stop()
-	line := []byte(": hello\n\n")
-	for {
-		_ = out.SetWriteDeadline(time.Now().Add(keepAlive))
-		if _, err := w.Write(line); err != nil {
-			return
-		}
-		if err := out.Flush(); err != nil {
-			return
-		}
-		select {
-		case <-r.Context().Done():
-			return
-		case <-beat.C:
-			line = []byte(": still here\n\n")
-		case data, open := <-events:
-			if !open {
-				return
-			}
-			line = fmt.Appendf(nil, "data: %s\n\n", data)
-		}
-	}
+	stream.Serve(w, r, events, func(text []byte) []byte { return text })
 }
 
 // broker hands events to all listeners. The zero value is ready.
 type broker struct {
 	mu        sync.Mutex
 	listeners map[chan []byte]bool // value: wants all kinds, not wakes alone
+	end       chan struct{}        // closed by closeAll; nil while nobody asked
 }
 
 const listenerQueue = 64
@@ -284,9 +271,23 @@ func (b *broker) send(e fleet.StreamEvent) {
 	}
 }
 
+// ended is closed when all streams are.
+func (b *broker) ended() <-chan struct{} {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.end == nil {
+		b.end = make(chan struct{})
+	}
+	return b.end
+}
+
 func (b *broker) closeAll() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.end != nil {
+		close(b.end)
+		b.end = nil
+	}
 	for ch := range b.listeners {
 		delete(b.listeners, ch)
 		close(ch)

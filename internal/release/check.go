@@ -114,7 +114,7 @@ func (c *checking) evaluate(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer src.close()
+	defer src.Close()
 	flakes, err := flakesIn(c.blobs, c.config.Flakes, src.at)
 	if err != nil {
 		return err

@@ -42,7 +42,7 @@ func newEvaluator(n *nix.Nix, of *source, jobs int, memory int64) *evaluator {
 		jobs = runtime.NumCPU()
 	}
 	limited := *n
-	limited.Env = of.env
+	limited.Env = of.Env
 	if memory > 0 {
 		jobs = int(max(1, min(int64(jobs), memory/evalMemoryLeast)))
 		limited.EvalHeap = memory / int64(jobs)

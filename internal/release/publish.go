@@ -12,7 +12,8 @@ import (
 func (s *state) fillEntries() error {
 	s.entries = map[string]fleet.Entry{}
 	for _, h := range s.hosts {
-		e := fleet.Entry{System: h.System, DrvPath: h.DrvPath, OutPath: h.OutPath, Flake: h.Flake.Dir, Changed: true, Checks: h.Checks}
+		e := fleet.Entry{System: h.System, DrvPath: h.DrvPath, Changed: true, Toplevel: fleet.Toplevel{OutPath: h.OutPath, Flake: h.Flake.Dir, Checks: h.Checks,
+			Submodules: h.Flake.Submodules, LFS: h.Flake.LFS != ""}}
 		if s.prev != nil {
 			e.Previous = s.prev.manifest.Hosts[h.Name].OutPath
 			e.Changed = e.Previous != e.OutPath

@@ -151,7 +151,7 @@ func ruleProblem(r nix.RuleSet) string {
 // readRules reads those of s.commit, to which ref leads.
 func (s *state) readRules(ctx context.Context, src *source, flakes []nix.Flake) error {
 	n := *s.Nix
-	n.Env = src.env
+	n.Env = src.Env
 	var err error
 	s.rules, err = readRules(ctx, &n, flakes[0], s.blobs, s.config)
 	return err
@@ -172,7 +172,7 @@ func Rules(ctx context.Context, o Options) (*secret.Rules, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer src.close()
+	defer src.Close()
 	flakes, err := flakesIn(s.blobs, s.config.Flakes, src.at)
 	if err != nil {
 		return nil, err

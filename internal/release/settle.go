@@ -148,7 +148,7 @@ func (s *state) evaluateAt(ctx context.Context, ref, only string, accept func([]
 	if err != nil {
 		return nil, err
 	}
-	defer src.close()
+	defer src.Close()
 	flakes, err := flakesIn(s.blobs, s.config.Flakes, src.at)
 	if err != nil {
 		return nil, err

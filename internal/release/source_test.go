@@ -2,10 +2,7 @@ package release_test
 
 import (
 	"crypto/sha256"
-	"encoding/json"
 	"fmt"
-	"io"
-	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
@@ -122,54 +119,6 @@ func TestSubmoduleOnThisMachine(t *testing.T) {
 	w.refuse(fleet.Local, fleet.CodeRemote, []string{"lib/own", "protocol.file.allow"}, func(o *release.Options) { o.Remote = url })
 }
 
-// lfsServer is a server of git-lfs's batch API, which keeps contents in a folder and wants user and password when they are given.
-func lfsServer(t *testing.T, user, password string) (url string, dir string) {
-	dir = t.TempDir()
-	var s *httptest.Server
-	s = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if u, p, _ := r.BasicAuth(); user != "" && (u != user || p != password) {
-			w.Header().Set("WWW-Authenticate", "Basic realm=x")
-			w.Header().Set("LFS-Authenticate", "Basic realm=x")
-			w.WriteHeader(http.StatusUnauthorized)
-			return
-		}
-		file := filepath.Join(dir, filepath.Base(r.URL.Path))
-		switch {
-		case strings.HasSuffix(r.URL.Path, "/objects/batch"):
-			var b struct {
-				Operation string           `json:"operation"`
-				Objects   []map[string]any `json:"objects"`
-			}
-			_ = json.NewDecoder(r.Body).Decode(&b)
-			for _, o := range b.Objects {
-				_, err := os.Stat(filepath.Join(dir, o["oid"].(string)))
-				switch {
-				case err != nil && b.Operation == "download":
-					o["error"] = map[string]any{"code": 404, "message": "not here"}
-				case b.Operation == "download" || err != nil:
-					o["actions"] = map[string]any{b.Operation: map[string]any{"href": s.URL + "/o/" + o["oid"].(string), "header": map[string]string{"Authorization": r.Header.Get("Authorization")}}}
-				}
-			}
-			w.Header().Set("Content-Type", "application/vnd.git-lfs+json")
-			_ = json.NewEncoder(w).Encode(map[string]any{"transfer": "basic", "objects": b.Objects})
-		case r.Method == http.MethodPut:
-			data, err := io.ReadAll(r.Body)
-			if err == nil {
-				err = os.WriteFile(file, data, 0o644)
-			}
-			if err != nil {
-				w.WriteHeader(http.StatusInternalServerError)
-			}
-		case r.Method == http.MethodGet && strings.HasPrefix(r.URL.Path, "/o/"):
-			http.ServeFile(w, r, file)
-		default:
-			w.WriteHeader(http.StatusNotFound)
-		}
-	}))
-	t.Cleanup(s.Close)
-	return s.URL, dir
-}
-
 // TestLFS: a file that git-lfs keeps is evaluated as its content or not at all, and the release keeps the pointer.
 func TestLFS(t *testing.T) {
 	nixtest.Each(t, func(t *testing.T, n *nix.Nix) {
@@ -198,7 +147,10 @@ func TestLFS(t *testing.T) {
 			t.Errorf("the release has %q, the pointer is %s", got, pointer)
 		}
 		// Another content, on a server that wants a password.
-		url, dir := lfsServer(t, "user", "pa55w0rd")
+		dir := t.TempDir()
+		server := httptest.NewServer(gittest.LFS(dir, "user", "pa55w0rd"))
+		t.Cleanup(server.Close)
+		url := server.URL
 		w.do("git", "config", "-f", ".lfsconfig", "lfs.url", url)
 		w.do("git", "config", "lfs.url", strings.Replace(url, "//", "//user:pa55w0rd@", 1))
 		w.write("assets/platform.big", "x86_64-linux, and still more\n")

@@ -62,16 +62,38 @@ func (h *Host) setLink(ctx context.Context, state string) error {
 // DialContext connects to a numeric address from inside the host; it fits
 // http.Transport.DialContext, so that the owner can ask servers on the LAN.
 func (h *Host) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
-	h.mu.Lock()
-	if !h.proc.alive() {
-		h.mu.Unlock()
-		return nil, h.errOff()
-	}
-	ns, err := netnsOf(h.proc.pid)
-	h.mu.Unlock()
+	ns, err := h.network()
 	if err != nil {
-		return nil, fleet.Errorf(fleet.Local, fleet.CodeInternal, "host %s: cannot enter its network", h.opts.Name).WithCause(err)
+		return nil, err
 	}
 	defer ns.Close()
 	return ns.dial(ctx, network, address)
+}
+
+// Listen is net.Listen at a numeric address inside the host, so that the owner can be a server on the LAN.
+func (h *Host) Listen(network, address string) (l net.Listener, err error) {
+	ns, err := h.network()
+	if err != nil {
+		return nil, err
+	}
+	defer ns.Close()
+	err = ns.do(func() (err error) {
+		l, err = net.Listen(network, address)
+		return err
+	})
+	return l, err
+}
+
+// network is the host's network namespace.
+func (h *Host) network() (*netns, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !h.proc.alive() {
+		return nil, h.errOff()
+	}
+	ns, err := netnsOf(h.proc.pid)
+	if err != nil {
+		return nil, fleet.Errorf(fleet.Local, fleet.CodeInternal, "host %s: cannot enter its network", h.opts.Name).WithCause(err)
+	}
+	return ns, nil
 }

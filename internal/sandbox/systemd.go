@@ -51,7 +51,8 @@ func newContainer(cfg initConfig) (machine, error) {
 		return nil, err
 	}
 	args := []string{program, "--quiet", "--directory=" + root, "--boot", "--machine=" + cfg.Name, "--hostname=" + cfg.Hostname,
-		"--register=no", "--keep-unit", "--network-namespace-path=/proc/1/ns/net", "--console=pipe", "--resolv-conf=off", "--timezone=off"}
+		"--register=no", "--keep-unit", "--network-namespace-path=/proc/1/ns/net", "--capability=CAP_NET_ADMIN", // of its own network
+		"--console=pipe", "--resolv-conf=off", "--timezone=off"}
 	for _, bind := range cfg.Binds {
 		kind := "--bind-ro="
 		if bind.Writable {

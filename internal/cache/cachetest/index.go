@@ -324,6 +324,19 @@ func testUpstream(t *testing.T, x cache.Index) {
 	}
 	put(t, x, aPath("c", "git", n), n, storePath("curl"))
 
+	// What was pulled is upstream and has an archive; it is replaced freely.
+	pulled := anUpstreamPath("c", "curl", "up:key")
+	pulled.NarHash = n.NarHash
+	must(t, putUpstream(pulled, glibc...))
+	if got := path(t, x, "c", "curl"); !reflect.DeepEqual(got, &cache.Record{Path: pulled, Nar: n, UsedAt: day}) {
+		t.Errorf("what was pulled: %+v", got)
+	}
+	unknown := pulled
+	unknown.NarHash[0]++
+	if _, err := x.PutPath(t.Context(), unknown, glibc, day, true); !errors.Is(err, cache.ErrNotFound) {
+		t.Errorf("pulled without its archive: %v", err)
+	}
+
 	// What is stored is not upstream any more, and the other way round.
 	put(t, x, aPath("c", "curl", n), n, glibc...)
 	must(t, putUpstream(anUpstreamPath("c", "git", "up:key"), storePath("curl")))

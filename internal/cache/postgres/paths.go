@@ -145,11 +145,11 @@ type pathPut struct {
 	cacheID  int64
 	at       time.Time
 	replace  bool
-	narID    *int64 // nil for an upstream path
+	narID    *int64 // nil for an upstream path without archive
 }
 
 func (u *pathPut) put(references []string) (written bool, err error) {
-	if u.p.Upstream == "" {
+	if u.p.Upstream == "" || !u.p.NarHash.IsZero() {
 		ok, err := u.one([]any{&u.narID}, `SELECT id FROM nars WHERE nar_hash = $1`, u.p.NarHash[:])
 		if err != nil {
 			return false, err
@@ -188,14 +188,14 @@ func (u *pathPut) insert(there bool) (written int64, err error) {
 
 // existing locks the path's row, if there is one, and says whether it has the same archive. An archive that loses a path has its age counted anew.
 func (u *pathPut) existing() (there, same bool, err error) {
-	var storePath string
+	var storePath, upstream string
 	var narID, deleted *int64
-	there, err = u.one([]any{&storePath, &narID, &deleted}, `SELECT store_path, nar_id, deleted_at FROM paths WHERE cache_id = $1 AND hash_part = $2 FOR UPDATE`,
+	there, err = u.one([]any{&storePath, &upstream, &narID, &deleted}, `SELECT store_path, upstream, nar_id, deleted_at FROM paths WHERE cache_id = $1 AND hash_part = $2 FOR UPDATE`,
 		u.cacheID, u.hashPart)
 	if err != nil || narID == nil {
 		return there, false, err
 	}
-	if deleted == nil && u.p.Upstream == "" {
+	if deleted == nil && upstream == "" && u.p.Upstream == "" {
 		if storePath == u.p.StorePath && *narID == *u.narID {
 			return true, true, u.touch(u.cacheID, []string{u.hashPart}, u.at)
 		}

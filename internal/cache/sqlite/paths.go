@@ -162,11 +162,11 @@ type pathPut struct {
 	hashPart string
 	cacheID  int64
 	at       time.Time
-	narID    sql.NullInt64 // NULL for an upstream path
+	narID    sql.NullInt64 // NULL for an upstream path without archive
 }
 
 func (u *pathPut) put(references []string, replace bool) (written bool, err error) {
-	if u.p.Upstream == "" {
+	if u.p.Upstream == "" || !u.p.NarHash.IsZero() {
 		ok, err := found(u.tx.QueryRowContext(u.ctx, `SELECT id FROM nars WHERE nar_hash = ?`, u.p.NarHash[:]).Scan(&u.narID))
 		if err != nil {
 			return false, err
@@ -192,15 +192,14 @@ func (u *pathPut) put(references []string, replace bool) (written bool, err erro
 
 // existing says whether the path is there already with the same archive. An archive that loses a path has its age counted anew.
 func (u *pathPut) existing(replace bool) (same bool, err error) {
-	var storePath string
+	var storePath, upstream string
 	var narID, deleted sql.NullInt64
-	ok, err := found(u.tx.QueryRowContext(u.ctx, `SELECT store_path, nar_id, deleted_at FROM paths WHERE cache_id = ? AND hash_part = ?`,
-		u.cacheID, u.hashPart).Scan(&storePath, &narID, &deleted))
+	ok, err := found(u.tx.QueryRowContext(u.ctx, `SELECT store_path, upstream, nar_id, deleted_at FROM paths WHERE cache_id = ? AND hash_part = ?`,
+		u.cacheID, u.hashPart).Scan(&storePath, &upstream, &narID, &deleted))
 	if err != nil || !ok || !narID.Valid {
 		return false, err
 	}
-	there := !deleted.Valid
-	if there && u.p.Upstream == "" {
+	if !deleted.Valid && upstream == "" && u.p.Upstream == "" {
 		if storePath == u.p.StorePath && narID == u.narID {
 			return true, touch(u.ctx, u.tx, u.cacheID, []string{u.hashPart}, u.at)
 		}

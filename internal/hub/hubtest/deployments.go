@@ -88,6 +88,37 @@ func manyDeployments(t *testing.T, s hub.Store) {
 	}
 }
 
+// acts: in the order in which they are told; told again, one is there once, as the last. What is kept is bounded, for each host alone.
+func acts(t *testing.T, s hub.Store, again func() hub.Store) {
+	ctx := t.Context()
+	act := func(host, name string, second int) fleet.Act {
+		return fleet.Act{Schema: 1, Host: host, Act: name, By: &fleet.Actor{UID: 0, User: "root"}, Reason: "why", At: at(second).Add(123_456_789 * time.Nanosecond)}
+	}
+	if none, err := s.Acts(ctx, "joker", 10); err != nil || none == nil || len(none) != 0 {
+		t.Errorf("%v, %v", none, err)
+	}
+	for _, a := range []fleet.Act{act("joker", "retry", 5), act("ratched", "retry", 5), act("joker", "suspend", 3), act("joker", "retry", 5)} {
+		must(t, s.PutAct(ctx, a))
+	}
+	for _, s := range []hub.Store{s, again()} {
+		list, err := s.Acts(ctx, "joker", 10)
+		if want := []fleet.Act{act("joker", "retry", 5), act("joker", "suspend", 3)}; err != nil || !reflect.DeepEqual(list, want) {
+			t.Errorf("got %+v, %v\nwant %+v", list, err, want)
+		}
+	}
+	const n = 300
+	for i := 1; i <= n; i++ {
+		must(t, s.PutAct(ctx, act("joker", "retry", 10+i)))
+	}
+	list, err := s.Acts(ctx, "joker", 2*n)
+	if err != nil || len(list) < 100 || len(list) >= n || !list[0].At.Equal(act("", "", 10+n).At) {
+		t.Errorf("%d are kept, %v", len(list), err)
+	}
+	if list, err := s.Acts(ctx, "ratched", 10); err != nil || len(list) != 1 {
+		t.Errorf("another host's went, too: %v, %v", list, err)
+	}
+}
+
 func diffs(t *testing.T, s hub.Store, again func() hub.Store) {
 	ctx := t.Context()
 	if _, found, err := s.Diff(ctx, "joker"); found || err != nil {

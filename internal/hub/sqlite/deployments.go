@@ -13,6 +13,7 @@ import (
 const (
 	deploymentsKept = 100
 	logsKept        = 10
+	actsKept        = 200
 )
 
 // Status implements hub.Store.
@@ -26,21 +27,45 @@ func (s *Store) PutDeployment(ctx context.Context, d fleet.DeploymentReport) err
 	if err != nil {
 		return err
 	}
+	host := d.Deployment.Host
+	return s.all(ctx, []statement{
+		{`INSERT OR REPLACE INTO deployments (host, release, ended_at, deployment, log) VALUES (?, ?, ?, ?, ?)`,
+			[]any{host, d.Deployment.Release.Number, d.Deployment.EndedAt.UnixMilli(), string(doc), d.Log}},
+		{`DELETE FROM deployments WHERE host = ? AND seq <= (SELECT seq FROM deployments WHERE host = ? ORDER BY seq DESC LIMIT 1 OFFSET ?)`, []any{host, host, deploymentsKept}},
+		{`UPDATE deployments SET log = '' WHERE host = ? AND log <> '' AND seq <= (SELECT seq FROM deployments WHERE host = ? ORDER BY seq DESC LIMIT 1 OFFSET ?)`, []any{host, host, logsKept}},
+	})
+}
+
+// PutAct implements hub.Store.
+func (s *Store) PutAct(ctx context.Context, a fleet.Act) error {
+	doc, err := json.Marshal(a)
+	if err != nil {
+		return err
+	}
+	return s.all(ctx, []statement{
+		{`INSERT OR REPLACE INTO acts (host, at, name, act) VALUES (?, ?, ?, ?)`, []any{a.Host, a.At.UnixNano(), a.Act, string(doc)}},
+		{`DELETE FROM acts WHERE host = ? AND seq <= (SELECT seq FROM acts WHERE host = ? ORDER BY seq DESC LIMIT 1 OFFSET ?)`, []any{a.Host, a.Host, actsKept}},
+	})
+}
+
+// Acts implements hub.Store.
+func (s *Store) Acts(ctx context.Context, host string, most int) ([]fleet.Act, error) {
+	return query[fleet.Act](ctx, s.db, `SELECT act FROM acts WHERE host = ? ORDER BY seq DESC LIMIT ?`, host, most)
+}
+
+type statement struct {
+	text string
+	args []any
+}
+
+// all runs statements, all or none.
+func (s *Store) all(ctx context.Context, statements []statement) error {
 	tx, err := s.db.BeginTx(ctx, nil)
 	if err != nil {
 		return err
 	}
 	defer tx.Rollback() // does nothing once it is committed
-	host := d.Deployment.Host
-	for _, q := range []struct {
-		text string
-		args []any
-	}{
-		{`INSERT OR REPLACE INTO deployments (host, release, ended_at, deployment, log) VALUES (?, ?, ?, ?, ?)`,
-			[]any{host, d.Deployment.Release.Number, d.Deployment.EndedAt.UnixMilli(), string(doc), d.Log}},
-		{`DELETE FROM deployments WHERE host = ? AND seq <= (SELECT seq FROM deployments WHERE host = ? ORDER BY seq DESC LIMIT 1 OFFSET ?)`, []any{host, host, deploymentsKept}},
-		{`UPDATE deployments SET log = '' WHERE host = ? AND log <> '' AND seq <= (SELECT seq FROM deployments WHERE host = ? ORDER BY seq DESC LIMIT 1 OFFSET ?)`, []any{host, host, logsKept}},
-	} {
+	for _, q := range statements {
 		if _, err := tx.ExecContext(ctx, q.text, q.args...); err != nil {
 			return err
 		}

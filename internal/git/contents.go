@@ -1,4 +1,4 @@
-package release
+package git
 
 import (
 	"context"
@@ -12,24 +12,23 @@ import (
 	"time"
 
 	"github.com/garrison-nix/garrison/internal/fleet"
-	"github.com/garrison-nix/garrison/internal/git"
 )
 
 // contentID is what git-lfs names a content by.
 var contentID = regexp.MustCompile(`^[0-9a-f]{64}$`)
 
-// maxBatch bounds a question for contents, in bytes.
-const maxBatch = 16 << 20
+// maxContentsAsked bounds a question for contents, in bytes.
+const maxContentsAsked = 16 << 20
 
-// serveContents serves what git-lfs keeps in repo to the Nix that we run, as git-lfs's batch API has it, on loopback: Nix asks a server only, and
+// serveContents serves what git-lfs keeps in r to the Nix that we run, as git-lfs's batch API has it, on loopback: Nix asks a server only, and
 // knows neither the credentials nor the kinds of remotes that git-lfs does. The URL is not to be guessed by others on the machine.
-func serveContents(repo *git.Repo) (url string, stop func(), err error) {
+func serveContents(r *Repo) (url string, stop func(), err error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return "", nil, fleet.Errorf(fleet.Local, fleet.CodeInternal, "cannot listen on 127.0.0.1").WithCause(err)
 	}
 	url = "http://" + l.Addr().String() + "/" + rand.Text()
-	s := &http.Server{Handler: contents(repo, url), ReadHeaderTimeout: 10 * time.Second}
+	s := &http.Server{Handler: contents(r, url), ReadHeaderTimeout: 10 * time.Second}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -45,7 +44,7 @@ func serveContents(repo *git.Repo) (url string, stop func(), err error) {
 }
 
 // contents answers below url: "which of these do you have?" (Nix puts more or less before that), and for one of them.
-func contents(repo *git.Repo, url string) http.Handler {
+func contents(repo *Repo, url string) http.Handler {
 	prefix := url[strings.LastIndexByte(url, '/'):]
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		rest, ours := strings.CutPrefix(r.URL.Path, prefix+"/")
@@ -53,7 +52,7 @@ func contents(repo *git.Repo, url string) http.Handler {
 		case ours && r.Method == http.MethodPost && strings.HasSuffix(rest, "objects/batch"):
 			answerBatch(w, r, url)
 		case ours && contentID.MatchString(rest):
-			http.ServeFile(w, r, repo.Content(rest))
+			http.ServeFile(w, r, repo.content(rest))
 		default:
 			http.NotFound(w, r)
 		}
@@ -69,7 +68,7 @@ func answerBatch(w http.ResponseWriter, r *http.Request, url string) {
 	var asked struct {
 		Objects []object `json:"objects"`
 	}
-	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBatch)).Decode(&asked); err != nil {
+	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxContentsAsked)).Decode(&asked); err != nil {
 		http.Error(w, "not a batch", http.StatusBadRequest)
 		return
 	}
