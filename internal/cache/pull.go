@@ -383,7 +383,7 @@ func (s *Server) pullNarNow(ctx context.Context, c *Cache, hashPart string, hash
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	err = s.store(ctx, &movingReader{body, stalled}, hash)
+	err = s.store(ctx, c, &movingReader{body, stalled}, hash)
 	var refused *httpError
 	if errors.As(err, &refused) {
 		return badGateway(from, err)
@@ -411,5 +411,5 @@ func (m *movingReader) Read(b []byte) (int, error) {
 
 // badGateway tells a failure of another cache from one of ours: nix asks again.
 func badGateway(from *PullThrough, err error) error {
-	return &httpError{http.StatusBadGateway, "Upstream", "fetching from " + from.URL + ": " + err.Error()}
+	return &httpError{status: http.StatusBadGateway, kind: "Upstream", message: "fetching from " + from.URL + ": " + err.Error()}
 }
