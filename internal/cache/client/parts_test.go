@@ -21,7 +21,7 @@ import (
 )
 
 // noise makes a path that compresses to as many bytes as it has: what it repeats is larger than the window of the compression.
-func noise(t *testing.T, dir string, size int) nar.PathInfo {
+func noise(t testing.TB, dir string, size int) nar.PathInfo {
 	t.Helper()
 	block := make([]byte, 5<<20)
 	rand.NewChaCha8([32]byte{byte(size >> 20)}).Read(block)
@@ -42,7 +42,7 @@ func noise(t *testing.T, dir string, size int) nar.PathInfo {
 }
 
 // largeServer is one that takes large archives.
-func largeServer(t *testing.T, wrap func(http.Handler) http.Handler) *cachetest.Server {
+func largeServer(t testing.TB, wrap func(http.Handler) http.Handler) *cachetest.Server {
 	return cachetest.Start(t, cache.Options{MaxNarBytes: 1 << 30}, wrap)
 }
 
@@ -85,22 +85,30 @@ func wantNoParts(t *testing.T, s *cachetest.Server) {
 	s.WantClean(t)
 }
 
-// TestPartsThatArrivedAreNotSentAgain ends the client after n of the two parts.
+// TestPartsThatArrivedAreNotSentAgain kills the client's process after n of the two parts.
 func TestPartsThatArrivedAreNotSentAgain(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	paths := []nar.PathInfo{noise(t, dir, 34<<20)}
 	for n := 1; n <= 2; n++ {
-		ctx, kill := context.WithCancel(t.Context())
-		r := &recorder{after: n, then: kill}
+		kill := make(chan struct{})
+		r := &recorder{after: n, then: func() { close(kill) }}
 		s := largeServer(t, r.wrap)
-		if _, err := newClient(t, s.CacheURL(), cachetest.PushToken).Push(ctx, paths, client.PushOptions{RealStoreDir: dir}); !errors.Is(err, context.Canceled) {
-			t.Fatal(err)
+		killed := aPush{s.CacheURL(), dir, paths}.command(t)
+		temp := t.TempDir()
+		killed.Env = append(killed.Env, "TMPDIR="+temp)
+		check(t, killed.Start())
+		<-kill
+		check(t, killed.Process.Kill())
+		if err := killed.Wait(); err == nil || killed.ProcessState.Exited() {
+			t.Fatalf("it was not killed: %v", err)
 		}
-		kill()
+		if left, err := os.ReadDir(temp); err != nil || len(left) > 0 {
+			t.Errorf("%v is left, %v", left, err)
+		}
 		r.active.Wait()
-		if _, err := newClient(t, s.CacheURL(), cachetest.PushToken).Push(t.Context(), paths, client.PushOptions{RealStoreDir: dir}); err != nil {
-			t.Fatal(err)
+		if out, err := (aPush{s.CacheURL(), dir, paths}).command(t).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
 		}
 		if len(r.puts) != 3 { // two parts and the path
 			t.Errorf("after %d: %v", n, r.puts)
@@ -166,19 +174,22 @@ func TestFaultyUploadInParts(t *testing.T) {
 	wantNoParts(t, s)
 }
 
+// withoutParts makes a server one from before there were parts.
+func withoutParts(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.Contains(r.URL.Path, "/uploads/") {
+			r.URL.Path = "/no/such/thing/as/that"
+		}
+		h.ServeHTTP(w, r)
+	})
+}
+
 // TestServerWithoutParts: one from before there were parts gets a large archive whole.
 func TestServerWithoutParts(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	paths := []nar.PathInfo{noise(t, dir, 34<<20)}
-	s := largeServer(t, func(h http.Handler) http.Handler {
-		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if strings.Contains(r.URL.Path, "/uploads/") {
-				r.URL.Path = "/no/such/thing/as/that"
-			}
-			h.ServeHTTP(w, r)
-		})
-	})
+	s := largeServer(t, withoutParts)
 	if _, err := newClient(t, s.CacheURL(), cachetest.PushToken).Push(t.Context(), paths, client.PushOptions{RealStoreDir: dir}); err != nil {
 		t.Fatal(err)
 	}
