@@ -65,7 +65,7 @@ func (s servers) write() error {
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(filepath.Dir(file), 0o700); err == nil {
+	if err = os.MkdirAll(filepath.Dir(file), 0o700); err == nil {
 		err = durable.WriteFile(file, b, 0o600)
 	}
 	if err != nil {

@@ -176,7 +176,7 @@ func TestInterruptedImportGoesOn(t *testing.T) {
 			t.Fatal(err)
 		}
 		kill()
-		r.active.Wait()
+		r.settle(s)
 		if _, err := newClient(t, s.CacheURL(), cachetest.PushToken).Import(t.Context(), from, tops, client.ImportOptions{Unsigned: true}); err != nil {
 			t.Fatal(err)
 		}

@@ -106,7 +106,7 @@ func TestPartsThatArrivedAreNotSentAgain(t *testing.T) {
 		if left, err := os.ReadDir(temp); err != nil || len(left) > 0 {
 			t.Errorf("%v is left, %v", left, err)
 		}
-		r.active.Wait()
+		r.settle(s)
 		if out, err := (aPush{s.CacheURL(), dir, paths}).command(t).CombinedOutput(); err != nil {
 			t.Fatalf("%v: %s", err, out)
 		}
@@ -137,7 +137,7 @@ func TestDamagedParts(t *testing.T) {
 	if _, err := newClient(t, s.CacheURL(), cachetest.PushToken).Push(ctx, paths, client.PushOptions{RealStoreDir: dir}); !errors.Is(err, context.Canceled) {
 		t.Fatal(err)
 	}
-	r.active.Wait()
+	r.settle(s)
 	replaced := 0
 	err := s.Blobs.List(t.Context(), "part-", func(b cache.Blob) error {
 		replaced++

@@ -40,6 +40,12 @@ func (r *recorder) wrap(h http.Handler) http.Handler {
 	return r
 }
 
+// settle waits until the server has dealt with what it received of a client that is no more, and forgets what it has not read yet.
+func (r *recorder) settle(s *cachetest.Server) {
+	s.CloseClientConnections()
+	r.active.Wait()
+}
+
 type countedBody struct {
 	io.ReadCloser
 	n int64
@@ -137,7 +143,7 @@ func TestInterruptedPushGoesOn(t *testing.T) {
 			if err != nil && !errors.Is(err, context.Canceled) || err == nil && n < 12 {
 				t.Fatal(err)
 			}
-			r.active.Wait() // what the server had received, it has dealt with
+			r.settle(s)
 			s.WantClean(t)
 			_, err = newClient(t, s.CacheURL(), cachetest.PushToken).Push(t.Context(), paths, client.PushOptions{RealStoreDir: dir})
 			if err != nil {
