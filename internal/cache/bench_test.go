@@ -2,14 +2,17 @@ package cache_test
 
 import (
 	"bytes"
+	"encoding/base64"
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"testing"
 	"time"
 
+	"github.com/garrison-nix/garrison/internal/cache"
 	"github.com/garrison-nix/garrison/internal/cache/cachetest"
 	"github.com/garrison-nix/garrison/internal/cache/client"
 	"github.com/garrison-nix/garrison/internal/nar"
@@ -27,6 +30,62 @@ func BenchmarkPushTinyClosure(b *testing.B) {
 		if _, err := c.Push(b.Context(), paths, client.PushOptions{RealStoreDir: dir}); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// BenchmarkNarInfo is what a narinfo at hand costs besides the network: to anybody, to who has the hub's kind of token, and by a JSON web token.
+func BenchmarkNarInfo(b *testing.B) {
+	key, err := cache.ParseTokenKey([]byte(base64.StdEncoding.EncodeToString(make([]byte, 32))))
+	if err != nil {
+		b.Fatal(err)
+	}
+	file := filepath.Join(b.TempDir(), "secret")
+	if err := os.WriteFile(file, []byte(base64.StdEncoding.EncodeToString(make([]byte, 32))), 0o600); err != nil {
+		b.Fatal(err)
+	}
+	if err := os.Chtimes(file, time.Now(), time.Now().Add(-time.Hour)); err != nil {
+		b.Fatal(err)
+	}
+	keys, err := cache.OpenTokenKeys([]string{file})
+	if err != nil {
+		b.Fatal(err)
+	}
+	s := cachetest.Start(b, cache.Options{Alone: true, Tokens: func(token string) (cache.Grant, error) {
+		if token == cachetest.PushToken {
+			return cachetest.Tokens(token)
+		}
+		return keys.Grant(token)
+	}}, nil)
+	dir := b.TempDir()
+	paths := tinyPaths(b, dir, 0, 1)
+	if _, err := newClient(b, s).Push(b.Context(), paths, client.PushOptions{RealStoreDir: dir}); err != nil {
+		b.Fatal(err)
+	}
+	g := cache.Grant{Subject: "reader", ExpiresAt: time.Now().Add(24 * 30 * time.Hour)}
+	g.Allow("c*", cache.Pull)
+	token, err := key.Sign(&g, time.Now())
+	if err != nil {
+		b.Fatal(err)
+	}
+	hash, err := nar.HashPart(paths[0].StorePath)
+	if err != nil {
+		b.Fatal(err)
+	}
+	h := s.Cache.Handler()
+	for _, who := range []struct{ name, token string }{{"anonymous", ""}, {"token", cachetest.PushToken}, {"JWT", token}} {
+		b.Run(who.name, func(b *testing.B) {
+			r := httptest.NewRequest("GET", "/c/"+hash+".narinfo", nil)
+			if who.token != "" {
+				r.Header.Set("Authorization", "Bearer "+who.token)
+			}
+			b.ReportAllocs()
+			for b.Loop() {
+				w := httptest.NewRecorder()
+				if h.ServeHTTP(w, r); w.Code != 200 {
+					b.Fatal(w.Code)
+				}
+			}
+		})
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
@@ -152,35 +153,57 @@ func PeekToken(token string) (Grant, error) {
 }
 
 // TokenKeys are keys in files, which are read again when they change.
-type TokenKeys []*durable.Watched[*TokenKey]
+type TokenKeys struct {
+	files []*durable.Watched[*TokenKey]
+
+	mu       sync.Mutex
+	verified map[[sha256.Size]byte]verified // by the token's hash
+}
+
+// verified is a token that was good; verifying it takes longer than most requests.
+type verified struct {
+	grant Grant
+	by    *TokenKey
+}
+
+// maxVerified bounds what is remembered.
+const maxVerified = 10_000
 
 // OpenTokenKeys reads the keys in files; all must be there now.
-func OpenTokenKeys(files []string) (TokenKeys, error) {
-	var keys TokenKeys
+func OpenTokenKeys(files []string) (*TokenKeys, error) {
+	t := &TokenKeys{}
 	for _, f := range files {
 		k := &durable.Watched[*TokenKey]{Path: f, Read: ReadTokenKey}
 		if _, err := k.Get(); err != nil {
 			return nil, err
 		}
-		keys = append(keys, k)
+		t.files = append(t.files, k)
 	}
-	return keys, nil
+	return t, nil
 }
 
 // Grant is an Options.Tokens: it is what a token allows that one of the keys signed.
-func (t TokenKeys) Grant(token string) (Grant, error) {
+func (t *TokenKeys) Grant(token string) (Grant, error) {
+	sum := sha256.Sum256([]byte(token))
+	t.mu.Lock()
+	before, known := t.verified[sum]
+	t.mu.Unlock()
 	bad, failed := ErrBadToken, error(nil)
-	for _, file := range t {
+	for _, file := range t.files {
 		k, err := file.Get()
 		if err != nil {
 			failed = err
 			continue
 		}
+		if known && before.by == k && !before.grant.ended(time.Now()) {
+			return before.grant, nil
+		}
 		g, err := k.grant(token)
 		if err == nil {
+			t.remember(sum, verified{g, k})
 			return g, nil
 		}
-		if err != ErrBadToken { //nolint:errorlint // this key signed it, and says what is wrong besides
+		if err != ErrBadToken { // this key signed it, and says what is wrong besides
 			bad = err
 		}
 	}
@@ -188,4 +211,18 @@ func (t TokenKeys) Grant(token string) (Grant, error) {
 		return Grant{}, failed
 	}
 	return Grant{}, bad
+}
+
+func (t *TokenKeys) remember(sum [sha256.Size]byte, v verified) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.verified == nil || len(t.verified) >= maxVerified {
+		t.verified = map[[sha256.Size]byte]verified{}
+	}
+	t.verified[sum] = v
+}
+
+// ended says whether the token's time is over, the leeway of clocks included.
+func (g Grant) ended(now time.Time) bool {
+	return !g.ExpiresAt.IsZero() && now.After(g.ExpiresAt.Add(tokenLeeway))
 }

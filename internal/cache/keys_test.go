@@ -127,6 +127,9 @@ func TestCounts(t *testing.T) {
 			t.Errorf("%s is not in\n%s", want, page)
 		}
 	}
+	if strings.Contains(page, `cache=""`) {
+		t.Errorf("who was not let in is counted:\n%s", page)
+	}
 	var info cache.Info
 	if err := json.Unmarshal([]byte(s.ask(t, token, "GET", "/api/v1/caches/c1", "").body), &info); err != nil || info.Reads != (cache.Reads{Hits: 2, Misses: 1}) {
 		t.Errorf("%+v, %v", info, err)

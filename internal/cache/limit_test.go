@@ -163,7 +163,7 @@ func TestSettings(t *testing.T) {
 	for body, want := range map[string]string{
 		`{}`: "nothing was given", `{"store_dir":"/gnu/store"}`: "/nix/store only", `{"keypair":"generate"}`: "keypair", `{"keypair":{"Keypair":"c1:AAAA"}}`: "bytes",
 		`{"retention_period":{"Period":-1}}`: "retention", `{"retention_period":{}}`: "retention", `{"retention_period":{"Period":60}}`: "24h0m0s is the least", `{"priority":-1}`: "negative", `{"max_bytes":-1}`: "negative", `x`: "JSON",
-		`{"pull_through":[{"url":"ftp://x","keys":[]}]}`: "URL", `{"pull_through":[{"url":"https://x","keys":[]}]}`: "keys", `{"pull_through":[{"url":"https://u:p@x","keys":["x"]}]}`: "without user",
+		`{"pull_through":[{"url":"ftp://x","keys":[]}]}`: "URL", `{"pull_through":[{"url":"https://x","keys":[]}]}`: "public keys", `{"pull_through":[{"url":"https://u:p@x","keys":["x"]}]}`: "is not the URL",
 	} {
 		s.ask(t, token, "PATCH", "/_api/v1/cache-config/c1", body).want(t, 400, want)
 	}

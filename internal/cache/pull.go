@@ -391,7 +391,7 @@ func (s *Server) pullNarNow(ctx context.Context, c *Cache, hashPart string, hash
 	if err != nil {
 		return err
 	}
-	return s.putPulled(ctx, c, p.info, p.key, true)
+	return errors.Join(s.putPulled(ctx, c, p.info, p.key, true), s.claim(ctx, c, hash))
 }
 
 // movingReader puts off what a timer does as long as something comes.

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/url"
 	"slices"
 	"time"
 
@@ -168,7 +167,11 @@ func (s *Server) patchCacheConfig(w http.ResponseWriter, r *http.Request) error 
 		config.Retention == nil && config.MaxBytes == nil && config.PullThrough == nil {
 		return badRequest("nothing was given that could be changed")
 	}
-	return s.update(r.Context(), name, func(c *Cache) error { return s.change(r, c, config) })
+	err = s.update(r.Context(), name, func(c *Cache) error { return s.change(r, c, config) })
+	if err == nil && config.PullThrough != nil {
+		s.ForgetPulls()
+	}
+	return err
 }
 
 // update changes a cache that was there a moment ago.
@@ -251,17 +254,8 @@ func checkPullThrough(all []PullThrough) error {
 		return badRequest("a cache can pull through %d others at most", maxPullThrough)
 	}
 	for _, p := range all {
-		u, err := url.Parse(p.URL)
-		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
-			return badRequest("%s is not the http or https URL of a cache, without user and query", quoted(p.URL))
-		}
-		if len(p.Keys) == 0 {
-			return badRequest("the public keys of %s are missing", quoted(p.URL))
-		}
-		for _, k := range p.Keys {
-			if _, err := nar.ParsePublicKey(k); err != nil {
-				return badRequest("%v", err)
-			}
+		if err := CheckPullThrough(p); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -186,7 +186,7 @@ func openIndex(ctx context.Context, t CacheTable, dataDir string) (index, error)
 }
 
 // eitherToken asks first, then the keys.
-func eitherToken(first func(string) (cache.Grant, error), keys cache.TokenKeys) func(string) (cache.Grant, error) {
+func eitherToken(first func(string) (cache.Grant, error), keys *cache.TokenKeys) func(string) (cache.Grant, error) {
 	if first == nil {
 		return keys.Grant
 	}

@@ -48,7 +48,7 @@ func readServers() (servers, error) {
 	var s servers
 	file, err := serversFile()
 	if err != nil {
-		return s, nil //nolint:nilerr // who has no home has logged in nowhere
+		return s, nil // who has no home has logged in nowhere
 	}
 	if _, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) {
 		return s, nil
