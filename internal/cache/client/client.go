@@ -251,6 +251,7 @@ func (c *Client) missing(ctx context.Context, hashes, nars []string) (missing, s
 		}
 		missing = append(missing, answer.Missing...)
 		switch {
+		case c.speaks() == attic: // named so; even Garrison's own server is then pushed to as Attic's is
 		case answer.Stored != nil:
 			c.found(garrison)
 			stored = append(stored, *answer.Stored...)
