@@ -25,7 +25,7 @@ func TestBackoff(t *testing.T) {
 	for asked, want := range map[string]time.Duration{
 		"": 0, "30": 30 * time.Second, "-1": 0, "soon": 0, "100000": longestAsked,
 		now.Add(40 * time.Second).UTC().Format(http.TimeFormat): 38 * time.Second,
-		now.Add(-time.Hour).UTC().Format(http.TimeFormat): 0,
+		now.Add(-time.Hour).UTC().Format(http.TimeFormat):       0,
 	} {
 		res := &http.Response{StatusCode: http.StatusTooManyRequests, Header: http.Header{"Retry-After": {asked}}}
 		if d := backoff(1, statusErrorOf(res, nil)); d < want || d > max(want+3*time.Second, firstBackoff) {
