@@ -189,6 +189,7 @@ func (a *Agent) open(ctx context.Context) (err error) {
 		return err
 	}
 	a.recall(ctx)
+	a.publish() // whoever asks before the loop has begun hears what was written down
 	return nil
 }
 

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/garrison-nix/garrison/internal/fleet"
+	"github.com/garrison-nix/garrison/internal/git"
 	"github.com/garrison-nix/garrison/internal/nix"
 	"github.com/garrison-nix/garrison/internal/nix/nixtest"
 )
@@ -59,7 +60,7 @@ func evaluate(t *testing.T, n *nix.Nix, special string, change func(*evaluator, 
 	log := filepath.Join(dir, "log")
 	try(os.WriteFile(filepath.Join(dir, "nix"), []byte("#!/bin/sh\necho \"$*\" | grep -qF 'Configurations.${' && echo >>"+log+"\nexec "+real+" \"$@\"\n"), 0o755))
 	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
-	v := newEvaluator(n, &source{}, 1, 0)
+	v := newEvaluator(n, plainSource(), 1, 0)
 	v.aim, v.limit = time.Hour, time.Hour
 	e := &evaluated{told: map[string]error{}}
 	v.nix.Log = &e.log
@@ -194,3 +195,6 @@ func TestPace(t *testing.T) {
 		t.Errorf("%d, %d", from, to)
 	}
 }
+
+// plainSource is one that needs nothing besides the repository.
+func plainSource() *source { return &source{Checkout: &git.Checkout{}} }
