@@ -7,7 +7,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/garrison-nix/garrison/internal/cache/client"
-	"github.com/garrison-nix/garrison/internal/fleet"
 	"github.com/garrison-nix/garrison/internal/nar"
 )
 
@@ -67,10 +66,7 @@ one of the --from-key signed is taken, unless --unsigned says otherwise. It may 
 		}
 		progress, end := a.showProgress()
 		defer end()
-		o.Progress = func(at client.Progress) {
-			progress.pushed(at)
-			progress.plain("%-9s %s (%d of %d)", fleet.Push, at.StorePath, at.Done, at.Total)
-		}
+		o.Progress = progress.pushedEach
 		start := time.Now()
 		stats, err := to.Import(cmd.Context(), from, paths, o)
 		if err != nil {

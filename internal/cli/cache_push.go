@@ -188,10 +188,7 @@ func (p *pathPusher) push(ctx context.Context, paths []string) error {
 	progress, end := p.a.showProgress()
 	defer end()
 	o := p.options
-	o.Progress = func(at client.Progress) {
-		progress.pushed(at)
-		progress.plain("%-9s %s (%d of %d)", fleet.Push, at.StorePath, at.Done, at.Total)
-	}
+	o.Progress = progress.pushedEach
 	stats, err := p.to.Push(ctx, closure, o)
 	p.sum.add(stats)
 	p.sum.Seconds += time.Since(start).Seconds()

@@ -119,6 +119,7 @@ func (u *upload) run(ctx context.Context) error {
 	if err := u.t.c.getJSON(ctx, request{what: what, method: http.MethodGet, url: u.url}, &there); err != nil {
 		return err
 	}
+	u.t.arrived(u.info, 0, u.s.size)
 	have := map[int]int64{}
 	for _, p := range there.Parts {
 		have[p.Number] = p.Size
@@ -126,7 +127,9 @@ func (u *upload) run(ctx context.Context) error {
 	n := int((u.s.size + partBytes - 1) / partBytes)
 	var todo []int
 	for i := range n {
-		if have[i] != u.sizeOf(i) {
+		if have[i] == u.sizeOf(i) {
+			u.t.arrived(u.info, u.sizeOf(i), u.s.size)
+		} else {
 			todo = append(todo, i)
 		}
 	}
@@ -135,6 +138,9 @@ func (u *upload) run(ctx context.Context) error {
 			what: fmt.Sprintf("%s (part %d of %d)", what, i+1, n), method: http.MethodPut, url: fmt.Sprintf("%s/%d", u.url, i),
 			contentType: "application/octet-stream", body: u.s.part(int64(i)*partBytes, u.sizeOf(i)),
 		})
+		if err == nil {
+			u.t.arrived(u.info, u.sizeOf(i), u.s.size)
+		}
 		return err
 	})
 	if err != nil {

@@ -65,9 +65,22 @@ func TestPushThroughProxyWithBodyLimit(t *testing.T) {
 	if res.StatusCode != http.StatusRequestEntityTooLarge {
 		t.Fatalf("the proxy has no limit: %s", res.Status)
 	}
-	stats, err := newClient(t, u+"/c", cachetest.PushToken).Push(t.Context(), paths, client.PushOptions{RealStoreDir: dir})
+	var seen []client.Progress
+	stats, err := newClient(t, u+"/c", cachetest.PushToken).Push(t.Context(), paths, client.PushOptions{RealStoreDir: dir, Progress: func(p client.Progress) { seen = append(seen, p) }})
 	if err != nil || stats.Pushed != 2 {
 		t.Fatalf("%+v, %v", stats, err)
+	}
+	parts := 0
+	for i, p := range seen {
+		if p.StorePath == "" {
+			parts++
+		}
+		if i > 0 && p.NarBytes < seen[i-1].NarBytes || p.NarBytes > p.NarTotal {
+			t.Errorf("progress goes back, or too far: %+v", seen)
+		}
+	}
+	if last := seen[len(seen)-1]; parts != 3 || last.Done != 2 || last.NarBytes != last.NarTotal { // the beginning, and two parts
+		t.Errorf("%d parts, %+v", parts, seen)
 	}
 	for _, p := range paths {
 		if n, ok, err := s.Index.Nar(t.Context(), p.NarHash); err != nil || !ok || n.NarSize != p.NarSize {

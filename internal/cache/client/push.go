@@ -16,14 +16,14 @@ import (
 type PushOptions struct {
 	RealStoreDir string         // where the files of /nix/store/… are; default "/nix/store"
 	Parallel     int            // requests at the same time; default 4
-	Progress     func(Progress) // called after each path, never twice at the same time; may be nil
+	Progress     func(Progress) // called after each path and each part of a large one, never twice at the same time; may be nil
 
 	from source // of archives; nil means the folder RealStoreDir
 }
 
 // Progress says how far a push is.
 type Progress struct {
-	StorePath string // what was just pushed
+	StorePath string // what was just pushed; "" for a part
 	Done      int    // paths pushed
 	Total     int    // paths to push: those that were missing
 	NarBytes  int64  // of archives pushed so far, uncompressed
@@ -176,8 +176,9 @@ type push struct {
 	narTotal  int64
 	done      int
 
-	mu    sync.Mutex // guards stats and calls of o.Progress
-	stats *Stats
+	mu      sync.Mutex // guards what follows, and calls of o.Progress
+	stats   *Stats
+	inParts map[*nar.PathInfo]int64 // of large archives under way: how much of NarSize has arrived
 }
 
 // run works through the plan with o.Parallel workers until all is done or one fails.
@@ -220,6 +221,7 @@ func (p *push) count(info *nar.PathInfo, differs bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.done++
+	delete(p.inParts, info)
 	if !p.noArchive[info] {
 		p.stats.Pushed++
 		p.stats.NarBytes += info.NarSize
@@ -227,7 +229,30 @@ func (p *push) count(info *nar.PathInfo, differs bool) {
 	if differs {
 		p.stats.Differ = append(p.stats.Differ, info.StorePath)
 	}
-	if p.o.Progress != nil {
-		p.o.Progress(Progress{info.StorePath, p.done, p.total, p.stats.NarBytes, p.narTotal})
+	p.tell(info.StorePath)
+}
+
+// arrived notes that so many more of a large archive's compressed bytes are with the cache; 0 begins anew.
+func (p *push) arrived(info *nar.PathInfo, bytes, of int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.inParts == nil {
+		p.inParts = map[*nar.PathInfo]int64{}
 	}
+	p.inParts[info] += int64(float64(info.NarSize) * float64(bytes) / float64(of))
+	if bytes == 0 {
+		p.inParts[info] = 0
+	}
+	p.tell("")
+}
+
+func (p *push) tell(storePath string) {
+	if p.o.Progress == nil {
+		return
+	}
+	bytes := p.stats.NarBytes
+	for _, n := range p.inParts {
+		bytes += n
+	}
+	p.o.Progress(Progress{storePath, p.done, p.total, bytes, p.narTotal})
 }
