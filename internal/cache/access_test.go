@@ -232,6 +232,29 @@ func TestPermissions(t *testing.T) {
 	s.ask(t, all, "GET", "/team-a/nix-cache-info", "").want(t, 404, "NoSuchCache")
 }
 
+// TestAHashIsNotEnough: who knows the NarHash of what another cache has cannot have it, nor learn that it is there, without sending it.
+func TestAHashIsNotEnough(t *testing.T) {
+	s := newTenants(t, nil)
+	owner, stranger := s.create(t, "secret", ""), s.create(t, "mine", "")
+	o := newObject(t, "hello", "the secret")
+	s.push(t, owner, "secret", o)
+	query := fmt.Sprintf(`{"cache":"mine","store_path_hashes":[%q],"nar_hashes":[%q]}`, o.hash, o.info.NarHash)
+	s.ask(t, stranger, "POST", "/_api/v1/get-missing-paths", query).want(t, 200, `"stored_nars":[]`)
+	s.ask(t, stranger, "PUT", "/mine/"+o.hash+".narinfo", string(o.info.Encode())).want(t, 400, "is not here")
+	s.ask(t, stranger, "GET", "/mine/"+o.info.URL, "").want(t, 404, "")
+	s.ask(t, stranger, "PUT", "/mine/"+o.info.URL, string(o.file[:len(o.file)-1])).want(t, 400, "")
+	s.ask(t, stranger, "PUT", "/mine/"+o.hash+".narinfo", string(o.info.Encode())).want(t, 400, "is not here")
+	// Who sends it has it, and it is stored once.
+	before := blobs(t, s)
+	s.ask(t, stranger, "PUT", "/mine/"+o.info.URL, string(o.file)).want(t, 200, "")
+	s.ask(t, stranger, "POST", "/_api/v1/get-missing-paths", query).want(t, 200, fmt.Sprintf(`"stored_nars":[%q]`, o.info.NarHash))
+	s.ask(t, stranger, "PUT", "/mine/"+o.hash+".narinfo", string(o.info.Encode())).want(t, 200, "")
+	s.ask(t, stranger, "GET", "/mine/"+o.info.URL, "").want(t, 200, string(o.file))
+	if blobs(t, s) != before {
+		t.Error("it is stored twice")
+	}
+}
+
 func TestTokensThatEnd(t *testing.T) {
 	s := newTenants(t, nil)
 	s.create(t, "c1", "")

@@ -67,7 +67,7 @@ func (s *Server) postMissingPaths(w http.ResponseWriter, r *http.Request) error 
 		}
 		missing = append(missing, h)
 		if len(query.Nars) > 0 {
-			if stored, err = s.addStored(r.Context(), stored, query.Nars[i]); err != nil {
+			if stored, err = s.addStored(r.Context(), c, stored, query.Nars[i]); err != nil {
 				return err
 			}
 		}
@@ -94,12 +94,15 @@ func (s *Server) touch(ctx context.Context, cache string, have map[string]Record
 	return s.Index.Touch(ctx, cache, old, now)
 }
 
-func (s *Server) addStored(ctx context.Context, to []string, narHash string) ([]string, error) {
+func (s *Server) addStored(ctx context.Context, c *Cache, to []string, narHash string) ([]string, error) {
 	hash, err := nar.ParseHash(narHash)
 	if err != nil {
 		return to, badRequest("%v", err)
 	}
 	ok, err := s.stored(ctx, hash)
+	if ok {
+		ok, err = s.mayHave(ctx, c, hash)
+	}
 	if err != nil || !ok {
 		return to, err
 	}

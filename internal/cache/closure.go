@@ -99,10 +99,14 @@ func (s *Server) walk(ctx context.Context, c *Cache, paths []string, answer *Clo
 	return next, nil
 }
 
-// isThere says whether hosts find a path: here, with all of its content, or at an upstream that is still trusted.
+// isThere says whether hosts find a path: here, with all of its content, or at an upstream that is still trusted. It is asked
+// of thousands of paths at a time: content in another system's storage, where each would be a request, is not looked for. Reading does, and fsck.
 func (s *Server) isThere(ctx context.Context, c *Cache, r Record) (bool, error) {
 	if r.Upstream != "" {
 		return c.from(r.Upstream) != nil || slices.ContainsFunc(s.Upstreams, func(k nar.PublicKey) bool { return k.String() == r.Upstream }), nil
+	}
+	if _, elsewhere := s.Blobs.(Redirector); elsewhere {
+		return r.Nar.Blob != "", nil
 	}
 	return s.hasBlob(ctx, r.Nar)
 }

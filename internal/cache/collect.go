@@ -197,6 +197,9 @@ type Swept struct {
 // orphanAge is how old content must be that nothing names before it counts as left by an upload that broke off.
 const orphanAge = 24 * time.Hour
 
+// unfinishedAge is for how long an upload may run.
+const unfinishedAge = 72 * time.Hour
+
 // Sweep removes archives whose paths were deleted, or which had none, a grace period ago, and what uploads that broke off left.
 // Whatever it does not get to, the next one does.
 func (s *Server) Sweep(ctx context.Context) (Swept, error) {
@@ -234,6 +237,10 @@ func (s *Server) sweepOrphans(ctx context.Context, ok bool) (n int, err error) {
 			return n, err
 		}
 		n++
+	}
+	if b, ok := s.Blobs.(Sweeper); ok {
+		swept, err := b.Sweep(ctx, time.Now().Add(-unfinishedAge))
+		return n + swept, err
 	}
 	return n, nil
 }

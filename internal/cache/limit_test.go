@@ -121,6 +121,7 @@ func TestQuota(t *testing.T) {
 	s.push(t, token, "small", objects[0])
 	// Nor does what another cache has come in for nothing.
 	s.push(t, other, "other", objects[2])
+	s.ask(t, token, "PUT", "/small/"+objects[2].info.URL, string(objects[2].file)).want(t, 200, "")
 	s.ask(t, token, "PUT", "/small/"+objects[2].hash+".narinfo", string(objects[2].info.Encode())).want(t, 507, "QuotaExceeded")
 	s.ask(t, token, "GET", "/small/"+objects[2].hash+".narinfo", "").want(t, 404, "")
 	// Without a Content-Length, what came is thrown away.

@@ -1,13 +1,20 @@
 package cache_test
 
 import (
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 
+	"github.com/garrison-nix/garrison/internal/cache"
 	"github.com/garrison-nix/garrison/internal/cache/cachetest"
 	"github.com/garrison-nix/garrison/internal/cache/client"
+	"github.com/garrison-nix/garrison/internal/cache/s3"
 	"github.com/garrison-nix/garrison/internal/nar"
 )
 
@@ -40,6 +47,37 @@ func TestNixReadsWhatWasPushed(t *testing.T) {
 		if !p.SignedBy(server.Key) {
 			t.Errorf("%s arrived without the cache's signature", p.StorePath)
 		}
+	}
+}
+
+// TestNixIsSentToTheBucket: archives come from the bucket itself, at the address that clients know it by.
+func TestNixIsSentToTheBucket(t *testing.T) {
+	t.Parallel()
+	bucket, fetched := lab.Bucket(t), atomic.Int32{}
+	target, err := url.Parse(bucket.Endpoint)
+	check(t, err)
+	pass := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) { r.Out.URL.Scheme, r.Out.URL.Host = target.Scheme, target.Host }}
+	public := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fetched.Add(1)
+		pass.ServeHTTP(w, r)
+	}))
+	t.Cleanup(public.Close)
+	bucket.PublicEndpoint = public.URL
+	blobs, err := s3.Open(t.Context(), bucket)
+	check(t, err)
+	from, to := cachetest.NewStore(t), cachetest.NewStore(t)
+	server := cachetest.Start(t, cache.Options{Blobs: blobs}, nil)
+	paths := from.BuildClosure(t, t.Name())
+	_, err = newClient(t, server).Push(t.Context(), paths, client.PushOptions{RealStoreDir: from.Dir()})
+	check(t, err)
+	if n := fetched.Load(); n != 0 {
+		t.Errorf("pushing made %d requests at the address for clients", n)
+	}
+	top := paths[len(paths)-1].StorePath
+	to.Nix(t, "copy", "--from", server.CacheURL(), "--option", "trusted-public-keys", server.Key.String(), top)
+	to.Nix(t, "store", "verify", "--recursive", "--no-trust", top)
+	if n := fetched.Load(); int(n) != len(paths) {
+		t.Errorf("%d archives came from the bucket, of %d", n, len(paths))
 	}
 }
 

@@ -144,7 +144,7 @@ func (s *Server) roomForPart(ctx context.Context, p parts, number int) error {
 	return err
 }
 
-// postParts makes an archive of its parts and stores it as if it had come whole. Once it is stored, the same request is answered alike, without
+// postParts makes an archive of its parts and stores it as if it had come whole. Once this cache has it, the same request is answered alike, without
 // parts: who sends it again after an answer that was lost, or while the first is still at work, is told that all is well.
 func (s *Server) postParts(w http.ResponseWriter, r *http.Request) error {
 	p, err := s.partsOf(r)
@@ -166,6 +166,9 @@ func (s *Server) postParts(w http.ResponseWriter, r *http.Request) error {
 	ctx := r.Context()
 	defer s.locks.lock(p.prefix)()
 	stored, err := s.stored(ctx, p.narHash)
+	if stored {
+		stored, err = s.mayHave(ctx, p.cache, p.narHash)
+	}
 	if err == nil && !stored {
 		err = s.assemble(r, p, query.Parts)
 	}

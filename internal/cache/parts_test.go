@@ -204,6 +204,10 @@ func TestPartsOfOthers(t *testing.T) {
 	}
 	c.want(403, "PUT", "/0", packed)
 	d.want(507, "PUT", "/0", packed)
+	c.token = "c"
+	c.want(200, "POST", "", []byte(`{"parts":1}`))
+	c.want(200, "POST", "", []byte(`{"parts":1}`))
+	d.want(409, "POST", "", []byte(`{"parts":1}`)) // what another cache was sent
 }
 
 // TestOldPartsAreSwept, those of uploads that go on are not, and a cache's unfinished uploads are bounded.

@@ -2,7 +2,9 @@ package cache_test
 
 import (
 	"bytes"
+	"crypto/rand"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -12,6 +14,7 @@ import (
 
 	"github.com/garrison-nix/garrison/internal/cache"
 	"github.com/garrison-nix/garrison/internal/cache/cachetest"
+	"github.com/garrison-nix/garrison/internal/cache/postgres"
 	"github.com/garrison-nix/garrison/internal/cache/s3"
 	"github.com/garrison-nix/garrison/internal/nar"
 )
@@ -116,33 +119,47 @@ func TestReplicasTakeTheSame(t *testing.T) {
 	}
 }
 
-// TestReplicasHearOfChanges: a key that is added on one signs what the other serves, and a token that is revoked on one is known to the other.
+// TestReplicasHearOfChanges: what is changed on one takes effect on the other: a key that is added, a cache that is made private, a
+// token that is revoked.
 func TestReplicasHearOfChanges(t *testing.T) {
 	t.Parallel()
 	s, indexes := replicas(t)
 	o := newObject(t, "p", "content")
 	o.put(t, s[0])
-	for _, server := range s {
-		call(t, server, "GET", "/c/"+o.hash+".narinfo", nil).want(t, 200, "Sig: c:")
+	anonymous := func() int {
+		res, err := http.Get(s[1].URL + "/c/nix-cache-info")
+		check(t, err)
+		check(t, res.Body.Close())
+		return res.StatusCode
+	}
+	text := func() string { return call(t, s[1], "GET", "/c/"+o.hash+".narinfo", nil).body }
+	if status := anonymous(); status != 200 || strings.Contains(text(), "Sig: c-2:") {
+		t.Fatalf("before any change: %d", status)
 	}
 	key, err := nar.GenerateKey("c-2")
 	check(t, err)
-	check(t, indexes[0].UpdateCache(t.Context(), "c", func(c *cache.Cache) error {
-		c.Keys = append(c.Keys, cache.KeyOf(key))
-		return nil
-	}))
+	change := func(f func(*cache.Cache)) error {
+		return indexes[0].UpdateCache(t.Context(), "c", func(c *cache.Cache) error { f(c); return nil })
+	}
+	check(t, change(func(c *cache.Cache) { c.Keys = append(c.Keys, cache.KeyOf(key)) }))
+	soon(t, "a new key signs", func() bool { return strings.Contains(text(), "Sig: c-2:") })
+	check(t, change(func(c *cache.Cache) { c.Public = false }))
+	soon(t, "strangers are kept out", func() bool { return anonymous() == 401 })
+	call(t, s[1], "GET", "/c/nix-cache-info", nil).want(t, 200, "")
+	check(t, indexes[0].Revoke(t.Context(), "push", time.Now().Add(time.Hour)))
+	soon(t, "the token is refused", func() bool { return call(t, s[1], "GET", "/c/nix-cache-info", nil).status == 401 })
+}
+
+// soon waits until what happens, and says how long it took: two seconds is what is promised.
+func soon(t *testing.T, what string, happens func() bool) {
+	t.Helper()
 	began := time.Now()
-	for !strings.Contains(call(t, s[1], "GET", "/c/"+o.hash+".narinfo", nil).body, "Sig: c-2:") {
+	for ; !happens(); time.Sleep(10 * time.Millisecond) {
 		if time.Since(began) > 20*time.Second {
-			t.Fatal("the other replica does not sign with a key that was added")
+			t.Fatalf("%s: not on the other replica", what)
 		}
-		time.Sleep(10 * time.Millisecond)
 	}
-	t.Logf("a new key signs on the other replica after %v", time.Since(began))
-	check(t, indexes[0].Revoke(t.Context(), "token", time.Now().Add(time.Hour)))
-	if revoked, err := indexes[1].Revoked(t.Context()); err != nil || len(revoked) != 1 {
-		t.Errorf("%q, %v", revoked, err)
-	}
+	t.Logf("%s on the other replica after %v", what, time.Since(began))
 }
 
 // TestReplicaLosesItsStorage: while the database or the bucket cannot be reached nothing is said to be absent, and afterwards all is as before.
@@ -174,5 +191,46 @@ func TestReplicaLosesItsStorage(t *testing.T) {
 		proxy.Set(cachetest.Passing)
 	}
 	other.put(t, s)
+	call(t, s, "GET", "/c/"+o.info.URL, nil).want(t, 200, string(o.file))
+}
+
+// TestSlowClientsHoldNoConnection: uploads and downloads that stand still leave the two connections to the database to others.
+func TestSlowClientsHoldNoConnection(t *testing.T) {
+	t.Parallel()
+	blobs, err := s3.Open(t.Context(), lab.Bucket(t))
+	check(t, err)
+	index, err := postgres.Open(t.Context(), postgres.Config{URL: lab.PostgresURL(t), MaxConnections: 2})
+	check(t, err)
+	t.Cleanup(func() { check(t, index.Close()) })
+	s := cachetest.Start(t, cache.Options{Blobs: blobs, Index: index, MaxNarBytes: 64 << 20}, nil)
+	random := make([]byte, 12<<20) // more than sockets hold
+	_, err = rand.Read(random)
+	check(t, err)
+	large := newObject(t, "large", string(random))
+	large.put(t, s)
+	for i := range 6 {
+		res, err := http.Get(s.URL + "/c/" + large.info.URL)
+		check(t, err)
+		t.Cleanup(func() { _ = res.Body.Close() })
+		if _, err := io.ReadFull(res.Body, make([]byte, 1)); err != nil {
+			t.Fatal(err)
+		}
+		o := newObject(t, fmt.Sprint("slow-", i), strings.Repeat("slow", i+1000))
+		body, half := io.Pipe()
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPut, s.URL+"/c/"+o.info.URL, body)
+		check(t, err)
+		req.Header.Set("Authorization", "bearer "+cachetest.PushToken)
+		go func() {
+			if res, err := http.DefaultClient.Do(req); err == nil {
+				_ = res.Body.Close()
+			}
+		}()
+		t.Cleanup(func() { _ = half.CloseWithError(io.ErrUnexpectedEOF) })
+		if _, err := half.Write(o.file[:len(o.file)/2]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	o := newObject(t, "quick", "content")
+	o.put(t, s)
 	call(t, s, "GET", "/c/"+o.info.URL, nil).want(t, 200, string(o.file))
 }

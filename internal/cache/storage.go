@@ -57,6 +57,12 @@ type Redirector interface {
 	URL(ctx context.Context, key string, valid time.Duration) (string, error)
 }
 
+// Sweeper is a second interface of Blobs that keep something of an upload that its server did not live to end.
+type Sweeper interface {
+	// Sweep removes what is left of uploads that began before then, and returns how many there were.
+	Sweep(ctx context.Context, before time.Time) (swept int, err error)
+}
+
 // Key is a signing key of a cache.
 type Key struct {
 	Public  nar.PublicKey
@@ -172,6 +178,10 @@ type Index interface {
 	TouchNar(ctx context.Context, narHash nar.Hash, at time.Time) error
 	// NarOf returns an archive that a path of the cache has; false if none has it. Paths that were deleted, but are not yet expired, count.
 	NarOf(ctx context.Context, cache string, narHash nar.Hash) (Nar, bool, error)
+	// NoteSent notes that an archive was sent to a cache, whole. It need not survive a crash of the machine before a PutPath that follows has returned.
+	NoteSent(ctx context.Context, cache string, narHash nar.Hash, at time.Time) error
+	// WasSent says whether that was noted; Expire forgets what was noted before then.
+	WasSent(ctx context.Context, cache string, narHash nar.Hash) (bool, error)
 	// Nars calls each with every archive, in any order, and ends with each's first error.
 	Nars(ctx context.Context, each func(Nar) error) error
 

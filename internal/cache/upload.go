@@ -50,8 +50,10 @@ func (s *Server) putNar(w http.ResponseWriter, r *http.Request) error {
 	}
 	body := &patientReader{r: http.MaxBytesReader(w, r.Body, s.maxFileBytes()), w: http.NewResponseController(w)}
 	if stored {
-		_, err = s.receive(body, io.Discard, want)
-		return err
+		if _, err = s.receive(body, io.Discard, want); err != nil {
+			return err
+		}
+		return s.Index.NoteSent(ctx, c.Name, want, time.Now())
 	}
 	if err := s.checkQuota(ctx, c, max(r.ContentLength, 1)); err != nil {
 		return err
@@ -85,7 +87,7 @@ func (s *Server) store(ctx context.Context, c *Cache, body io.Reader, want nar.H
 		return errStored
 	})
 	if errors.Is(err, errStored) {
-		return nil
+		return s.Index.NoteSent(ctx, c.Name, want, time.Now())
 	}
 	if err != nil {
 		return err
@@ -94,7 +96,10 @@ func (s *Server) store(ctx context.Context, c *Cache, body io.Reader, want nar.H
 	if lost { // paths of any cache have it
 		defer s.memory.forgetAll()
 	}
-	return errors.Join(s.Index.PutNar(ctx, got), s.notePending(ctx, c, got))
+	if err := s.Index.PutNar(ctx, got); err != nil {
+		return err
+	}
+	return errors.Join(s.Index.NoteSent(ctx, c.Name, want, time.Now()), s.notePending(ctx, c, got))
 }
 
 // stored says whether an archive is there, and known.
@@ -196,7 +201,7 @@ func (s *Server) putPath(ctx context.Context, c *Cache, hashPart string, info *n
 	if exists {
 		return conflict(info.StorePath, old.NarHash)
 	}
-	err = s.checkNar(ctx, info)
+	err = s.checkNar(ctx, c, info)
 	key, upstream := info.Signer(s.Upstreams...)
 	path := Path{Cache: c.Name, StorePath: info.StorePath, NarHash: info.NarHash}
 	switch {
@@ -240,14 +245,27 @@ func conflict(storePath string, have nar.Hash) error {
 // errNoNar means that a path's archive was not uploaded.
 var errNoNar = errors.New("the archive is not here")
 
-// checkNar makes sure that the path's archive was uploaded (else errNoNar) and has the size that is claimed.
-func (s *Server) checkNar(ctx context.Context, info *nar.NarInfo) error {
+// mayHave says whether a path of c may have an archive: one has, or it was sent to c, whole. To know the NarHash of
+// what another cache has is not enough to get it.
+func (s *Server) mayHave(ctx context.Context, c *Cache, narHash nar.Hash) (bool, error) {
+	_, ok, err := s.Index.NarOf(ctx, c.Name, narHash)
+	if ok || err != nil {
+		return ok, err
+	}
+	return s.Index.WasSent(ctx, c.Name, narHash)
+}
+
+// checkNar makes sure that the path's archive was uploaded to the cache (else errNoNar) and has the size that is claimed.
+func (s *Server) checkNar(ctx context.Context, c *Cache, info *nar.NarInfo) error {
 	n, ok, err := s.Index.Nar(ctx, info.NarHash)
 	if err != nil {
 		return err
 	}
 	if ok {
 		ok, err = s.hasBlob(ctx, n)
+	}
+	if ok {
+		ok, err = s.mayHave(ctx, c, info.NarHash)
 	}
 	if err != nil {
 		return err

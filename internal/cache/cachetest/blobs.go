@@ -33,6 +33,7 @@ func Blobs(t *testing.T, open func(t *testing.T) cache.Blobs) {
 		"nothing and many bytes": testSizes,
 		"delete":                 testDelete,
 		"list":                   testList,
+		"all at once":            testAllAtOnce,
 	} {
 		t.Run(name, func(t *testing.T) { f(t, open(t)) })
 	}
@@ -312,4 +313,46 @@ func testList(t *testing.T, b cache.Blobs) {
 	if err := b.List(ctx, "", func(cache.Blob) error { return nil }); !errors.Is(err, context.Canceled) {
 		t.Errorf("canceled: %v", err)
 	}
+}
+
+// testAllAtOnce puts, reads, lists and deletes at the same time: what is read or listed is whole.
+func testAllAtOnce(t *testing.T, b cache.Blobs) {
+	content := func(i int) string { return strings.Repeat(fmt.Sprint(i), 10_000) }
+	var all sync.WaitGroup
+	for i := range 6 {
+		k := fmt.Sprintf("key-%d", i%3) // two at each
+		all.Go(func() {
+			for range 5 {
+				if err := b.Put(t.Context(), k, writing(content(i%3))); err != nil {
+					t.Error(err)
+				}
+				if err := b.Delete(t.Context(), k); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+		all.Go(func() {
+			for range 5 {
+				if r, err := b.Open(t.Context(), k); err == nil {
+					got, err := io.ReadAll(r)
+					if string(got) != content(i%3) || r.Close() != nil {
+						t.Errorf("read %d bytes, %v", len(got), err)
+					}
+				} else if !errors.Is(err, cache.ErrNotFound) {
+					t.Error(err)
+				}
+				err := b.List(t.Context(), "key-", func(blob cache.Blob) error {
+					if blob.Size != 10_000 {
+						t.Errorf("%+v is listed", blob)
+					}
+					return nil
+				})
+				if err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	all.Wait()
+	wantKeys(t, b, "")
 }

@@ -1,6 +1,7 @@
 package cachetest
 
 import (
+	"errors"
 	"maps"
 	"slices"
 	"testing"
@@ -206,4 +207,33 @@ func testRevoked(t *testing.T, x cache.Index) {
 	if got, err := x.Revoked(t.Context()); err != nil || !slices.Equal(got, []string{"a", "b"}) {
 		t.Errorf("%q, %v", got, err)
 	}
+}
+
+// testSent: what was sent to one cache was not sent to another, and is forgotten in time.
+func testSent(t *testing.T, x cache.Index) {
+	n, at := aNar("content"), time.Now()
+	must(t, x.CreateCache(t.Context(), cache.Cache{Name: "d"}))
+	sent := func(name string, want bool) {
+		t.Helper()
+		if was, err := x.WasSent(t.Context(), name, n.NarHash); err != nil || was != want {
+			t.Errorf("sent to %s: %v, %v", name, was, err)
+		}
+	}
+	sent("c", false)
+	must(t, x.NoteSent(t.Context(), "c", n.NarHash, at))
+	must(t, x.NoteSent(t.Context(), "c", n.NarHash, at.Add(-time.Hour)))
+	sent("c", true)
+	sent("d", false)
+	sent("nope", false)
+	if err := x.NoteSent(t.Context(), "nope", n.NarHash, at); !errors.Is(err, cache.ErrNotFound) {
+		t.Errorf("sent to no cache: %v", err)
+	}
+	expired(t, x, at)
+	sent("c", true)
+	expired(t, x, at.Add(2*time.Second))
+	sent("c", false)
+	must(t, x.NoteSent(t.Context(), "c", n.NarHash, at))
+	must(t, x.DeleteCache(t.Context(), "c"))
+	must(t, x.CreateCache(t.Context(), cache.Cache{Name: "c"}))
+	sent("c", false)
 }

@@ -80,7 +80,7 @@ func (i *Injector) meet(ctx context.Context, name string) (Fault, error) {
 		close(stalled)
 		select { // net/http does not notice that a client is gone while the body is not read
 		case <-ctx.Done():
-		case <-time.After(100 * time.Millisecond):
+		case <-time.After(30 * time.Millisecond):
 		}
 		return f, ErrFault
 	case Slow:
@@ -224,6 +224,15 @@ type faultyIndex struct {
 func (x *faultyIndex) PutNar(ctx context.Context, n cache.Nar) error {
 	_, err := faulty(ctx, x.i, "PutNar", func() (any, error) { return nil, x.Index.PutNar(ctx, n) })
 	return err
+}
+
+func (x *faultyIndex) NoteSent(ctx context.Context, name string, h nar.Hash, at time.Time) error {
+	_, err := faulty(ctx, x.i, "NoteSent", func() (any, error) { return nil, x.Index.NoteSent(ctx, name, h, at) })
+	return err
+}
+
+func (x *faultyIndex) WasSent(ctx context.Context, name string, h nar.Hash) (bool, error) {
+	return faulty(ctx, x.i, "WasSent", func() (bool, error) { return x.Index.WasSent(ctx, name, h) })
 }
 
 func (x *faultyIndex) TouchNar(ctx context.Context, h nar.Hash, at time.Time) error {

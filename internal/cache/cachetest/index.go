@@ -35,6 +35,7 @@ func Index(t *testing.T, open func(t *testing.T) cache.Index) {
 		"deleted paths":        testDeletePaths,
 		"expire":               testExpire,
 		"replaced archives":    testReplacedNar,
+		"sent archives":        testSent,
 		"pins":                 testPins,
 		"revoked tokens":       testRevoked,
 		"push, collection":     testPushAgainstCollection,

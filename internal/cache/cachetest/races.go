@@ -12,7 +12,7 @@ import (
 	"github.com/garrison-nix/garrison/internal/cache"
 )
 
-const rounds = 30
+const rounds = 15
 
 // both runs f and g at the same time.
 func both(f, g func()) {

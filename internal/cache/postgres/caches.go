@@ -2,8 +2,6 @@ package postgres
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"time"
 
@@ -12,7 +10,7 @@ import (
 
 // CreateCache implements cache.Index.
 func (x *Index) CreateCache(ctx context.Context, c cache.Cache) error {
-	keys, settings, err := encodeCache(c)
+	keys, settings, err := cache.EncodeCache(c)
 	if err != nil {
 		return err
 	}
@@ -26,34 +24,9 @@ func (x *Index) CreateCache(ctx context.Context, c cache.Cache) error {
 	})
 }
 
-func encodeCache(c cache.Cache) (keys, settings string, err error) {
-	k, err := json.Marshal(c.Keys)
-	if err != nil {
-		return "", "", err
-	}
-	s, err := json.Marshal(c.Settings)
-	return string(k), string(s), err
-}
-
-const cacheColumns = `name, keys, settings, created_at`
-
-func scanCache(scan func(...any) error) (cache.Cache, error) {
-	var c cache.Cache
-	var keys, settings string
-	var created int64
-	if err := scan(&c.Name, &keys, &settings, &created); err != nil {
-		return c, err
-	}
-	c.CreatedAt = time.Unix(created, 0)
-	if err := errors.Join(json.Unmarshal([]byte(keys), &c.Keys), json.Unmarshal([]byte(settings), &c.Settings)); err != nil {
-		return c, fmt.Errorf("what the index has of cache %s: %w", c.Name, err)
-	}
-	return c, nil
-}
-
 // Caches implements cache.Index.
 func (x *Index) Caches(ctx context.Context) ([]cache.Cache, error) {
-	return all(ctx, x, scanCache, `SELECT `+cacheColumns+` FROM caches ORDER BY name`)
+	return all(ctx, x, cache.ScanCache, `SELECT `+cache.CacheColumns+` FROM caches ORDER BY name`)
 }
 
 // UpdateCache implements cache.Index.
@@ -61,10 +34,10 @@ func (x *Index) UpdateCache(ctx context.Context, name string, change func(*cache
 	return x.write(ctx, adding, func(s *session) error {
 		var c *cache.Cache
 		err := s.each(func(scan func(...any) error) error {
-			found, err := scanCache(scan)
+			found, err := cache.ScanCache(scan)
 			c = &found
 			return err
-		}, `SELECT `+cacheColumns+` FROM caches WHERE name = $1 FOR UPDATE`, name)
+		}, `SELECT `+cache.CacheColumns+` FROM caches WHERE name = $1 FOR UPDATE`, name)
 		if err != nil {
 			return err
 		}
@@ -74,7 +47,7 @@ func (x *Index) UpdateCache(ctx context.Context, name string, change func(*cache
 		if err := change(c); err != nil {
 			return err
 		}
-		keys, settings, err := encodeCache(*c)
+		keys, settings, err := cache.EncodeCache(*c)
 		if err != nil {
 			return err
 		}
@@ -86,7 +59,7 @@ func (x *Index) UpdateCache(ctx context.Context, name string, change func(*cache
 // DeleteCache implements cache.Index.
 func (x *Index) DeleteCache(ctx context.Context, name string) error {
 	return x.inCache(ctx, alone, name, func(s *session, id int64) error {
-		for _, q := range []string{`DELETE FROM paths WHERE cache_id = $1`, `DELETE FROM pins WHERE cache_id = $1`, `DELETE FROM caches WHERE id = $1`} {
+		for _, q := range []string{`DELETE FROM sent WHERE cache_id = $1`, `DELETE FROM paths WHERE cache_id = $1`, `DELETE FROM pins WHERE cache_id = $1`, `DELETE FROM caches WHERE id = $1`} {
 			if _, err := s.exec(q, id); err != nil {
 				return err
 			}
@@ -114,16 +87,12 @@ func noCache(name string) error { return fmt.Errorf("cache %s: %w", name, cache.
 
 // PutPin implements cache.Index.
 func (x *Index) PutPin(ctx context.Context, name string, p cache.Pin) error {
-	expires := int64(0)
-	if !p.ExpiresAt.IsZero() {
-		expires = p.ExpiresAt.Unix()
-	}
 	return x.inCache(ctx, adding, name, func(s *session, id int64) error {
 		_, err := s.exec(`
 			INSERT INTO pins (cache_id, name, store_path, created_at, expires_at) VALUES ($1, $2, $3, $4, $5)
 			ON CONFLICT (cache_id, name) DO UPDATE SET store_path = excluded.store_path,
 				created_at = excluded.created_at, expires_at = excluded.expires_at`,
-			id, p.Name, p.StorePath, p.CreatedAt.Unix(), expires)
+			append([]any{id}, cache.PinRow(p)...)...)
 		return err
 	})
 }
@@ -140,15 +109,7 @@ func (x *Index) DeletePin(ctx context.Context, name, pin string) (was bool, err 
 
 // Pins implements cache.Index.
 func (x *Index) Pins(ctx context.Context, name string) ([]cache.Pin, error) {
-	return all(ctx, x, func(scan func(...any) error) (p cache.Pin, err error) {
-		var created, expires int64
-		err = scan(&p.Name, &p.StorePath, &created, &expires)
-		p.CreatedAt = time.Unix(created, 0)
-		if expires != 0 {
-			p.ExpiresAt = time.Unix(expires, 0)
-		}
-		return p, err
-	}, `SELECT p.name, p.store_path, p.created_at, p.expires_at FROM pins p JOIN caches c ON c.id = p.cache_id WHERE c.name = $1 ORDER BY p.name`, name)
+	return all(ctx, x, cache.ScanPin, `SELECT `+cache.PinColumns+` FROM pins p JOIN caches c ON c.id = p.cache_id WHERE c.name = $1 ORDER BY p.name`, name)
 }
 
 // Revoke implements cache.Index.

@@ -90,6 +90,25 @@ func (x *Index) TouchNar(ctx context.Context, narHash nar.Hash, at time.Time) er
 	})
 }
 
+// NoteSent implements cache.Index.
+func (x *Index) NoteSent(ctx context.Context, name string, narHash nar.Hash, at time.Time) error {
+	return x.inCache(ctx, relaxed, name, func(s *session, id int64) error {
+		_, err := s.exec(`INSERT INTO sent (cache_id, nar_hash, at) VALUES ($1, $2, $3) ON CONFLICT (cache_id, nar_hash) DO UPDATE SET at = greatest(sent.at, excluded.at)`,
+			id, narHash[:], at.Unix())
+		return err
+	})
+}
+
+// WasSent implements cache.Index.
+func (x *Index) WasSent(ctx context.Context, name string, narHash nar.Hash) (was bool, err error) {
+	err = x.read(ctx, shortTime, func(s *session) error {
+		var one int
+		was, err = s.one([]any{&one}, `SELECT 1 FROM sent s JOIN caches c ON c.id = s.cache_id WHERE c.name = $1 AND s.nar_hash = $2`, name, narHash[:])
+		return err
+	})
+	return was && err == nil, err
+}
+
 // Nars implements cache.Index.
 func (x *Index) Nars(ctx context.Context, each func(cache.Nar) error) error {
 	return x.read(ctx, longTime, func(s *session) error {
@@ -109,6 +128,9 @@ const mostDoomed = 10_000
 func (x *Index) Expire(ctx context.Context, before time.Time) ([]string, error) {
 	err := x.write(ctx, alone, func(s *session) error {
 		if _, err := s.exec(`DELETE FROM paths WHERE deleted_at < $1`, before.Unix()); err != nil {
+			return err
+		}
+		if _, err := s.exec(`DELETE FROM sent WHERE at < $1`, before.Unix()); err != nil {
 			return err
 		}
 		_, err := s.exec(`

@@ -57,7 +57,7 @@ func (x *Index) Walk(ctx context.Context, name string, each func(cache.Record) e
 // Stats implements cache.Index.
 func (x *Index) Stats(ctx context.Context, name string) (st cache.Stats, err error) {
 	var last int64
-	err = x.read(ctx, shortTime, func(s *session) error {
+	err = x.read(ctx, longTime, func(s *session) error {
 		_, err := s.one([]any{&st.Paths, &st.NarBytes, &st.StoredBytes, &last}, `
 			SELECT coalesce(sum(paths), 0)::bigint, coalesce(sum(paths * n.nar_size), 0)::bigint, coalesce(sum(n.file_size), 0)::bigint, coalesce(max(last), 0)
 			FROM (SELECT nar_id, count(*) AS paths, max(created_at) AS last FROM paths

@@ -115,9 +115,9 @@ func (x *Index) failure(err error, what string) error {
 	case code == "3D000":
 		e.Class = fleet.Local
 		return e.WithHint("create the database, or correct its name in the URL")
-	case code == "42501":
+	case code == "42501", code == "42P01", code == "3F000": // a schema that may not be used is as if it were not there
 		e.Class = fleet.Local
-		return e.WithHint("make the user the owner of the database")
+		return e.WithHint("make the user the owner of the database, and of the schema that the tables are in")
 	case code == "53100":
 		return e.WithHint("the database's disk is full")
 	}

@@ -3,6 +3,7 @@ package s3_test
 import (
 	"bytes"
 	"crypto/sha256"
+	"encoding/pem"
 	"errors"
 	"io"
 	"net/http"
@@ -35,7 +36,23 @@ func TestMain(m *testing.M) {
 	}})
 	defer names.Close()
 	os.Setenv("HTTP_PROXY", names.URL) // loopback itself is never asked through a proxy
+	defer trustTestServers()()
 	m.Run()
+}
+
+// trustTestServers has this process trust the certificate of httptest's servers, and returns what ends that.
+func trustTestServers() (end func()) {
+	server := httptest.NewTLSServer(nil)
+	defer server.Close()
+	file, err := os.CreateTemp("", "certificate-")
+	if err == nil {
+		err = errors.Join(pem.Encode(file, &pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw}), file.Close())
+	}
+	if err != nil {
+		panic(err)
+	}
+	os.Setenv("SSL_CERT_FILE", file.Name())
+	return func() { _ = os.Remove(file.Name()) }
 }
 
 const (
@@ -111,10 +128,18 @@ func behind(t *testing.T, c s3.Config, meet func(next http.Handler, w http.Respo
 	target, err := url.Parse(c.Endpoint)
 	must(t, err)
 	next := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) { r.Out.URL.Scheme, r.Out.URL.Host = target.Scheme, target.Host }}
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { meet(next, w, r) }))
+	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { meet(next, w, r) }))
 	t.Cleanup(server.Close)
 	c.Endpoint = server.URL
 	return c
+}
+
+// TestOverTLS is TestBlobs as it is in production, where requests are signed otherwise.
+func TestOverTLS(t *testing.T) {
+	t.Parallel()
+	cachetest.Blobs(t, func(t *testing.T) cache.Blobs {
+		return open(t, behind(t, lab.Bucket(t), func(next http.Handler, w http.ResponseWriter, r *http.Request) { next.ServeHTTP(w, r) }))
+	})
 }
 
 func TestBlobs(t *testing.T) {

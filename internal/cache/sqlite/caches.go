@@ -3,7 +3,6 @@ package sqlite
 import (
 	"context"
 	"database/sql"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -13,7 +12,7 @@ import (
 
 // CreateCache implements cache.Index.
 func (x *Index) CreateCache(ctx context.Context, c cache.Cache) error {
-	keys, settings, err := encodeCache(c)
+	keys, settings, err := cache.EncodeCache(c)
 	if err != nil {
 		return err
 	}
@@ -30,39 +29,16 @@ func (x *Index) CreateCache(ctx context.Context, c cache.Cache) error {
 	})
 }
 
-func encodeCache(c cache.Cache) (keys, settings string, err error) {
-	k, err := json.Marshal(c.Keys)
-	if err != nil {
-		return "", "", err
-	}
-	s, err := json.Marshal(c.Settings)
-	return string(k), string(s), err
-}
-
-func scanCache(scan func(...any) error) (cache.Cache, error) {
-	var c cache.Cache
-	var keys, settings string
-	var created int64
-	if err := scan(&c.Name, &keys, &settings, &created); err != nil {
-		return c, err
-	}
-	c.CreatedAt = time.Unix(created, 0)
-	if err := errors.Join(json.Unmarshal([]byte(keys), &c.Keys), json.Unmarshal([]byte(settings), &c.Settings)); err != nil {
-		return c, fmt.Errorf("what the index has of cache %s: %w", c.Name, err)
-	}
-	return c, nil
-}
-
 // Caches implements cache.Index.
 func (x *Index) Caches(ctx context.Context) ([]cache.Cache, error) {
-	return query(ctx, x, "caches", `SELECT name, keys, settings, created_at FROM caches ORDER BY name`,
-		func(rows *sql.Rows) (cache.Cache, error) { return scanCache(rows.Scan) })
+	return query(ctx, x, "caches", `SELECT `+cache.CacheColumns+` FROM caches ORDER BY name`,
+		func(rows *sql.Rows) (cache.Cache, error) { return cache.ScanCache(rows.Scan) })
 }
 
 // UpdateCache implements cache.Index.
 func (x *Index) UpdateCache(ctx context.Context, name string, change func(*cache.Cache) error) error {
 	return x.write(ctx, x.durable, func(tx *sql.Tx) error {
-		c, err := scanCache(tx.QueryRowContext(ctx, `SELECT name, keys, settings, created_at FROM caches WHERE name = ?`, name).Scan)
+		c, err := cache.ScanCache(tx.QueryRowContext(ctx, `SELECT `+cache.CacheColumns+` FROM caches WHERE name = ?`, name).Scan)
 		if errors.Is(err, sql.ErrNoRows) {
 			return noCache(name)
 		}
@@ -72,7 +48,7 @@ func (x *Index) UpdateCache(ctx context.Context, name string, change func(*cache
 		if err := change(&c); err != nil {
 			return err
 		}
-		keys, settings, err := encodeCache(c)
+		keys, settings, err := cache.EncodeCache(c)
 		if err != nil {
 			return err
 		}
@@ -84,7 +60,7 @@ func (x *Index) UpdateCache(ctx context.Context, name string, change func(*cache
 // DeleteCache implements cache.Index.
 func (x *Index) DeleteCache(ctx context.Context, name string) error {
 	return x.inCache(ctx, x.durable, name, func(tx *sql.Tx, id int64) error {
-		for _, q := range []string{`DELETE FROM paths WHERE cache_id = ?`, `DELETE FROM pins WHERE cache_id = ?`, `DELETE FROM caches WHERE id = ?`} {
+		for _, q := range []string{`DELETE FROM sent WHERE cache_id = ?`, `DELETE FROM paths WHERE cache_id = ?`, `DELETE FROM pins WHERE cache_id = ?`, `DELETE FROM caches WHERE id = ?`} {
 			if _, err := tx.ExecContext(ctx, q, id); err != nil {
 				return err
 			}
@@ -113,15 +89,11 @@ func noCache(name string) error { return fmt.Errorf("cache %s: %w", name, cache.
 // PutPin implements cache.Index.
 func (x *Index) PutPin(ctx context.Context, name string, p cache.Pin) error {
 	return x.inCache(ctx, x.durable, name, func(tx *sql.Tx, id int64) error {
-		expires := int64(0)
-		if !p.ExpiresAt.IsZero() {
-			expires = p.ExpiresAt.Unix()
-		}
 		_, err := tx.ExecContext(ctx, `
 			INSERT INTO pins (cache_id, name, store_path, created_at, expires_at) VALUES (?, ?, ?, ?, ?)
 			ON CONFLICT (cache_id, name) DO UPDATE SET store_path = excluded.store_path,
 				created_at = excluded.created_at, expires_at = excluded.expires_at`,
-			id, p.Name, p.StorePath, p.CreatedAt.Unix(), expires)
+			append([]any{id}, cache.PinRow(p)...)...)
 		return err
 	})
 }
@@ -143,17 +115,9 @@ func (x *Index) DeletePin(ctx context.Context, name, pin string) (was bool, err 
 // Pins implements cache.Index.
 func (x *Index) Pins(ctx context.Context, name string) ([]cache.Pin, error) {
 	return query(ctx, x, "pins", `
-		SELECT p.name, p.store_path, p.created_at, p.expires_at FROM pins p JOIN caches c ON c.id = p.cache_id
+		SELECT `+cache.PinColumns+` FROM pins p JOIN caches c ON c.id = p.cache_id
 		WHERE c.name = ? ORDER BY p.name`,
-		func(rows *sql.Rows) (p cache.Pin, err error) {
-			var created, expires int64
-			err = rows.Scan(&p.Name, &p.StorePath, &created, &expires)
-			p.CreatedAt = time.Unix(created, 0)
-			if expires != 0 {
-				p.ExpiresAt = time.Unix(expires, 0)
-			}
-			return p, err
-		}, name)
+		func(rows *sql.Rows) (cache.Pin, error) { return cache.ScanPin(rows.Scan) }, name)
 }
 
 // Revoke implements cache.Index.

@@ -99,6 +99,22 @@ func (x *Index) TouchNar(ctx context.Context, narHash nar.Hash, at time.Time) er
 	})
 }
 
+// NoteSent implements cache.Index.
+func (x *Index) NoteSent(ctx context.Context, name string, narHash nar.Hash, at time.Time) error {
+	return x.inCache(ctx, x.relaxed, name, func(tx *sql.Tx, id int64) error {
+		_, err := tx.ExecContext(ctx, `INSERT INTO sent (cache_id, nar_hash, at) VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET at = max(at, excluded.at)`,
+			id, narHash[:], at.Unix())
+		return err
+	})
+}
+
+// WasSent implements cache.Index.
+func (x *Index) WasSent(ctx context.Context, name string, narHash nar.Hash) (was bool, err error) {
+	err = x.each(ctx, "what was sent", `SELECT 1 FROM sent s JOIN caches c ON c.id = s.cache_id WHERE c.name = ? AND s.nar_hash = ?`,
+		func(*sql.Rows) error { was = true; return nil }, name, narHash[:])
+	return was && err == nil, err
+}
+
 // Nars implements cache.Index.
 func (x *Index) Nars(ctx context.Context, each func(cache.Nar) error) error {
 	return x.each(ctx, "archives", `SELECT `+narColumns+` FROM nars n`, func(rows *sql.Rows) error {
@@ -117,6 +133,7 @@ func (x *Index) Expire(ctx context.Context, before time.Time) ([]string, error) 
 	err := x.write(ctx, x.durable, func(tx *sql.Tx) error {
 		for _, q := range []string{
 			`DELETE FROM paths WHERE deleted_at < ?1`,
+			`DELETE FROM sent WHERE at < ?1`,
 			`INSERT INTO doomed SELECT blob, ?1 FROM nars n WHERE blob <> '' AND stored_at < ?1 AND NOT EXISTS (SELECT 1 FROM paths p WHERE p.nar_id = n.id)
 				ON CONFLICT DO NOTHING`,
 		} {

@@ -3,6 +3,7 @@ package sqlite_test
 import (
 	"crypto/sha256"
 	"database/sql"
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -64,6 +65,22 @@ func TestDamagedDatabaseIsReported(t *testing.T) {
 	}
 }
 
+func TestNewerDatabaseIsLeftAlone(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "index.sqlite")
+	open(t, file)
+	db, err := sql.Open("sqlite", file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = db.Exec(`INSERT INTO goose_db_version (version_id, is_applied) VALUES (999, 1)`)
+	if err := errors.Join(err, db.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := sqlite.Open(t.Context(), file); fleet.CodeOf(err) != fleet.CodeState || !strings.Contains(err.Error(), "newer Garrison") {
+		t.Error(err)
+	}
+}
+
 // TestOldDatabases opens one of each schema that was released before this one, with something in it.
 func TestOldDatabases(t *testing.T) {
 	const glibc, curl = "00000000000000000000000000000000", "11111111111111111111111111111111"
@@ -74,10 +91,14 @@ func TestOldDatabases(t *testing.T) {
 	content := nar.Hash(sha256.Sum256([]byte("content")))
 	const path = `INSERT INTO paths VALUES (7, ?2, '/nix/store/' || ?2 || '-glibc', 3, CAST('its narinfo' AS BLOB), 1)`
 	fill := []string{`INSERT INTO caches VALUES (7, 'c', ?3, 1)`, `INSERT INTO nars VALUES (3, ?1, 10, ?1, 5, 1)`, path}
-	for version, more := range map[int64][]string{
+	old := map[int64][]string{
 		1: nil,
 		2: {`INSERT INTO upstream_paths VALUES (7, ?4, '/nix/store/' || ?4 || '-curl', 'up:key', CAST('x' AS BLOB), 1)`},
-	} {
+	}
+	if schemas, err := filepath.Glob("migrations/*.sql"); err != nil || len(schemas) != len(old)+1 {
+		t.Errorf("there are %d schemas, and %d older ones are tested, %v", len(schemas), len(old), err)
+	}
+	for version, more := range old {
 		file := filepath.Join(t.TempDir(), "index.sqlite")
 		db, err := sql.Open("sqlite", file)
 		if err != nil {

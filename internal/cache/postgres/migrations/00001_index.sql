@@ -35,6 +35,13 @@ CREATE TABLE paths (
 CREATE INDEX paths_by_nar ON paths (nar_id, cache_id) WHERE nar_id IS NOT NULL;
 CREATE INDEX paths_deleted ON paths (deleted_at) WHERE deleted_at IS NOT NULL;
 
+CREATE TABLE sent (
+    cache_id bigint NOT NULL REFERENCES caches (id),
+    nar_hash bytea NOT NULL, -- of an archive that was sent to the cache, whole
+    at       bigint NOT NULL,
+    PRIMARY KEY (cache_id, nar_hash)
+);
+
 CREATE TABLE doomed (
     blob      text COLLATE "C" PRIMARY KEY, -- that nothing names any more
     doomed_at bigint NOT NULL

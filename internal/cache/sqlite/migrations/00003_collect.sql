@@ -34,6 +34,13 @@ CREATE TABLE doomed (
     doomed_at INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
+CREATE TABLE sent (
+    cache_id INTEGER NOT NULL REFERENCES caches (id),
+    nar_hash BLOB NOT NULL, -- of an archive that was sent to the cache, whole
+    at       INTEGER NOT NULL,
+    PRIMARY KEY (cache_id, nar_hash)
+) STRICT, WITHOUT ROWID;
+
 CREATE TABLE pins (
     cache_id   INTEGER NOT NULL REFERENCES caches (id),
     name       TEXT NOT NULL,
