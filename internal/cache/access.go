@@ -13,12 +13,16 @@ const (
 	expiryNotice = 14 * 24 * time.Hour
 )
 
+// visibilityHeader tells Attic's proxies that an answer may be kept for anybody.
+const visibilityHeader = "X-Attic-Cache-Visibility"
+
 // caller is who makes a request.
 type caller struct {
 	grant   Grant
 	bad     error  // why the token that came along counts for nothing; nil without one
 	address string // where the request comes from
 	cache   string // that it was let into; "" until then, and for a cache that is not there
+	answer  http.Header
 }
 
 // who names the caller for limits: by the token, else by the address.
@@ -38,7 +42,7 @@ func callerOf(ctx context.Context) *caller {
 
 // identify finds out who makes the request. A token that is not valid counts as none.
 func (s *Server) identify(w http.ResponseWriter, r *http.Request) (*caller, error) {
-	c := &caller{address: s.address(r)}
+	c := &caller{address: s.address(r), answer: w.Header()}
 	token := Token(r)
 	if token == "" || s.Tokens == nil {
 		return c, nil
@@ -81,6 +85,9 @@ func (s *Server) open(r *http.Request, name string, p Permission) (*Cache, error
 	switch {
 	case may&p == p && c != nil:
 		who.cache = name
+		if c.Public {
+			who.answer.Set(visibilityHeader, "public")
+		}
 		return c, nil
 	case may == 0 || may&p != p && who.grant.ID == "":
 		return nil, unauthorized(who)

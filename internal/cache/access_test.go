@@ -123,7 +123,9 @@ func routes(t *testing.T) [][2]string {
 func TestStrangersLearnNothing(t *testing.T) {
 	s := newTenants(t, nil)
 	there, absent := newObject(t, "there", "there"), newObject(t, "absent", "absent")
-	s.push(t, s.create(t, "secret", ""), "secret", there)
+	owner := s.create(t, "secret", "")
+	s.push(t, owner, "secret", there)
+	s.ask(t, owner, "PUT", "/secret/log/"+drvOf(there), "log").want(t, 200, "")
 	s.create(t, "other", "")
 
 	// From here on only strangers come.
@@ -132,7 +134,13 @@ func TestStrangersLearnNothing(t *testing.T) {
 	})
 	ended := s.sign(t, cache.Grant{ExpiresAt: time.Now().Add(-time.Hour), Caches: cache.CacheGrants{{Pattern: "*", May: cache.Everything}}})
 	elsewhere := s.token(t, cache.CacheGrant{Pattern: "other", May: cache.Everything})
-	for _, route := range routes(t) {
+	all := routes(t)
+	for _, route := range all {
+		if route[0] == "GET" {
+			all = append(all, [2]string{"HEAD", route[1]})
+		}
+	}
+	for _, route := range all {
 		method, pattern := route[0], route[1]
 		for who, token := range map[string]string{"nobody": "", "nonsense": "x.y.z", "ended": ended, "elsewhere": elsewhere} {
 			var first answer
@@ -140,11 +148,13 @@ func TestStrangersLearnNothing(t *testing.T) {
 				name string
 				o    object
 			}{{"secret", there}, {"secret", absent}, {"nothing", there}, {"nothing", absent}} {
-				a := strangers.ask(t, token, method, fill(pattern, c.name, c.o), fmt.Sprintf(
-					`{"cache":%q,"store_path_hashes":[%q],"storePaths":[%q],"nar_hashes":[%q],"id":"another","keypair":"Generate","is_public":true}`,
-					c.name, c.o.hash, c.o.info.StorePath, c.o.info.NarHash))
+				body := fmt.Sprintf(`{"cache":%q,"store_path_hashes":[%q],"storePaths":[%q],"nar_hashes":[%q],"id":"another","keypair":"Generate","is_public":true,
+					"store_path_hash":%[2]q,"store_path":%[3]q,"nar_hash":"sha256:%[5]x","nar_size":%[6]d}`,
+					c.name, c.o.hash, c.o.info.StorePath, c.o.info.NarHash, c.o.info.NarHash[:], c.o.info.NarSize)
+				a := call(t, &cachetest.Server{Server: strangers.at()}, method, fill(pattern, c.name, c.o), []byte(body),
+					"Authorization", "bearer "+token, "X-Attic-Nar-Info", strings.ReplaceAll(body, "\n", " "))
 				a.header.Del("Date")
-				if strings.Contains(a.body, "secret") || strings.Contains(pattern, "{cache}") && a.status != 401 {
+				if strings.Contains(a.body, "secret") || (strings.Contains(pattern, "{cache}") || strings.HasSuffix(pattern, "/upload-path")) && a.status != 401 {
 					t.Errorf("%s asks %s %s: %d %s", who, method, pattern, a.status, a.body)
 				}
 				if i == 0 {
@@ -157,13 +167,15 @@ func TestStrangersLearnNothing(t *testing.T) {
 	}
 }
 
+func drvOf(o object) string { return o.hash + "-hello.drv" }
+
 // fill puts values in the place of a pattern's names.
 func fill(pattern, name string, o object) string {
 	file := o.hash + ".narinfo"
 	if strings.Contains(pattern, "/nar/") {
 		file = strings.TrimPrefix(o.info.URL, "nar/")
 	}
-	path := strings.NewReplacer("{cache}", name, "{file}", file, "{$}", "", "...}", "}").Replace(pattern)
+	path := strings.NewReplacer("{cache}", name, "{file}", file, "{drv}", drvOf(o), "{$}", "", "...}", "}").Replace(pattern)
 	return regexp.MustCompile(`\{[a-zA-Z]+\}`).ReplaceAllString(path, o.info.NarHash.Nix32())
 }
 
@@ -226,7 +238,10 @@ func TestPermissions(t *testing.T) {
 	s.ask(t, s.token(t, cache.CacheGrant{Pattern: "t*a", May: cache.Pull}, cache.CacheGrant{Pattern: "*", May: cache.Push}), "GET", "/team-a/nix-cache-info", "").want(t, 200, "StoreDir")
 	// Public caches are read by anybody, and no more than that.
 	s.ask(t, all, "PATCH", "/_api/v1/cache-config/team-a", `{"is_public":true}`).want(t, 200, "")
-	s.ask(t, "", "GET", "/team-a/"+o.hash+".narinfo", "").want(t, 200, o.info.StorePath)
+	a := s.ask(t, "", "GET", "/team-a/"+o.hash+".narinfo", "")
+	if a.want(t, 200, o.info.StorePath); a.header.Get("X-Attic-Cache-Visibility") != "public" {
+		t.Errorf("%v", a.header)
+	}
 	s.ask(t, "", "PUT", "/team-a/"+o.info.URL, string(o.file)).want(t, 401, "needs a token")
 	s.ask(t, all, "DELETE", "/_api/v1/cache-config/team-a", "").want(t, 200, "")
 	s.ask(t, all, "GET", "/team-a/nix-cache-info", "").want(t, 404, "NoSuchCache")

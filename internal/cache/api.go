@@ -24,7 +24,7 @@ func (s *Server) postMissingPaths(w http.ResponseWriter, r *http.Request) error 
 		Hashes []string `json:"store_path_hashes"`
 		Nars   []string `json:"nar_hashes"`
 	}
-	body, err := readBody(w, r, maxQueryBytes)
+	body, err := s.readBody(w, r, maxQueryBytes)
 	if err != nil {
 		return err
 	}
@@ -43,26 +43,16 @@ func (s *Server) postMissingPaths(w http.ResponseWriter, r *http.Request) error 
 			return badRequest("%s is not the hash of a store path", quoted(h))
 		}
 	}
-	have, err := s.Index.Lookup(r.Context(), c.Name, query.Hashes)
-	if err != nil {
-		return err
-	}
-	if err := s.touch(r.Context(), c.Name, have); err != nil {
-		return err
-	}
 	if len(query.Nars) > 0 && len(query.Nars) != len(query.Hashes) {
 		return badRequest("%d NarHashes for %d paths", len(query.Nars), len(query.Hashes))
 	}
+	there, err := s.areThere(r.Context(), c, query.Hashes)
+	if err != nil {
+		return err
+	}
 	missing, stored := []string{}, []string{}
 	for i, h := range query.Hashes {
-		record, ok := have[h]
-		if ok {
-			ok, err = s.isThere(r.Context(), c, record)
-		}
-		if err != nil {
-			return err
-		}
-		if ok {
+		if there[i] {
 			continue
 		}
 		missing = append(missing, h)
@@ -80,26 +70,12 @@ func (s *Server) postMissingPaths(w http.ResponseWriter, r *http.Request) error 
 	return nil
 }
 
-// touch keeps what a push found here from being collected before that push refers to it.
-func (s *Server) touch(ctx context.Context, cache string, have map[string]Record) error {
-	now, old := time.Now(), []string{}
-	for hashPart, r := range have {
-		if now.Sub(r.UsedAt) > TouchGrain {
-			old = append(old, hashPart)
-		}
-	}
-	if len(old) == 0 {
-		return nil
-	}
-	return s.Index.Touch(ctx, cache, old, now)
-}
-
 func (s *Server) addStored(ctx context.Context, c *Cache, to []string, narHash string) ([]string, error) {
 	hash, err := nar.ParseHash(narHash)
 	if err != nil {
 		return to, badRequest("%v", err)
 	}
-	ok, err := s.stored(ctx, hash)
+	_, ok, err := s.stored(ctx, hash)
 	if ok {
 		ok, err = s.mayHave(ctx, c, hash)
 	}

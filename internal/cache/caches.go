@@ -87,7 +87,7 @@ func (s *Server) postKey(w http.ResponseWriter, r *http.Request) error {
 	if _, err := s.open(r, name, Configure); err != nil {
 		return err
 	}
-	config, err := readConfig(w, r)
+	config, err := s.readConfig(w, r)
 	if err != nil {
 		return err
 	}
@@ -155,7 +155,7 @@ func (s *Server) postRevoke(w http.ResponseWriter, r *http.Request) error {
 	if who.grant.ID == "" {
 		return unauthorized(who)
 	}
-	body, err := readBody(w, r, maxConfigBytes)
+	body, err := s.readBody(w, r, maxConfigBytes)
 	if err != nil {
 		return err
 	}

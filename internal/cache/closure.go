@@ -32,7 +32,7 @@ func (s *Server) postClosure(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	body, err := readBody(w, r, maxQueryBytes)
+	body, err := s.readBody(w, r, maxQueryBytes)
 	if err != nil {
 		return err
 	}
@@ -69,7 +69,7 @@ func (s *Server) walk(ctx context.Context, c *Cache, paths []string, answer *Clo
 			return nil, badRequest("%v", err)
 		}
 	}
-	records, err := s.Index.Lookup(ctx, c.Name, hashes)
+	records, err := s.lookup(ctx, c, hashes)
 	if err != nil {
 		return nil, err
 	}

@@ -247,10 +247,10 @@ func (s *Server) sweepOrphans(ctx context.Context, ok bool) (n int, err error) {
 
 // orphans lists first and asks the index afterwards, so that what is stored meanwhile is not among them.
 func (s *Server) orphans(ctx context.Context) ([]string, error) {
-	before, old := time.Now().Add(-orphanAge), map[string]bool{}
+	before, old := time.Now().Add(-orphanAge), map[string]Blob{}
 	err := s.Blobs.List(ctx, "", func(b Blob) error {
 		if b.StoredAt.Before(before) {
-			old[b.Key] = true
+			old[b.Key] = b
 		}
 		return nil
 	})
@@ -259,14 +259,32 @@ func (s *Server) orphans(ctx context.Context) ([]string, error) {
 	}
 	err = s.Index.Nars(ctx, func(n Nar) error {
 		delete(old, n.Blob)
+		delete(old, listingKey(n.Blob))
 		return nil
 	})
-	keys := make([]string, 0, len(old))
-	for k := range old {
-		keys = append(keys, k)
+	if err != nil || len(old) == 0 {
+		return nil, err
+	}
+	all, err := s.Index.Caches(ctx)
+	if err != nil {
+		return nil, err
+	}
+	caches := map[string]*Cache{}
+	for i := range all {
+		caches[all[i].id()] = &all[i]
+	}
+	var keys []string
+	for k, b := range old {
+		keep, err := s.keepsText(ctx, caches, b)
+		if err != nil {
+			return nil, err
+		}
+		if !keep {
+			keys = append(keys, k)
+		}
 	}
 	slices.Sort(keys)
-	return keys, err
+	return keys, nil
 }
 
 // Collect deletes from every cache what its retention does not keep, and sweeps. A cache that fails does not stop the others.

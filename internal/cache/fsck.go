@@ -156,7 +156,7 @@ func (f *fsck) archive(ctx context.Context, n Nar) (Problem, string, error) {
 	}
 	defer file.Close()
 	in := &rememberingReader{r: file}
-	got, err := f.s.receive(in, discard{}, n.NarHash)
+	got, err := f.s.receive(ctx, in, nil, narFile{hash: n.NarHash})
 	f.out.Bytes += n.FileSize
 	var refused *httpError
 	switch {
@@ -171,10 +171,6 @@ func (f *fsck) archive(ctx context.Context, n Nar) (Problem, string, error) {
 	}
 	return "", "", nil
 }
-
-type discard struct{}
-
-func (discard) Write(b []byte) (int, error) { return len(b), nil }
 
 // references finds what refers to something that is not there, or not whole.
 func (f *fsck) references(g *graph) {

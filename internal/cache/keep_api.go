@@ -59,7 +59,7 @@ func (s *Server) postPins(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	body, err := readBody(w, r, maxPinBytes)
+	body, err := s.readBody(w, r, maxPinBytes)
 	if err != nil {
 		return err
 	}
@@ -155,7 +155,7 @@ func (s *Server) postCollect(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	body, err := readBody(w, r, maxPinBytes)
+	body, err := s.readBody(w, r, maxPinBytes)
 	if err != nil {
 		return err
 	}

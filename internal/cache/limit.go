@@ -1,7 +1,6 @@
 package cache
 
 import (
-	"context"
 	"fmt"
 	"net"
 	"net/http"
@@ -105,13 +104,11 @@ func (s *Server) beginUpload(r *http.Request) (end func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	select {
-	case s.uploads <- struct{}{}:
-		return func() { <-s.uploads; endOwn() }, nil
-	case <-ctx.Done():
+	if err := acquire(ctx, s.uploads); err != nil {
 		endOwn()
-		return nil, context.Cause(ctx)
+		return nil, err
 	}
+	return func() { <-s.uploads; endOwn() }, nil
 }
 
 // address is where a request comes from: of IPv6 the network, as one client may have all addresses of it.

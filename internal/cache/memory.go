@@ -128,11 +128,12 @@ func whole(a *answer, there bool) *answer {
 	return nil
 }
 
-// narInfo returns the signed narinfo of a path that is here whole, or that the cache pulls through, which it may ask others for; nil if there is none.
-func (s *Server) narInfo(ctx context.Context, c *Cache, hashPart string, mayPull bool) ([]byte, error) {
+// path returns what is known of a path that is here whole, or that the cache pulls through, which it may ask others for; nil if there is none.
+func (s *Server) path(ctx context.Context, c *Cache, hashPart string, mayPull bool) (*answer, error) {
 	signers := c.signers()
-	a, err := s.recall(ctx, memoryKey{c.Name, hashPart}, func(a *answer) bool { return a.signers == signers }, func() (*answer, error) {
-		record, ok, err := s.record(ctx, c, hashPart)
+	return s.recall(ctx, memoryKey{c.Name, hashPart}, func(a *answer) bool { return a.signers == signers }, func() (*answer, error) {
+		found, err := s.lookup(ctx, c, []string{hashPart})
+		record, ok := found[hashPart]
 		if err == nil && !ok && mayPull && len(c.PullThrough) > 0 {
 			if ok, err = s.pull(ctx, c, hashPart); ok && err == nil {
 				record, ok, err = s.record(ctx, c, hashPart)
@@ -148,10 +149,6 @@ func (s *Server) narInfo(ctx context.Context, c *Cache, hashPart string, mayPull
 		}
 		return a, err
 	})
-	if a == nil {
-		return nil, err
-	}
-	return a.text, err
 }
 
 // narOf returns what is known of an archive that a path of c has, and that is here: content that only another cache has is not served.

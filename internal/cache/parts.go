@@ -151,7 +151,7 @@ func (s *Server) postParts(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	text, err := readBody(w, r, 1<<10)
+	text, err := s.readBody(w, r, 1<<10)
 	if err != nil {
 		return err
 	}
@@ -165,7 +165,7 @@ func (s *Server) postParts(w http.ResponseWriter, r *http.Request) error {
 	r = r.WithContext(context.WithoutCancel(r.Context()))
 	ctx := r.Context()
 	defer s.locks.lock(p.prefix)()
-	stored, err := s.stored(ctx, p.narHash)
+	_, stored, err := s.stored(ctx, p.narHash)
 	if stored {
 		stored, err = s.mayHave(ctx, p.cache, p.narHash)
 	}
@@ -198,7 +198,7 @@ func (s *Server) assemble(r *http.Request, p parts, n int) error {
 	defer end()
 	in := &partReader{ctx: ctx, s: s, p: p, n: n}
 	defer in.close()
-	err = s.store(ctx, p.cache, in, p.narHash)
+	_, _, err = s.store(ctx, p.cache, in, narFile{hash: p.narHash, compression: compressionZstd})
 	if in.err != nil { // the parts cannot be read: that is not the client's fault
 		return in.err
 	}

@@ -112,7 +112,7 @@ type pulled struct {
 // pull notes a path and all that it refers to, if other caches have them. It says whether the path is known now.
 func (s *Server) pull(ctx context.Context, c *Cache, hashPart string) (bool, error) {
 	defer s.locks.lock("pull " + c.Name + " " + hashPart)()
-	if _, known, err := s.record(ctx, c, hashPart); known || err != nil {
+	if r, known, err := s.record(ctx, c, hashPart); known && r.Upstream != Incomplete || err != nil {
 		return known, err
 	}
 	if a, _ := s.puller.absent.get(memoryKey{c.Name, hashPart}); a != nil {
@@ -144,7 +144,7 @@ func (s *Server) pullClosure(ctx context.Context, c *Cache, hashPart string) (fo
 		if err != nil {
 			return nil, "", err
 		}
-		level = slices.DeleteFunc(level, func(h string) bool { _, ok := here[h]; return ok })
+		level = slices.DeleteFunc(level, func(h string) bool { r, ok := here[h]; return ok && r.Upstream != Incomplete })
 		answers, err := s.askAll(ctx, c, level)
 		if err != nil {
 			return nil, "", err
@@ -309,7 +309,7 @@ func (s *Server) putPulled(ctx context.Context, c *Cache, info *nar.NarInfo, key
 		return err
 	}
 	defer s.locks.lock(c.Name + "/" + hashPart)()
-	if old, known, err := s.record(ctx, c, hashPart); err != nil || known && (old.Upstream != key || !stored) {
+	if old, known, err := s.record(ctx, c, hashPart); err != nil || known && old.Upstream != Incomplete && (old.Upstream != key || !stored) {
 		return err // somebody pushed it meanwhile
 	}
 	public, err := nar.ParsePublicKey(key)
@@ -377,13 +377,11 @@ func (s *Server) pullNarNow(ctx context.Context, c *Cache, hashPart string, hash
 	defer body.Close()
 	stalled := time.AfterFunc(pullStall, func() { body.Close() })
 	defer stalled.Stop()
-	select {
-	case s.uploads <- struct{}{}:
-		defer func() { <-s.uploads }()
-	case <-ctx.Done():
-		return ctx.Err()
+	if err := acquire(ctx, s.uploads); err != nil {
+		return err
 	}
-	err = s.store(ctx, c, &movingReader{body, stalled}, hash)
+	defer func() { <-s.uploads }()
+	_, _, err = s.store(ctx, c, &movingReader{body, stalled}, narFile{hash: hash})
 	var refused *httpError
 	if errors.As(err, &refused) {
 		return badGateway(from, err)

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"slices"
 	"strconv"
@@ -42,22 +43,32 @@ func (s *Server) getCacheInfo(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-func (s *Server) getNarInfo(w http.ResponseWriter, r *http.Request) error {
+// getFile serves what there is of each path: its narinfo and its listing.
+func (s *Server) getFile(w http.ResponseWriter, r *http.Request) error {
 	c, err := s.open(r, r.PathValue("cache"), Pull)
 	if err != nil {
 		return err
 	}
-	hashPart, ok := strings.CutSuffix(r.PathValue("file"), narInfoSuffix)
-	if !ok || !nar.ValidHashPart(hashPart) {
-		return noSuchObject(r.PathValue("file"))
+	file := r.PathValue("file")
+	hashPart, isNarInfo := strings.CutSuffix(file, narInfoSuffix)
+	hashPart, isListing := strings.CutSuffix(hashPart, listingSuffix)
+	if isNarInfo == isListing || !nar.ValidHashPart(hashPart) {
+		return noSuchObject(file)
 	}
-	text, err := s.narInfo(r.Context(), c, hashPart, r.Header.Get(pullHeader) == "")
+	a, err := s.path(r.Context(), c, hashPart, isNarInfo && r.Header.Get(pullHeader) == "")
 	if err != nil {
 		return err
 	}
-	if text == nil {
-		return noSuchObject(r.PathValue("file"))
+	if a == nil {
+		return noSuchObject(file)
 	}
+	if isListing && a.nar.Blob == "" {
+		return noSuchObject(file) // it was pulled, and nobody has asked for its archive yet
+	}
+	if isListing {
+		return s.serveListing(w, r, a.nar)
+	}
+	text := a.text
 	w.Header().Set("Content-Type", narInfoType)
 	w.Header().Set("Content-Length", strconv.Itoa(len(text)))
 	_, _ = w.Write(text) // it fails when the client is gone
@@ -83,7 +94,7 @@ func (s *Server) signed(c *Cache, r Record, from *PullThrough) ([]byte, error) {
 		sigs = others(c, sigs)
 	}
 	if r.Upstream == "" || from.Resign {
-		ours, err := sign(c, info)
+		ours, err := c.sign(info.Fingerprint())
 		if err != nil {
 			return nil, err
 		}
@@ -101,8 +112,8 @@ func (s *Server) signed(c *Cache, r Record, from *PullThrough) ([]byte, error) {
 	return info.Encode(), nil
 }
 
-func sign(c *Cache, info *nar.NarInfo) (sigs []string, err error) {
-	fingerprint := info.Fingerprint()
+// sign returns the signature of each of the cache's keys.
+func (c *Cache) sign(fingerprint []byte) (sigs []string, err error) {
 	for _, k := range c.Keys {
 		if k.Private == nil {
 			return nil, fmt.Errorf("the private half of key %s of cache %s is not known", k.Public.Name, c.Name)
@@ -133,18 +144,6 @@ func (s *Server) hasBlob(ctx context.Context, n Nar) (bool, error) {
 	return ok && size == n.FileSize, err
 }
 
-func parseNarFile(file string) (nar.Hash, error) {
-	digits, ok := strings.CutSuffix(file, narSuffix)
-	if !ok {
-		return nar.Hash{}, noSuchObject("nar/" + file)
-	}
-	h, err := nar.ParseNix32(digits)
-	if err != nil {
-		return nar.Hash{}, noSuchObject("nar/" + file)
-	}
-	return h, nil
-}
-
 func (s *Server) getNar(w http.ResponseWriter, r *http.Request) error {
 	c, err := s.open(r, r.PathValue("cache"), Pull)
 	if err != nil {
@@ -154,37 +153,82 @@ func (s *Server) getNar(w http.ResponseWriter, r *http.Request) error {
 	if before, after, ok := strings.Cut(file, "-"); ok && nar.ValidHashPart(before) {
 		hashPart, file = before, after
 	}
-	hash, err := parseNarFile(file)
-	if err != nil {
-		return err
+	name, ok := parseNarFile(file)
+	if !ok {
+		return noSuchObject("nar/" + r.PathValue("file"))
 	}
-	n, err := s.narOf(r.Context(), c, hash)
+	n, err := s.narOf(r.Context(), c, name.hash)
 	var refused *httpError
 	if hashPart != "" && errors.As(err, &refused) {
-		if err = s.pullNar(r.Context(), c, hashPart, hash); err == nil {
-			n, err = s.narOf(r.Context(), c, hash)
+		if err = s.pullNar(r.Context(), c, hashPart, name.hash); err == nil {
+			n, err = s.narOf(r.Context(), c, name.hash)
 		}
 	}
 	if err != nil {
 		return err
 	}
-	if elsewhere, err := s.redirect(w, r, n); elsewhere || err != nil {
-		return err
+	if name.compression == compressionZstd {
+		if elsewhere, err := s.redirect(w, r, n); elsewhere || err != nil {
+			return err
+		}
 	}
 	f, err := s.Blobs.Open(r.Context(), n.Blob)
 	if errors.Is(err, ErrNotFound) {
-		return noSuchObject(narURL(hash))
+		return noSuchObject(narURL(name.hash))
 	}
 	if err != nil {
 		return err
 	}
 	defer f.Close()
+	w.Header().Set("Cache-Control", "max-age=31536000, immutable")
+	if name.compression != compressionZstd {
+		return s.serveAs(w, r, name.compression, n, f)
+	}
 	limitWrite(w, n.FileSize)
-	h := w.Header()
-	h.Set("Content-Type", narType)
-	h.Set("Cache-Control", "max-age=31536000, immutable")
-	h.Set("ETag", strconv.Quote(n.FileHash.Nix32()))
+	w.Header().Set("Content-Type", narType)
+	w.Header().Set("ETag", strconv.Quote(n.FileHash.Nix32()))
 	http.ServeContent(w, r, "", time.Time{}, f)
+	return nil
+}
+
+// serveAs serves an archive as Nix remembers to have pushed it: what it finds under that name it takes for that compression.
+func (s *Server) serveAs(w http.ResponseWriter, r *http.Request, compression string, n Nar, f io.Reader) error {
+	limitWrite(w, n.NarSize)
+	w.Header().Set("Content-Type", "application/x-nix-nar")
+	var as func(io.Writer, io.Reader) error
+	switch compression {
+	case compressionNone:
+		w.Header().Set("Content-Length", strconv.FormatInt(n.NarSize, 10))
+		as = copyAll
+	case compressionXz:
+		as = storedXz
+	default:
+		return noSuchObject(r.PathValue("file"))
+	}
+	return s.unpackTo(w, r, f, as)
+}
+
+func copyAll(w io.Writer, r io.Reader) error {
+	_, err := io.Copy(w, r)
+	return err
+}
+
+// unpackTo answers with what is inside f, which is compressed by zstd, as as writes it. The headers are set.
+func (s *Server) unpackTo(w http.ResponseWriter, r *http.Request, f io.Reader, as func(io.Writer, io.Reader) error) error {
+	if r.Method == http.MethodHead {
+		return nil
+	}
+	inside, done, err := s.unzstd(f)
+	if err != nil {
+		return err
+	}
+	defer done()
+	if err := as(w, inside); err != nil {
+		if r.Context().Err() == nil {
+			s.Log.Error("stored content cannot be read", "path", r.URL.Path, "err", err)
+		}
+		panic(http.ErrAbortHandler) // rather than what looks like an end
+	}
 	return nil
 }
 

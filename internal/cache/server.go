@@ -56,7 +56,7 @@ type Options struct {
 	StoreDir    string // default "/nix/store"
 	Priority    int    // of caches that say nothing else; default 41, behind cache.nixos.org's 40
 	MaxNarBytes int64  // largest archive, uncompressed; default 64 GiB
-	MaxUploads  int    // archives received at the same time, each takes about 20 MB; default 16
+	MaxUploads  int    // archives received at the same time, each takes about 5 MB, some 15; default 16
 	Limits      Limits
 	Proxies     []netip.Prefix // whose word on where a request comes from (X-Forwarded-For) is taken
 	Log         *slog.Logger   // failures of the server itself, and tokens that end soon; default discards
@@ -66,9 +66,12 @@ type Options struct {
 type Server struct {
 	Options
 	uploads chan struct{} // one element per upload in progress
+	wide    chan struct{} // one element per upload in progress that takes more memory than most
 	locks   keyedMutex    // by URL of an archive, or cache and hash of a path
 	memory  memory
 	puller  puller
+
+	encoders, decoders sync.Pool // of zstd
 
 	mu     sync.Mutex
 	cached *known // nil: to be read
@@ -103,7 +106,7 @@ func New(o Options) *Server {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Server{Options: o, uploads: make(chan struct{}, o.MaxUploads), full: make(chan struct{}, 1)}
+	return &Server{Options: o, uploads: make(chan struct{}, o.MaxUploads), wide: make(chan struct{}, max(1, o.MaxUploads/4)), full: make(chan struct{}, 1)}
 }
 
 // EnsureCache makes sure that there is a cache of that name. One that is made is public and signs with key; one that is there signs with
@@ -168,10 +171,17 @@ func (s *Server) Handler() http.Handler {
 		})
 	}
 	handle("GET /{cache}/nix-cache-info", s.getCacheInfo)
-	handle("GET /{cache}/{file}", s.getNarInfo)
+	handle("PUT /{cache}/nix-cache-info", s.putCacheInfo)
+	handle("GET /{cache}/{file}", s.getFile)
+	handle("PUT /{cache}/{file}", s.putFile)
 	handle("GET /{cache}/nar/{file}", s.getNar)
-	handle("PUT /{cache}/{file}", s.putNarInfo)
 	handle("PUT /{cache}/nar/{file}", s.putNar)
+	handle("GET /{cache}/log/{drv}", s.getLog)
+	handle("PUT /{cache}/log/{drv}", s.putLog)
+	handle("GET /{cache}/realisations/{file}", s.getRealisation)
+	handle("PUT /{cache}/realisations/{file}", s.putRealisation)
+	handle("GET /{cache}/build-trace-v2/{drv}/{file}", s.getRealisation)
+	handle("PUT /{cache}/build-trace-v2/{drv}/{file}", s.putRealisation)
 	handle("GET /_api/v1/cache-config/{cache}", s.getCacheConfig)
 	handle("POST /_api/v1/cache-config/{cache}", s.postCacheConfig)
 	handle("PATCH /_api/v1/cache-config/{cache}", s.patchCacheConfig)
@@ -182,6 +192,7 @@ func (s *Server) Handler() http.Handler {
 	handle("PUT "+upload+"/{part}", s.putPart)
 	handle("POST "+upload, s.postParts)
 	handle("DELETE "+upload, s.deleteParts)
+	handle("PUT /_api/v1/upload-path", s.putUploadPath)
 	handle("GET /api/v1/caches", s.getCaches)
 	handle("GET /api/v1/caches/{cache}", s.getInfo)
 	handle("POST /api/v1/caches/{cache}/keys", s.postKey)

@@ -77,8 +77,8 @@ func (r *RetentionPeriod) UnmarshalJSON(b []byte) error {
 
 const maxConfigBytes = 1 << 20
 
-func readConfig(w http.ResponseWriter, r *http.Request) (c Config, err error) {
-	body, err := readBody(w, r, maxConfigBytes)
+func (s *Server) readConfig(w http.ResponseWriter, r *http.Request) (c Config, err error) {
+	body, err := s.readBody(w, r, maxConfigBytes)
 	if err != nil {
 		return c, err
 	}
@@ -134,7 +134,7 @@ func (s *Server) postCacheConfig(w http.ResponseWriter, r *http.Request) error {
 	if err := CheckName(name); err != nil {
 		return err
 	}
-	config, err := readConfig(w, r)
+	config, err := s.readConfig(w, r)
 	if err != nil {
 		return err
 	}
@@ -159,7 +159,7 @@ func (s *Server) patchCacheConfig(w http.ResponseWriter, r *http.Request) error 
 	if _, err := s.open(r, name, Configure); err != nil {
 		return err
 	}
-	config, err := readConfig(w, r)
+	config, err := s.readConfig(w, r)
 	if err != nil {
 		return err
 	}

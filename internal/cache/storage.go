@@ -111,8 +111,13 @@ type Path struct {
 	StorePath string
 	NarHash   nar.Hash // zero for an upstream path without archive
 	NarInfo   []byte   // nar.NarInfo's text without our own signatures, FileHash and FileSize
-	Upstream  string   // "" or the public key that an upstream path is signed with, as nar.PublicKey prints it
+	Upstream  string   // "" or the public key that an upstream path is signed with, as nar.PublicKey prints it, or Incomplete
+	PushedAs  nar.Hash // hash of the file that Nix pushed, by which it goes on to know the archive; zero for none. Only NarOf tells of it.
 }
+
+// Incomplete stands for the key of an upstream path whose archive is here, but not yet all that it refers to. It is like
+// an upstream path, but counts as absent where another path refers to it.
+const Incomplete = "incomplete"
 
 // Record is what the index knows of a path.
 type Record struct {
@@ -176,8 +181,9 @@ type Index interface {
 	Nar(ctx context.Context, narHash nar.Hash) (Nar, bool, error)
 	// TouchNar notes that an archive without paths is about to get some: Expire counts its age anew from at.
 	TouchNar(ctx context.Context, narHash nar.Hash, at time.Time) error
-	// NarOf returns an archive that a path of the cache has; false if none has it. Paths that were deleted, but are not yet expired, count.
-	NarOf(ctx context.Context, cache string, narHash nar.Hash) (Nar, bool, error)
+	// NarOf returns an archive that a path of the cache has, by its NarHash or else by what it was pushed as; false if none has it.
+	// Paths that were deleted, but are not yet expired, count.
+	NarOf(ctx context.Context, cache string, hash nar.Hash) (Nar, bool, error)
 	// NoteSent notes that an archive was sent to a cache, whole. It need not survive a crash of the machine before a PutPath that follows has returned.
 	NoteSent(ctx context.Context, cache string, narHash nar.Hash, at time.Time) error
 	// WasSent says whether that was noted; Expire forgets what was noted before then.
@@ -186,7 +192,7 @@ type Index interface {
 	Nars(ctx context.Context, each func(Nar) error) error
 
 	// PutPath stores p, durably, and says whether it was written. references are the full store paths that it refers to
-	// but for itself; all must be in the cache, else it fails with *MissingReferencesError; the path and all
+	// but for itself; all must be in the cache, and not Incomplete, else it fails with *MissingReferencesError; the path and all
 	// references are touched. An upstream path (p.Upstream) replaces whatever is there of its
 	// hash part, needs an archive only if it has a NarHash, and need not survive a crash of the machine before a PutPath that follows has returned. Any other path
 	// needs its archive in the index, else it is ErrNotFound; one that
@@ -196,6 +202,8 @@ type Index interface {
 	// Lookup returns what is known of those of the hash parts that the cache has,
 	// by hash part. Any number of hash parts may be asked for, some twice.
 	Lookup(ctx context.Context, cache string, hashParts []string) (map[string]Record, error)
+	// Present is Lookup of many without StorePath, NarHash, NarInfo, and of Nar all but FileSize and Blob: those of a whole system are asked for.
+	Present(ctx context.Context, cache string, hashParts []string) (map[string]Record, error)
 	// Touch sets UsedAt of those of the hash parts that the cache has to at, where it is TouchGrain older. It need not be durable.
 	Touch(ctx context.Context, cache string, hashParts []string, at time.Time) error
 	// Walk calls each with every path of the cache, in any order, as of one moment, and ends with each's first error. NarInfo is only valid during the call.

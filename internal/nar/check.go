@@ -38,10 +38,12 @@ const (
 // archive in the canonical form (entries sorted, padding zero, nothing after
 // it), with ErrTooLarge when there are more than maxBytes, and with r's error
 // when r fails.
-func Check(r io.Reader, maxBytes int64) (Checked, error) {
+func Check(r io.Reader, maxBytes int64) (Checked, error) { return check(r, maxBytes, nil) }
+
+func check(r io.Reader, maxBytes int64, list *lister) (Checked, error) {
 	sum := sha256.New()
 	in := &counted{r: r, left: maxBytes}
-	c := checker{r: bufio.NewReaderSize(io.TeeReader(in, sum), checkBuffer)}
+	c := checker{r: bufio.NewReaderSize(io.TeeReader(in, sum), checkBuffer), list: list}
 	if err := c.archive(); err != nil {
 		return Checked{}, in.explain(err)
 	}
@@ -84,6 +86,8 @@ func (c *counted) explain(err error) error {
 // checker parses an archive. Its methods fail with ErrMalformed or the reader's error.
 type checker struct {
 	r     *bufio.Reader
+	at    int64   // bytes that were parsed
+	list  *lister // nil for none
 	depth int
 	buf   [maxTarget + 1]byte
 }
@@ -136,7 +140,8 @@ func (c *checker) regular() error {
 	if err != nil {
 		return err
 	}
-	if t == "executable" {
+	executable := t == "executable"
+	if executable {
 		if err := c.expect("", "contents"); err != nil {
 			return err
 		}
@@ -147,6 +152,9 @@ func (c *checker) regular() error {
 	if err != nil {
 		return err
 	}
+	if err := c.list.regular(executable, n, c.at); err != nil {
+		return err
+	}
 	for left := n; left > 0; {
 		k, err := c.r.Discard(int(min(left, checkBuffer)))
 		if err != nil {
@@ -154,6 +162,7 @@ func (c *checker) regular() error {
 		}
 		left -= int64(k)
 	}
+	c.at += n
 	if err := c.padding(n); err != nil {
 		return err
 	}
@@ -171,17 +180,23 @@ func (c *checker) symlink() error {
 	if target == "" || strings.ContainsRune(target, 0) {
 		return malformed("a symlink's target is empty or has a zero byte")
 	}
+	if err := c.list.symlink(target); err != nil {
+		return err
+	}
 	return c.expect(")")
 }
 
 func (c *checker) directory() error {
+	if err := c.list.directory(); err != nil {
+		return err
+	}
 	for previous := ""; ; {
 		t, err := c.token(maxToken)
 		if err != nil {
 			return err
 		}
 		if t == ")" {
-			return nil
+			return c.list.endDirectory()
 		}
 		if t != "entry" {
 			return malformed("%q where a directory's entry should be", t)
@@ -198,6 +213,9 @@ func (c *checker) directory() error {
 		}
 		if name <= previous {
 			return malformed("entry %q comes after %q", name, previous)
+		}
+		if err := c.list.entry(name, previous == ""); err != nil {
+			return err
 		}
 		previous = name
 		if err := c.expect("node"); err != nil {
@@ -242,6 +260,7 @@ func (c *checker) token(most int) (string, error) {
 	if _, err := io.ReadFull(c.r, b); err != nil {
 		return "", err
 	}
+	c.at += n
 	return string(b), c.padding(n)
 }
 
@@ -250,6 +269,7 @@ func (c *checker) length() (int64, error) {
 	if _, err := io.ReadFull(c.r, b); err != nil {
 		return 0, err
 	}
+	c.at += int64(len(b))
 	n := binary.LittleEndian.Uint64(b)
 	if n > 1<<62 {
 		return 0, malformed("a length of %d bytes", n)
@@ -268,6 +288,7 @@ func (c *checker) padding(n int64) error {
 			return malformed("padding is not zero")
 		}
 	}
+	c.at += int64(pad)
 	_, err = c.r.Discard(pad)
 	return err
 }

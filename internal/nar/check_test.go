@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"io"
 	"strings"
@@ -176,6 +177,62 @@ func FuzzCheck(f *testing.F) {
 }
 
 func deepBytes() []byte { return archive(deep(3)...) }
+
+// FuzzList: what Check accepts has a listing, which is JSON, unless names are no UTF-8; what it does not accept has none.
+func FuzzList(f *testing.F) {
+	f.Add(archive(executable...))
+	f.Add(archive(directory(entry("a", directory(entry("x", executable))), entry("a.b", symlink), entry("b\"<", file("hello")))...))
+	f.Add(archive(directory(entry("\xff", file("")))...))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		checked, err := nar.Check(bytes.NewReader(b), 1<<20)
+		var out bytes.Buffer
+		listed, err2 := nar.List(bytes.NewReader(b), 1<<20, &out)
+		if errors.Is(err2, nar.ErrNoListing) {
+			return
+		}
+		if (err == nil) != (err2 == nil) || checked != listed {
+			t.Fatalf("%v, listed: %v", err, err2)
+		}
+		var listing struct {
+			Version int
+			Root    listingNode
+		}
+		if err != nil {
+			return
+		}
+		if err := json.Unmarshal(out.Bytes(), &listing); err != nil || listing.Version != 1 {
+			t.Fatalf("%s: %v", &out, err)
+		}
+		listing.Root.check(t, b)
+	})
+}
+
+type listingNode struct {
+	Type            string
+	NarOffset, Size int64
+	Target          string
+	Entries         map[string]listingNode
+}
+
+// check fails the test unless the contents of each file are where the listing says: behind their length.
+func (n listingNode) check(t *testing.T, archive []byte) {
+	switch n.Type {
+	case "directory":
+		for _, e := range n.Entries {
+			e.check(t, archive)
+		}
+	case "regular":
+		if n.NarOffset < 8 || n.NarOffset+n.Size > int64(len(archive)) || binary.LittleEndian.Uint64(archive[n.NarOffset-8:]) != uint64(n.Size) {
+			t.Errorf("a file of %d bytes is not at %d", n.Size, n.NarOffset)
+		}
+	case "symlink":
+		if n.Target == "" {
+			t.Error("a symlink without a target")
+		}
+	default:
+		t.Errorf("type %q", n.Type)
+	}
+}
 
 func FuzzParseHash(f *testing.F) {
 	for _, s := range []string{emptyNix32, emptyHex, emptySRI} {

@@ -28,6 +28,8 @@ func Index(t *testing.T, open func(t *testing.T) cache.Index) {
 		"caches are apart":     testApart,
 		"lookup":               testLookup,
 		"upstream paths":       testUpstream,
+		"incomplete paths":     testIncomplete,
+		"pushed as":            testPushedAs,
 		"stats":                testStats,
 		"concurrent":           testConcurrentPaths,
 		"touch":                testTouch,
@@ -313,6 +315,9 @@ func testUpstream(t *testing.T, x cache.Index) {
 	if got, err := x.Lookup(t.Context(), "c", asked); err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("%+v, %v", got, err)
 	}
+	if got, err := x.Present(t.Context(), "c", asked); err != nil || !reflect.DeepEqual(got, present(want)) {
+		t.Errorf("%+v, %v", got, err)
+	}
 	if got, err := x.Stats(t.Context(), "c"); got != (cache.Stats{}) || err != nil {
 		t.Errorf("upstream paths count: %+v, %v", got, err)
 	}
@@ -346,9 +351,24 @@ func testUpstream(t *testing.T, x cache.Index) {
 	if got, err := x.Lookup(t.Context(), "c", asked); err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("%+v, %v", got, err)
 	}
+	if got, err := x.Present(t.Context(), "c", asked); err != nil || !reflect.DeepEqual(got, present(want)) {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if got, err := x.Present(t.Context(), "nope", asked); err != nil || len(got) != 0 {
+		t.Errorf("%+v, %v", got, err)
+	}
 	if got, err := x.Stats(t.Context(), "c"); got.Paths != 1 || err != nil {
 		t.Errorf("%+v, %v", got, err)
 	}
+}
+
+// present is what Index.Present tells of records.
+func present(records map[string]cache.Record) map[string]cache.Record {
+	out := map[string]cache.Record{}
+	for h, r := range records {
+		out[h] = cache.Record{Path: cache.Path{Cache: r.Cache, Upstream: r.Upstream}, Nar: cache.Nar{FileSize: r.Nar.FileSize, Blob: r.Nar.Blob}, UsedAt: r.UsedAt}
+	}
+	return out
 }
 
 func testStats(t *testing.T, x cache.Index) {

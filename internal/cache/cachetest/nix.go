@@ -15,6 +15,7 @@ import (
 // Store is a Nix store of a test's own.
 type Store struct {
 	Root string // its files are in Root/nix/store
+	Bin  string // folder of the Nix that works on it; "" = the system's
 }
 
 // NewStore returns an empty store.
@@ -51,9 +52,9 @@ func (s Store) Nix(t testing.TB, args ...string) string {
 // TryNix runs nix; its error holds what it complained of.
 func (s Store) TryNix(t testing.TB, args ...string) (string, error) {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), "nix", args...)
+	cmd := exec.CommandContext(t.Context(), filepath.Join(s.Bin, "nix"), args...)
 	cmd.Env = append(os.Environ(), "HOME="+s.Root, "NIX_REMOTE="+s.URL(), "NIX_CONFIG="+strings.Join([]string{
-		"experimental-features = nix-command flakes", "build-users-group =", "substituters =",
+		"experimental-features = nix-command flakes ca-derivations", "build-users-group =", "substituters =",
 		"sandbox-paths = /bin/sh=/bin/busybox", "narinfo-cache-negative-ttl = 0", "narinfo-cache-positive-ttl = 0",
 	}, "\n"))
 	var stdout, stderr bytes.Buffer

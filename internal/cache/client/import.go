@@ -13,7 +13,7 @@ import (
 	"strings"
 
 	"github.com/klauspost/compress/zstd"
-	"github.com/ulikunitz/xz"
+	"github.com/mikelolasagasti/xz"
 
 	"github.com/garrison-nix/garrison/internal/fleet"
 	"github.com/garrison-nix/garrison/internal/nar"
@@ -209,6 +209,9 @@ func (m *rememberingReader) Read(b []byte) (int, error) {
 	return n, err
 }
 
+// xzDictionary is what decompressing xz may take: that of its highest level.
+const xzDictionary = 64 << 20
+
 // decompress reads what a narinfo's Compression names; end gives memory back.
 func decompress(how string, from io.Reader) (_ io.Reader, end func(), err error) {
 	end = func() {}
@@ -222,7 +225,7 @@ func decompress(how string, from io.Reader) (_ io.Reader, end func(), err error)
 		}
 		return z, z.Close, nil
 	case "xz":
-		z, err := xz.NewReader(bufio.NewReaderSize(from, 64<<10))
+		z, err := xz.NewReader(bufio.NewReaderSize(from, 64<<10), xzDictionary)
 		return z, end, err
 	case "gzip":
 		z, err := gzip.NewReader(from)

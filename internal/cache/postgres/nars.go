@@ -11,8 +11,12 @@ import (
 const (
 	narColumns = `n.nar_hash, n.nar_size, n.file_hash, n.file_size, n.blob`
 	narOfQuery = `
-		SELECT ` + narColumns + ` FROM nars n JOIN paths p ON p.nar_id = n.id JOIN caches c ON c.id = p.cache_id
-		WHERE n.nar_hash = $1 AND c.name = $2 LIMIT 1`
+		(SELECT ` + narColumns + ` FROM nars n JOIN paths p ON p.nar_id = n.id JOIN caches c ON c.id = p.cache_id
+		WHERE n.nar_hash = $1 AND c.name = $2 LIMIT 1)
+		UNION ALL
+		(SELECT ` + narColumns + ` FROM caches c JOIN paths p ON p.cache_id = c.id AND p.pushed_as = $1 JOIN nars n ON n.id = p.nar_id
+		WHERE c.name = $2 LIMIT 1)
+		LIMIT 1`
 )
 
 // narRow receives narColumns, which are NULL where there is no archive.
@@ -69,8 +73,8 @@ func (x *Index) Nar(ctx context.Context, narHash nar.Hash) (cache.Nar, bool, err
 }
 
 // NarOf implements cache.Index.
-func (x *Index) NarOf(ctx context.Context, name string, narHash nar.Hash) (cache.Nar, bool, error) {
-	return x.oneNar(ctx, narOfQuery, narHash[:], name)
+func (x *Index) NarOf(ctx context.Context, name string, hash nar.Hash) (cache.Nar, bool, error) {
+	return x.oneNar(ctx, narOfQuery, hash[:], name)
 }
 
 func (x *Index) oneNar(ctx context.Context, q string, args ...any) (n cache.Nar, ok bool, err error) {

@@ -41,6 +41,21 @@ func (x *Index) Lookup(ctx context.Context, name string, hashParts []string) (ma
 	return out, err
 }
 
+// Present implements cache.Index.
+func (x *Index) Present(ctx context.Context, name string, hashParts []string) (map[string]cache.Record, error) {
+	out := make(map[string]cache.Record, len(hashParts))
+	err := x.read(ctx, shortTime, func(s *session) error {
+		return s.each(func(scan func(...any) error) error {
+			r, hashPart, used := cache.Record{Path: cache.Path{Cache: name}}, "", int64(0)
+			err := scan(&hashPart, &r.Upstream, &used, &r.Nar.FileSize, &r.Nar.Blob)
+			r.UsedAt = time.Unix(used, 0)
+			out[hashPart] = r
+			return err
+		}, `SELECT p.hash_part, p.upstream, p.used_at, coalesce(n.file_size, 0), coalesce(n.blob, '')`+recordTables+` AND p.hash_part = ANY($2)`, name, hashParts)
+	})
+	return out, err
+}
+
 // Walk implements cache.Index.
 func (x *Index) Walk(ctx context.Context, name string, each func(cache.Record) error) error {
 	return x.read(ctx, longTime, func(s *session) error {
@@ -179,11 +194,15 @@ func (u *pathPut) insert(there bool) (written int64, err error) {
 	conflict := `DO NOTHING`
 	if there {
 		conflict = `(cache_id, hash_part) DO UPDATE SET store_path = excluded.store_path, nar_id = excluded.nar_id, upstream = excluded.upstream,
-			narinfo = excluded.narinfo, created_at = excluded.created_at, used_at = excluded.used_at, deleted_at = NULL`
+			narinfo = excluded.narinfo, created_at = excluded.created_at, used_at = excluded.used_at, deleted_at = NULL, pushed_as = excluded.pushed_as`
+	}
+	var pushedAs []byte
+	if !u.p.PushedAs.IsZero() {
+		pushedAs = u.p.PushedAs[:]
 	}
 	return u.exec(`
-		INSERT INTO paths (cache_id, hash_part, store_path, nar_id, upstream, narinfo, created_at, used_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $7)
-		ON CONFLICT `+conflict, u.cacheID, u.hashPart, u.p.StorePath, u.narID, u.p.Upstream, u.p.NarInfo, u.at.Unix())
+		INSERT INTO paths (cache_id, hash_part, store_path, nar_id, upstream, narinfo, created_at, used_at, pushed_as) VALUES ($1, $2, $3, $4, $5, $6, $7, $7, $8)
+		ON CONFLICT `+conflict, u.cacheID, u.hashPart, u.p.StorePath, u.narID, u.p.Upstream, u.p.NarInfo, u.at.Unix(), pushedAs)
 }
 
 // existing locks the path's row, if there is one, and says whether it has the same archive. An archive that loses a path has its age counted anew.
@@ -224,7 +243,7 @@ func (u *pathPut) reference(references []string) error {
 		storePath, err := scanString(scan)
 		have[storePath] = true
 		return err
-	}, `SELECT store_path FROM paths WHERE cache_id = $1 AND hash_part = ANY($2) AND deleted_at IS NULL`, u.cacheID, hashParts)
+	}, `SELECT store_path FROM paths WHERE cache_id = $1 AND hash_part = ANY($2) AND deleted_at IS NULL AND upstream <> $3`, u.cacheID, hashParts, cache.Incomplete)
 	if err != nil {
 		return err
 	}

@@ -14,7 +14,11 @@ const (
 	narQuery   = `SELECT ` + narColumns + ` FROM nars n WHERE n.nar_hash = ?`
 	narOfQuery = `
 		SELECT ` + narColumns + ` FROM nars n JOIN paths p ON p.nar_id = n.id JOIN caches c ON c.id = p.cache_id
-		WHERE n.nar_hash = ? AND c.name = ? LIMIT 1`
+		WHERE n.nar_hash = ?1 AND c.name = ?2
+		UNION ALL
+		SELECT ` + narColumns + ` FROM caches c JOIN paths p ON p.cache_id = c.id AND p.pushed_as = ?1 JOIN nars n ON n.id = p.nar_id
+		WHERE c.name = ?2
+		LIMIT 1`
 )
 
 // narRow receives narColumns, which are NULL where there is no archive.
@@ -72,8 +76,8 @@ func (x *Index) Nar(ctx context.Context, narHash nar.Hash) (cache.Nar, bool, err
 }
 
 // NarOf implements cache.Index.
-func (x *Index) NarOf(ctx context.Context, name string, narHash nar.Hash) (cache.Nar, bool, error) {
-	return x.oneNar(ctx, narOfQuery, narHash[:], name)
+func (x *Index) NarOf(ctx context.Context, name string, hash nar.Hash) (cache.Nar, bool, error) {
+	return x.oneNar(ctx, narOfQuery, hash[:], name)
 }
 
 func (x *Index) oneNar(ctx context.Context, q string, args ...any) (n cache.Nar, ok bool, err error) {

@@ -3,10 +3,13 @@ package sqlite
 import (
 	"context"
 	"database/sql"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/garrison-nix/garrison/internal/cache"
@@ -19,6 +22,12 @@ const (
 	// CROSS JOIN is SQLite's way to say in which order to go: one search per hash part.
 	lookupQuery = `
 		SELECT ` + recordColumns + ` FROM caches c CROSS JOIN json_each(?1) j
+		CROSS JOIN paths p ON p.cache_id = c.id AND p.hash_part = j.value AND p.deleted_at IS NULL LEFT JOIN nars n ON n.id = p.nar_id
+		WHERE c.name = ?2`
+	// Going from row to row, and from column to column, is what takes the time of a query for many.
+	presentQuery = `
+		SELECT group_concat(p.hash_part || ' ' || p.upstream || ' ' || p.used_at || ' ' || coalesce(n.file_size || ' ' || n.blob || ' ' || iif(n.blob = '', hex(n.nar_hash), ''), '  '), char(10))
+		FROM caches c CROSS JOIN json_each(?1) j
 		CROSS JOIN paths p ON p.cache_id = c.id AND p.hash_part = j.value AND p.deleted_at IS NULL LEFT JOIN nars n ON n.id = p.nar_id
 		WHERE c.name = ?2`
 	walkQuery = `
@@ -42,7 +51,7 @@ func scanRecord(rows *sql.Rows, r *cache.Record) (hashPart string, err error) {
 
 // Lookup implements cache.Index.
 func (x *Index) Lookup(ctx context.Context, name string, hashParts []string) (map[string]cache.Record, error) {
-	list, err := json.Marshal(hashParts)
+	list, err := json.Marshal(slices.Sorted(slices.Values(hashParts))) // in the order of the table, each of its pages is needed once
 	if err != nil {
 		return nil, err
 	}
@@ -55,6 +64,56 @@ func (x *Index) Lookup(ctx context.Context, name string, hashParts []string) (ma
 		return err
 	}, string(list), name)
 	return out, err
+}
+
+// Present implements cache.Index.
+func (x *Index) Present(ctx context.Context, name string, hashParts []string) (map[string]cache.Record, error) {
+	list, err := json.Marshal(slices.Sorted(slices.Values(hashParts)))
+	if err != nil {
+		return nil, err
+	}
+	out := make(map[string]cache.Record, len(hashParts))
+	err = x.each(ctx, "paths", presentQuery, func(rows *sql.Rows) error {
+		var text sql.NullString
+		if err := rows.Scan(&text); err != nil {
+			return err
+		}
+		for line := range strings.Lines(text.String) {
+			hashPart, r, err := parsePresent(strings.TrimSuffix(line, "\n"))
+			if err != nil {
+				return err
+			}
+			r.Cache = name
+			out[hashPart] = r
+		}
+		return nil
+	}, string(list), name)
+	return out, err
+}
+
+// parsePresent reads a line of presentQuery's answer.
+func parsePresent(line string) (hashPart string, r cache.Record, err error) {
+	var used, size, first string
+	hashPart, line, _ = strings.Cut(line, " ")
+	r.Upstream, line, _ = strings.Cut(line, " ")
+	used, line, _ = strings.Cut(line, " ")
+	size, line, _ = strings.Cut(line, " ")
+	r.Nar.Blob, first, _ = strings.Cut(line, " ")
+	at, err := strconv.ParseInt(used, 10, 64)
+	if err == nil && size != "" {
+		r.Nar.FileSize, err = strconv.ParseInt(size, 10, 64)
+	}
+	if err == nil && first != "" {
+		var b []byte
+		if b, err = hex.DecodeString(first); err == nil && len(b) == nar.HashSize {
+			r.Nar.Blob = cache.FirstBlobKey(nar.Hash(b))
+		}
+	}
+	if err != nil {
+		return "", r, fmt.Errorf("read a path in the index: %w", err)
+	}
+	r.UsedAt = time.Unix(at, 0)
+	return hashPart, r, nil
 }
 
 // Walk implements cache.Index.
@@ -183,11 +242,18 @@ func (u *pathPut) put(references []string, replace bool) (written bool, err erro
 		return false, err
 	}
 	_, err = u.tx.ExecContext(u.ctx, `
-		INSERT INTO paths (cache_id, hash_part, store_path, nar_id, upstream, narinfo, created_at, used_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?7)
+		INSERT INTO paths (cache_id, hash_part, store_path, nar_id, upstream, narinfo, created_at, used_at, pushed_as) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?7, ?8)
 		ON CONFLICT (cache_id, hash_part) DO UPDATE SET store_path = excluded.store_path, nar_id = excluded.nar_id, upstream = excluded.upstream,
-			narinfo = excluded.narinfo, created_at = excluded.created_at, used_at = excluded.used_at, deleted_at = NULL`,
-		u.cacheID, u.hashPart, u.p.StorePath, u.narID, u.p.Upstream, u.p.NarInfo, u.at.Unix())
+			narinfo = excluded.narinfo, created_at = excluded.created_at, used_at = excluded.used_at, deleted_at = NULL, pushed_as = excluded.pushed_as`,
+		u.cacheID, u.hashPart, u.p.StorePath, u.narID, u.p.Upstream, u.p.NarInfo, u.at.Unix(), hashOrNull(u.p.PushedAs))
 	return err == nil, err
+}
+
+func hashOrNull(h nar.Hash) []byte {
+	if h.IsZero() {
+		return nil
+	}
+	return h[:]
 }
 
 // existing says whether the path is there already with the same archive. An archive that loses a path has its age counted anew.
@@ -215,7 +281,7 @@ func (u *pathPut) existing(replace bool) (same bool, err error) {
 func (u *pathPut) reference(references []string) error {
 	var missing []string
 	hashParts := make([]string, len(references))
-	stmt, err := u.tx.PrepareContext(u.ctx, `SELECT 1 FROM paths WHERE cache_id = ? AND hash_part = ? AND store_path = ? AND deleted_at IS NULL`)
+	stmt, err := u.tx.PrepareContext(u.ctx, `SELECT 1 FROM paths WHERE cache_id = ? AND hash_part = ? AND store_path = ? AND deleted_at IS NULL AND upstream <> ?`)
 	if err != nil {
 		return err
 	}
@@ -225,7 +291,7 @@ func (u *pathPut) reference(references []string) error {
 			return err
 		}
 		var one int
-		ok, err := found(stmt.QueryRowContext(u.ctx, u.cacheID, hashParts[i], r).Scan(&one))
+		ok, err := found(stmt.QueryRowContext(u.ctx, u.cacheID, hashParts[i], r, cache.Incomplete).Scan(&one))
 		if err != nil {
 			return err
 		}

@@ -33,6 +33,9 @@ var migrations embed.FS
 // readers is the number of connections that only read.
 const readers = 4
 
+// mapped has readers map the file: reading its pages one by one is most of what a question after many paths takes.
+const mapped = "mmap_size(268435456)"
+
 // Index is a cache.Index in a SQLite database.
 type Index struct {
 	mu      sync.Mutex // held by whoever writes
@@ -67,11 +70,11 @@ func (x *Index) open(ctx context.Context, file string) (err error) {
 	if x.relaxed, err = connect(file, 1, "synchronous(NORMAL)"); err != nil {
 		return err
 	}
-	if x.read, err = connect(file, readers, "query_only(1)"); err != nil {
+	if x.read, err = connect(file, readers, "query_only(1)", mapped); err != nil {
 		return err
 	}
 	x.hot = map[string]*sql.Stmt{}
-	for _, q := range []string{narQuery, narOfQuery, lookupQuery} {
+	for _, q := range []string{narQuery, narOfQuery, lookupQuery, presentQuery} {
 		if x.hot[q], err = x.read.PrepareContext(ctx, q); err != nil {
 			return err
 		}
@@ -79,9 +82,9 @@ func (x *Index) open(ctx context.Context, file string) (err error) {
 	return nil
 }
 
-func connect(file string, connections int, pragma string) (*sql.DB, error) {
+func connect(file string, connections int, pragmas ...string) (*sql.DB, error) {
 	q := url.Values{"_txlock": {"immediate"}}
-	for _, p := range []string{"busy_timeout(10000)", "journal_mode(WAL)", "foreign_keys(1)", pragma} {
+	for _, p := range append([]string{"busy_timeout(10000)", "journal_mode(WAL)", "foreign_keys(1)"}, pragmas...) {
 		q.Add("_pragma", p)
 	}
 	u := url.URL{Scheme: "file", Path: file, RawQuery: q.Encode()}

@@ -95,13 +95,13 @@ func Elsewhere(t testing.TB, n *nix.Nix) *nix.Nix {
 func Each(t *testing.T, f func(t *testing.T, n *nix.Nix)) {
 	t.Run("system", func(t *testing.T) { f(t, System(t)) })
 	t.Run("newest", func(t *testing.T) {
-		t.Setenv("PATH", newest(t)+":"+os.Getenv("PATH"))
+		t.Setenv("PATH", Newest(t)+":"+os.Getenv("PATH"))
 		f(t, System(t))
 	})
 }
 
-// newest is the folder with the programs of the newest Nix that Debian has.
-func newest(t testing.TB) string {
+// Newest is the folder with the programs of the newest Nix that Debian has.
+func Newest(t testing.TB) string {
 	t.Helper()
 	root, err := filepath.Abs(".")
 	for err == nil && root != "/" {

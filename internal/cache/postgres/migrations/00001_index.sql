@@ -30,9 +30,11 @@ CREATE TABLE paths (
     created_at bigint NOT NULL,
     used_at    bigint NOT NULL,
     deleted_at bigint,                      -- NULL while it is there
+    pushed_as  bytea,                       -- hash of the file that Nix pushed, or NULL
     PRIMARY KEY (cache_id, hash_part)
 );
 CREATE INDEX paths_by_nar ON paths (nar_id, cache_id) WHERE nar_id IS NOT NULL;
+CREATE INDEX paths_pushed_as ON paths (cache_id, pushed_as) WHERE pushed_as IS NOT NULL;
 CREATE INDEX paths_deleted ON paths (deleted_at) WHERE deleted_at IS NOT NULL;
 
 CREATE TABLE sent (

@@ -19,14 +19,16 @@ CREATE TABLE all_paths (
     created_at INTEGER NOT NULL,
     used_at    INTEGER NOT NULL,
     deleted_at INTEGER,                             -- NULL while it is there
+    pushed_as  BLOB,                                -- hash of the file that Nix pushed, or NULL
     PRIMARY KEY (cache_id, hash_part)
 ) STRICT, WITHOUT ROWID;
-INSERT INTO all_paths SELECT cache_id, hash_part, store_path, nar_id, '', narinfo, created_at, created_at, NULL FROM paths;
-INSERT INTO all_paths SELECT cache_id, hash_part, store_path, NULL, public_key, narinfo, created_at, created_at, NULL FROM upstream_paths;
+INSERT INTO all_paths SELECT cache_id, hash_part, store_path, nar_id, '', narinfo, created_at, created_at, NULL, NULL FROM paths;
+INSERT INTO all_paths SELECT cache_id, hash_part, store_path, NULL, public_key, narinfo, created_at, created_at, NULL, NULL FROM upstream_paths;
 DROP TABLE paths;
 DROP TABLE upstream_paths;
 ALTER TABLE all_paths RENAME TO paths;
 CREATE INDEX paths_by_nar ON paths (nar_id, cache_id) WHERE nar_id IS NOT NULL;
+CREATE INDEX paths_pushed_as ON paths (cache_id, pushed_as) WHERE pushed_as IS NOT NULL;
 CREATE INDEX paths_deleted ON paths (deleted_at) WHERE deleted_at IS NOT NULL;
 
 CREATE TABLE doomed (
