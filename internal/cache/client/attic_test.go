@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"path"
@@ -201,4 +202,51 @@ func TestAtticDetails(t *testing.T) {
 	if _, err := newClient(t, u+"/c", "wrong").Push(t.Context(), []nar.PathInfo{describe(t, strings.Repeat("1", 32)+"-x", "x")}, client.PushOptions{RealStoreDir: dir}); fleet.CodeOf(err) == "" {
 		t.Error("a refused upload is no error")
 	}
+}
+
+// TestPushToRealServerAsAttic pushes by Attic's API alone to a server that has it: all else is hidden, what only Garrison answers too.
+func TestPushToRealServerAsAttic(t *testing.T) {
+	t.Parallel()
+	var mu sync.Mutex
+	asked := map[string]bool{}
+	s := cachetest.NewServer(t, func(h http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			mu.Lock()
+			asked[r.Method+" "+path.Dir(r.URL.Path)] = true
+			mu.Unlock()
+			answer := httptest.NewRecorder()
+			switch {
+			case strings.HasPrefix(r.URL.Path, "/api/") || r.Method == http.MethodPut && strings.HasPrefix(r.URL.Path, "/c/"):
+				http.NotFound(answer, r)
+			default:
+				h.ServeHTTP(answer, r)
+			}
+			text := answer.Body.Bytes()
+			var known map[string]any
+			if r.Method == http.MethodPost && json.Unmarshal(text, &known) == nil {
+				delete(known, "stored_nars")
+				text, _ = json.Marshal(known)
+			}
+			answer.Header().Del("Content-Length")
+			maps.Copy(w.Header(), answer.Header())
+			w.WriteHeader(answer.Code)
+			w.Write(text)
+		})
+	})
+	store := cachetest.NewStore(t)
+	paths := store.BuildClosure(t, "attic on a real server")
+	top := paths[len(paths)-1].StorePath
+	c := newClient(t, s.CacheURL(), cachetest.PushToken)
+	stats, err := c.Push(t.Context(), paths, client.PushOptions{RealStoreDir: store.Dir()})
+	if err != nil || stats.Pushed != len(paths) || !asked["PUT /_api/v1"] || asked["PUT /c/nar"] {
+		t.Fatalf("%+v, %v, %v", stats, asked, err)
+	}
+	if again, err := c.Push(t.Context(), paths, client.PushOptions{RealStoreDir: store.Dir()}); err != nil || again.Pushed != 0 {
+		t.Errorf("again: %+v, %v", again, err)
+	}
+	have, missing, err := c.Closure(t.Context(), []string{top})
+	if err != nil || len(missing) != 0 || len(have) != len(paths) {
+		t.Errorf("%d paths, missing %v, %v", len(have), missing, err)
+	}
+	wantCopied(t, s.CacheURL(), top, s.Key)
 }
