@@ -121,7 +121,7 @@ func openCache(ctx context.Context, t CacheTable, dataDir string, o cache.Option
 	}
 	o.Tokens = eitherToken(o.Tokens, keys)
 	o = t.options(o)
-	blobs, err := openBlobs(ctx, t, dataDir, o.Log)
+	blobs, err := openBlobs(ctx, t, dataDir)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -156,21 +156,11 @@ func openCache(ctx context.Context, t CacheTable, dataDir string, o cache.Option
 	return s, closeAll, nil
 }
 
-// abandoned is the age at which an upload to S3 that did not end is given up: its server is gone.
-const abandoned = 24 * time.Hour
-
-func openBlobs(ctx context.Context, t CacheTable, dataDir string, log *slog.Logger) (cache.Blobs, error) {
+func openBlobs(ctx context.Context, t CacheTable, dataDir string) (cache.Blobs, error) {
 	if t.S3.Bucket == "" {
 		return local.Open(orElse(t.Dir, filepath.Join(dataDir, "cache")))
 	}
-	store, err := s3.Open(ctx, t.S3)
-	if err != nil {
-		return nil, err
-	}
-	if _, err := store.Sweep(ctx, time.Now().Add(-abandoned)); err != nil {
-		log.Warn("what broken uploads left in S3 cannot be removed; the next start tries again", "err", err)
-	}
-	return store, nil
+	return s3.Open(ctx, t.S3)
 }
 
 type index interface {
