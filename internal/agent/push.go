@@ -2,11 +2,7 @@ package agent
 
 import (
 	"context"
-	"errors"
 	"log/slog"
-	"os"
-	"path/filepath"
-	"slices"
 	"time"
 
 	"github.com/garrison-nix/garrison/internal/cache/client"
@@ -14,9 +10,9 @@ import (
 	"github.com/garrison-nix/garrison/internal/nar"
 )
 
-// pushDir is the queue of systems that were built here and are to be pushed: a link to each, which also keeps it from
-// garbage collection. It survives whatever happens to the agent and its state directory.
-const pushDir = "/nix/var/nix/gcroots/garrison-push"
+// pushQueue is the queue of systems that were built here and are to be pushed.
+// It survives whatever happens to the agent and its state directory.
+const pushQueue = client.Queue("/nix/var/nix/gcroots/garrison-push")
 
 const (
 	maxPushes = 20 // waiting; the oldest are dropped
@@ -31,43 +27,13 @@ func newPusher() pusher { return pusher{make(chan struct{}, 1)} }
 
 // add puts a system into the queue. That it cannot is told, and no more: the host has what it needs.
 func (p pusher) add(log *slog.Logger, storePath string) {
-	err := os.MkdirAll(pushDir, 0o755)
-	if err == nil {
-		err = os.Symlink(storePath, filepath.Join(pushDir, filepath.Base(storePath)))
-	}
-	if err != nil && !errors.Is(err, os.ErrExist) {
+	if err := pushQueue.Add(storePath); err != nil {
 		log.Error("what was built here cannot be queued for the cache", "storePath", storePath, "err", err)
 	}
 	select {
 	case p.more <- struct{}{}:
 	default:
 	}
-}
-
-// queued lists the systems that wait, the oldest first.
-func queued() []string {
-	entries, err := os.ReadDir(pushDir)
-	if err != nil {
-		return nil
-	}
-	type waiting struct {
-		path string
-		at   time.Time
-	}
-	var all []waiting
-	for _, e := range entries {
-		info, err := e.Info()
-		to, linkErr := os.Readlink(filepath.Join(pushDir, e.Name()))
-		if err == nil && linkErr == nil && fleet.ValidStorePath(to) {
-			all = append(all, waiting{to, info.ModTime()})
-		}
-	}
-	slices.SortFunc(all, func(a, b waiting) int { return a.at.Compare(b.at) })
-	paths := make([]string, len(all))
-	for i, w := range all {
-		paths[i] = w.path
-	}
-	return paths
 }
 
 // pushAll works through the queue until ctx ends. A cache that is down is waited for.
@@ -90,7 +56,11 @@ func (a *Agent) pushAll(ctx context.Context) {
 
 // pushQueued pushes what waits, and says whether some of it still does.
 func (a *Agent) pushQueued(ctx context.Context) (failed bool) {
-	waiting := queued()
+	waiting, err := pushQueue.Waiting()
+	if err != nil {
+		a.Log.Error("the queue for the cache cannot be read", "err", err)
+		return true
+	}
 	if over := len(waiting) - maxPushes; over > 0 {
 		a.Log.Warn("too much waits to be pushed; the oldest is dropped", "systems", over)
 		for _, path := range waiting[:over] {
@@ -119,7 +89,7 @@ func (a *Agent) pushQueued(ctx context.Context) (failed bool) {
 }
 
 func (a *Agent) unqueue(storePath string) {
-	if err := os.Remove(filepath.Join(pushDir, filepath.Base(storePath))); err != nil {
+	if err := pushQueue.Remove(storePath); err != nil {
 		a.Log.Error("a system cannot be taken out of the queue for the cache", "storePath", storePath, "err", err)
 	}
 }

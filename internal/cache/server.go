@@ -187,6 +187,11 @@ func (s *Server) Handler() http.Handler {
 	handle("PATCH /_api/v1/cache-config/{cache}", s.patchCacheConfig)
 	handle("DELETE /_api/v1/cache-config/{cache}", s.deleteCache)
 	handle("POST /_api/v1/get-missing-paths", s.postMissingPaths)
+	const upload = "/api/v1/caches/{cache}/uploads/{narHash}/{upload}"
+	handle("GET "+upload, s.getParts)
+	handle("PUT "+upload+"/{part}", s.putPart)
+	handle("POST "+upload, s.postParts)
+	handle("DELETE "+upload, s.deleteParts)
 	handle("PUT /_api/v1/upload-path", s.putUploadPath)
 	handle("GET /api/v1/caches", s.getCaches)
 	handle("GET /api/v1/caches/{cache}", s.getInfo)

@@ -18,7 +18,8 @@ func (a *app) cache() *cobra.Command {
 		Args:  noCommand,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(a.cacheServe(), a.cacheBackup(), a.cacheLogin(), a.cacheList(), a.cacheCreate(), a.cacheConfigure(), a.cacheDestroy(), a.cacheKey(), a.cacheToken(), a.cacheInfo(), a.cachePin(), a.cacheUnpin(), a.cachePins(), a.cacheGC(), a.cacheFsck(), a.cacheDelete())
+	cmd.AddCommand(a.cacheServe(), a.cacheBackup(), a.cacheLogin(), a.cacheList(), a.cacheCreate(), a.cacheConfigure(), a.cacheDestroy(), a.cacheKey(), a.cacheToken(), a.cacheInfo(), a.cachePin(), a.cacheUnpin(), a.cachePins(), a.cacheGC(), a.cacheFsck(), a.cacheDelete(),
+		a.cachePush(), a.cacheWatchStore(), a.cachePostBuildHook(), a.cacheImport(), a.cacheUse())
 	return cmd
 }
 

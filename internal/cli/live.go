@@ -141,3 +141,11 @@ func (l *live) building(e nix.Event) {
 func (l *live) pushed(p client.Progress) {
 	l.set(fmt.Sprintf("%-9s %d of %d paths, %.1f of %.1f MB", fleet.Push, p.Done, p.Total, float64(p.NarBytes)/1e6, float64(p.NarTotal)/1e6))
 }
+
+// pushedEach is pushed with, where there is no terminal, a line for each path.
+func (l *live) pushedEach(p client.Progress) {
+	l.pushed(p)
+	if p.StorePath != "" {
+		l.plain("%-9s %s (%d of %d)", fleet.Push, p.StorePath, p.Done, p.Total)
+	}
+}

@@ -122,12 +122,37 @@ func (p *place) cache(target string) (*client.Client, error) {
 	if token == nil {
 		token = tokenFrom(*p.tokenFile)
 	}
+	return p.client(s.URL, client.Config{URL: strings.TrimSuffix(s.URL, "/") + "/" + name, Token: orLogin(token, s)})
+}
+
+// orLogin is the login's token where no other is given.
+func orLogin(token func() (string, error), s server) func() (string, error) {
 	if token == nil && s.Token != "" {
-		token = func() (string, error) { return s.Token, nil }
+		return func() (string, error) { return s.Token, nil }
 	}
-	return client.New(client.Config{URL: strings.TrimSuffix(s.URL, "/") + "/" + name, Token: token, TokenEnds: func(at time.Time) {
-		fmt.Fprintf(p.Err, "garrison: the token for %s ends on %s: ask for another\n", s.URL, at.UTC().Format(time.DateOnly))
-	}})
+	return token
+}
+
+// client tells whoever runs the command when the token for a server ends soon; server is "" where the cache's URL says it.
+func (a *app) client(server string, config client.Config) (c *client.Client, err error) {
+	config.TokenEnds = func(at time.Time) {
+		fmt.Fprintf(a.Err, "garrison: the token for %s ends on %s: ask for another\n", orElse(server, c.URL()), at.UTC().Format(time.DateOnly))
+	}
+	c, err = client.New(config)
+	return c, err
+}
+
+// anyCache is the client for a cache of any kind, by its URL or as "CACHE" or "SERVER:CACHE" of a login.
+func (a *app) anyCache(target, tokenFile string) (*client.Client, error) {
+	server, config := "", client.Config{URL: target, Token: tokenFrom(tokenFile), Attempts: pushAttempts}
+	if !strings.Contains(target, "://") {
+		s, name, err := serverOf(target)
+		if err != nil {
+			return nil, err
+		}
+		server, config.URL, config.Token = s.URL, strings.TrimSuffix(s.URL, "/")+"/"+name, orLogin(config.Token, s)
+	}
+	return a.client(server, config)
 }
 
 // server is the client for what is about no single cache.

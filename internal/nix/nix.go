@@ -229,8 +229,33 @@ func (n *Nix) Valid(ctx context.Context, path string) (bool, error) {
 			return false, nil // spares a process in the usual case
 		}
 	}
-	out, err := n.run(ctx, "nix-store", "--check-validity", "--print-invalid", path)
-	return err == nil && len(bytes.TrimSpace(out)) == 0, err
+	valid, err := n.ValidOf(ctx, []string{path})
+	return len(valid) > 0, err
+}
+
+// ValidOf returns those of the paths that are in the store, whole.
+func (n *Nix) ValidOf(ctx context.Context, paths []string) (valid []string, err error) {
+	for some := range slices.Chunk(paths, 1000) { // the kernel bounds what a program is given
+		out, err := n.run(ctx, "nix-store", append([]string{"--check-validity", "--print-invalid"}, some...)...)
+		if err != nil {
+			return nil, err
+		}
+		invalid := strings.Fields(string(out))
+		valid = append(valid, slices.DeleteFunc(slices.Clone(some), func(p string) bool { return slices.Contains(invalid, p) })...)
+	}
+	return valid, nil
+}
+
+// Outputs returns the paths that valid derivations build.
+func (n *Nix) Outputs(ctx context.Context, drvs []string) (outputs []string, err error) {
+	for some := range slices.Chunk(drvs, 1000) {
+		out, err := n.run(ctx, "nix-store", append([]string{"--query", "--outputs"}, some...)...)
+		if err != nil {
+			return nil, err
+		}
+		outputs = append(outputs, strings.Fields(string(out))...)
+	}
+	return outputs, nil
 }
 
 // classOf says what becomes of a failure that Nix has no exit status for: its words are all there is.

@@ -241,7 +241,11 @@ func (s *state) pin(ctx context.Context) error {
 	if len(pins) == 0 {
 		return nil
 	}
-	return s.cache.Pin(ctx, pins...)
+	err := s.cache.Pin(ctx, pins...)
+	if errors.Is(err, client.ErrNoPins) { // what another kind of cache keeps is a matter of its own
+		return nil
+	}
+	return err
 }
 
 func index(closure []nar.PathInfo) map[string]nar.PathInfo {

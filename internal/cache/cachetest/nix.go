@@ -19,7 +19,7 @@ type Store struct {
 }
 
 // NewStore returns an empty store.
-func NewStore(t *testing.T) Store {
+func NewStore(t testing.TB) Store {
 	t.Helper()
 	s := Store{Root: t.TempDir()}
 	t.Cleanup(func() { // a store's directories are read-only
@@ -40,7 +40,7 @@ func (s Store) URL() string { return "local?root=" + s.Root }
 func (s Store) Dir() string { return filepath.Join(s.Root, "nix/store") }
 
 // Nix runs nix and returns what it printed; it fails the test when nix fails.
-func (s Store) Nix(t *testing.T, args ...string) string {
+func (s Store) Nix(t testing.TB, args ...string) string {
 	t.Helper()
 	out, err := s.TryNix(t, args...)
 	if err != nil {
@@ -50,7 +50,7 @@ func (s Store) Nix(t *testing.T, args ...string) string {
 }
 
 // TryNix runs nix; its error holds what it complained of.
-func (s Store) TryNix(t *testing.T, args ...string) (string, error) {
+func (s Store) TryNix(t testing.TB, args ...string) (string, error) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), filepath.Join(s.Bin, "nix"), args...)
 	cmd.Env = append(os.Environ(), "HOME="+s.Root, "NIX_REMOTE="+s.URL(), "NIX_CONFIG="+strings.Join([]string{
@@ -84,19 +84,19 @@ in sh "toplevel" "echo ${app} ${lib} ${text} > $out"
 
 // BuildClosure builds a closure of four paths in the store and describes it;
 // the last path is the toplevel. salt makes it different from others.
-func (s Store) BuildClosure(t *testing.T, salt string) []nar.PathInfo {
+func (s Store) BuildClosure(t testing.TB, salt string) []nar.PathInfo {
 	t.Helper()
 	return s.build(t, strings.ReplaceAll(closure, "salt", salt))
 }
 
 // BuildOn builds a path that refers to storePath, and describes its closure; it is the last.
-func (s Store) BuildOn(t *testing.T, storePath string) []nar.PathInfo {
+func (s Store) BuildOn(t testing.TB, storePath string) []nar.PathInfo {
 	t.Helper()
 	return s.build(t, `derivation { name = "system"; system = builtins.currentSystem; builder = "/bin/sh"; args = [ "-c" "echo ${builtins.storePath `+
 		storePath+`} > $out" ]; }`)
 }
 
-func (s Store) build(t *testing.T, expr string) []nar.PathInfo {
+func (s Store) build(t testing.TB, expr string) []nar.PathInfo {
 	t.Helper()
 	out := strings.TrimSpace(s.Nix(t, "build", "--no-link", "--json", "--impure", "--expr", expr))
 	var built []struct {
@@ -107,7 +107,7 @@ func (s Store) build(t *testing.T, expr string) []nar.PathInfo {
 }
 
 // Closure describes the closure of a path, the path itself last.
-func (s Store) Closure(t *testing.T, storePath string) []nar.PathInfo {
+func (s Store) Closure(t testing.TB, storePath string) []nar.PathInfo {
 	t.Helper()
 	var list []struct {
 		Path, NarHash, Deriver, CA string

@@ -1,6 +1,7 @@
 package client
 
 import (
+	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -18,19 +19,26 @@ import (
 // window bounds what compressing one archive takes.
 const window = 4 << 20
 
-// archiver makes compressed archives of paths. The zero value is ready.
+// source is where archives come from.
+type source interface {
+	// dump writes the archive of a path. An error of fleet.Transient may pass.
+	dump(ctx context.Context, to io.Writer, info *nar.PathInfo) error
+	// damaged is the error for a path whose archive is another than info says.
+	damaged(info *nar.PathInfo, got nar.Hash, size int64) error
+}
+
+// archiver makes compressed archives of paths.
 type archiver struct {
+	from     source
 	encoders sync.Pool // of *zstd.Encoder, whose tables are worth keeping
 }
 
-// stream returns the archive of a path, compressed, made while it is read. It
-// fails at its end, before the reader sees io.EOF, when the path is not what
-// info says; failed then says how.
-func (a *archiver) stream(info *nar.PathInfo, realPath string) body {
+// stream returns what write writes, while it writes. Reading it fails before io.EOF when write fails, and failed then says how.
+func stream(write func(io.Writer) error) body {
 	r, w := io.Pipe()
 	done := make(chan error, 1)
 	go func() {
-		err := a.write(w, info, realPath)
+		err := write(w)
 		w.CloseWithError(err) // nil is io.EOF
 		done <- err
 	}()
@@ -44,23 +52,38 @@ func (a *archiver) stream(info *nar.PathInfo, realPath string) body {
 	return body{r, -1, failed}
 }
 
-func (a *archiver) write(to io.Writer, info *nar.PathInfo, realPath string) error {
+// compressedStream is compressed's bytes, made while they are sent.
+func (a *archiver) compressedStream(ctx context.Context, info *nar.PathInfo) body {
+	return stream(func(to io.Writer) error { return a.compressed(ctx, to, info) })
+}
+
+// compressed writes the archive of a path, compressed. The same version of this program gives the same bytes each time. It
+// fails at its end when the path is not what info says.
+func (a *archiver) compressed(ctx context.Context, to io.Writer, info *nar.PathInfo) error {
 	z, err := a.encoder(to)
 	if err != nil {
 		return err
 	}
 	defer a.encoders.Put(z)
+	if err := a.raw(ctx, z, info); err != nil {
+		return err
+	}
+	return z.Close()
+}
+
+// raw writes the archive of a path as it is, and fails at its end when the path is not what info says.
+func (a *archiver) raw(ctx context.Context, to io.Writer, info *nar.PathInfo) error {
 	sum := sha256.New()
 	size := &counter{}
-	if err := dump(io.MultiWriter(sum, size, z), realPath); err != nil {
+	if err := a.from.dump(ctx, io.MultiWriter(sum, size, to), info); err != nil {
 		return err
 	}
 	var got nar.Hash
 	sum.Sum(got[:0])
 	if got != info.NarHash || size.n != info.NarSize {
-		return damaged(info, realPath, got, size.n)
+		return a.from.damaged(info, got, size.n)
 	}
-	return z.Close()
+	return nil
 }
 
 func (a *archiver) encoder(to io.Writer) (*zstd.Encoder, error) {
@@ -71,13 +94,6 @@ func (a *archiver) encoder(to io.Writer) (*zstd.Encoder, error) {
 	return zstd.NewWriter(to, zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(window), zstd.WithLowerEncoderMem(true))
 }
 
-func damaged(info *nar.PathInfo, realPath string, got nar.Hash, size int64) error {
-	return fleet.Errorf(fleet.Local, fleet.CodeState,
-		"%s is damaged: its NarHash is %s (%d bytes), the store recorded %s (%d bytes)",
-		realPath, got, size, info.NarHash, info.NarSize).
-		WithHint("repair it with `nix-store --repair-path %s`, then push again", info.StorePath)
-}
-
 type counter struct{ n int64 }
 
 func (c *counter) Write(b []byte) (int, error) {
@@ -85,13 +101,39 @@ func (c *counter) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// dump writes the archive of what is at path.
-func dump(to io.Writer, path string) error {
-	w := nar.NewWriter(to)
-	if err := dumpNode(w, path); err != nil {
+// localStore is the folder with the files of a store's paths.
+type localStore string
+
+func (s localStore) damaged(info *nar.PathInfo, got nar.Hash, size int64) error {
+	return fleet.Errorf(fleet.Local, fleet.CodeState,
+		"%s is damaged: its NarHash is %s (%d bytes), the store recorded %s (%d bytes)",
+		s.path(info), got, size, info.NarHash, info.NarSize).
+		WithHint("repair it with `nix-store --repair-path %s`, then push again", info.StorePath)
+}
+
+func (s localStore) path(info *nar.PathInfo) string {
+	return filepath.Join(string(s), filepath.Base(info.StorePath))
+}
+
+func (s localStore) dump(ctx context.Context, to io.Writer, info *nar.PathInfo) error {
+	w := nar.NewWriter(&cancelable{ctx, to})
+	if err := dumpNode(w, s.path(info)); err != nil {
 		return err
 	}
 	return w.Close()
+}
+
+// cancelable fails once its context has ended.
+type cancelable struct {
+	ctx context.Context
+	to  io.Writer
+}
+
+func (c *cancelable) Write(b []byte) (int, error) {
+	if err := c.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return c.to.Write(b)
 }
 
 func dumpNode(w *nar.Writer, path string) error {

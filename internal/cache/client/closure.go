@@ -33,7 +33,14 @@ func (c *Client) Closure(ctx context.Context, tops []string) (have []nar.PathInf
 		what: "ask for a closure", method: http.MethodPost, url: c.base + "/api/v1/caches/" + c.name + "/closure",
 		contentType: "application/json", body: fixedBody(query), maxAnswer: maxClosure,
 	}
-	if err := c.getJSON(ctx, r, &answer); err != nil {
+	if p := c.speaks(); p == plain || p == attic {
+		return c.walkClosure(ctx, tops)
+	}
+	err = c.getJSON(ctx, r, &answer)
+	if c.speaks() == unknown && foreign(err) { // neither Attic nor a plain cache walks for us
+		return c.walkClosure(ctx, tops)
+	}
+	if err != nil {
 		return nil, nil, err
 	}
 	for _, p := range answer.Paths {
@@ -51,7 +58,24 @@ func (c *Client) Closure(ctx context.Context, tops []string) (have []nar.PathInf
 			return nil, nil, c.nonsense(r.what, fmt.Errorf("it says nothing of %s", top))
 		}
 	}
-	slices.SortFunc(have, func(a, b nar.PathInfo) int { return strings.Compare(a.StorePath, b.StorePath) })
-	slices.Sort(answer.Missing)
+	sortClosure(have, answer.Missing)
 	return have, answer.Missing, nil
+}
+
+// walkClosure is Closure by reading what Nix would read.
+func (c *Client) walkClosure(ctx context.Context, tops []string) (have []nar.PathInfo, missing []string, err error) {
+	infos, missing, err := c.walk(ctx, tops)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, info := range infos {
+		have = append(have, info.PathInfo)
+	}
+	sortClosure(have, missing)
+	return have, missing, nil
+}
+
+func sortClosure(have []nar.PathInfo, missing []string) {
+	slices.SortFunc(have, func(a, b nar.PathInfo) int { return strings.Compare(a.StorePath, b.StorePath) })
+	slices.Sort(missing)
 }

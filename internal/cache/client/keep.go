@@ -34,13 +34,23 @@ func (c *Client) Pins(ctx context.Context) ([]Pin, error) {
 	return answer.Pins, err
 }
 
-// Pin sets pins, in place of those of the same names. The paths must be in the cache.
+// ErrNoPins means that a cache is of a kind that has no pins.
+var ErrNoPins = errors.New("it has no pins")
+
+// Pin sets pins, in place of those of the same names. The paths must be in the cache. A cache that is not Garrison's is ErrNoPins.
 func (c *Client) Pin(ctx context.Context, pins ...Pin) error {
+	noPins := fleet.Errorf(fleet.Local, fleet.CodeInvalid, "cannot pin: %s is not a cache of Garrison's", c.URL()).WithCause(ErrNoPins)
+	if p := c.speaks(); p == plain || p == attic {
+		return noPins
+	}
 	query, err := json.Marshal(map[string]any{"pins": pins})
 	if err != nil {
 		return err
 	}
 	_, err = c.do(ctx, request{what: "pin", method: http.MethodPost, url: c.api("/pins"), contentType: "application/json", body: fixedBody(query)})
+	if c.speaks() == unknown && foreign(err) {
+		return noPins
+	}
 	return err
 }
 

@@ -3,8 +3,7 @@ package client
 import (
 	"context"
 	"errors"
-	"net/http"
-	"path/filepath"
+	"path"
 	"slices"
 	"sync"
 	"time"
@@ -17,12 +16,14 @@ import (
 type PushOptions struct {
 	RealStoreDir string         // where the files of /nix/store/… are; default "/nix/store"
 	Parallel     int            // requests at the same time; default 4
-	Progress     func(Progress) // called after each path, never twice at the same time; may be nil
+	Progress     func(Progress) // called after each path and each part of a large one, never twice at the same time; may be nil
+
+	from source // of archives; nil means the folder RealStoreDir
 }
 
 // Progress says how far a push is.
 type Progress struct {
-	StorePath string // what was just pushed
+	StorePath string // what was just pushed; "" for a part
 	Done      int    // paths pushed
 	Total     int    // paths to push: those that were missing
 	NarBytes  int64  // of archives pushed so far, uncompressed
@@ -50,12 +51,16 @@ func (c *Client) Push(ctx context.Context, paths []nar.PathInfo, o PushOptions) 
 	}
 	start := time.Now()
 	stats.Paths = len(paths)
-	p := push{c: c, o: o, stats: &stats, noArchive: map[*nar.PathInfo]bool{}}
+	p := &push{c: c, o: o, stats: &stats, noArchive: map[*nar.PathInfo]bool{}, archiver: archiver{from: o.from}}
+	if p.from == nil {
+		p.from = localStore(o.RealStoreDir)
+	}
 	todo, err := p.choose(ctx, paths)
-	if err != nil {
+	if err != nil || len(todo) == 0 {
+		stats.Elapsed = time.Since(start)
 		return stats, err
 	}
-	if err := p.findUpstream(ctx, todo); err != nil {
+	if err := p.open(ctx, todo); err != nil {
 		return stats, err
 	}
 	plan, err := newPlan(todo, p.noArchive)
@@ -115,23 +120,37 @@ func (p *push) choose(ctx context.Context, paths []nar.PathInfo) ([]*nar.PathInf
 	return todo, nil
 }
 
-// findUpstream notes those of the paths that a cache signed whose key this one trusts: it takes them without
-// their archives. It asks for the keys, since a name says nothing.
-func (p *push) findUpstream(ctx context.Context, paths []*nar.PathInfo) error {
+// uploads is how a kind of cache takes paths. An archive comes before the paths that have it, a path after those that it refers to.
+type uploads interface {
+	// prepare comes before all else, once something is to be uploaded. storeDir is the paths'.
+	prepare(ctx context.Context, storeDir string) error
+	// upstreams are the keys of caches that hosts ask besides this one: it takes what they signed without its archive.
+	upstreams(ctx context.Context) ([]nar.PublicKey, error)
+	putArchive(ctx context.Context, info *nar.PathInfo) error
+	// putInfo makes a path visible. differs says that the cache has it already, built otherwise, and keeps that.
+	putInfo(ctx context.Context, info *nar.PathInfo) (differs bool, err error)
+}
+
+// open finds out how the cache is to be pushed to, and notes those of the paths that another cache signed whose key this one trusts: it takes
+// them without their archives. It asks for the keys, since a name says nothing.
+func (p *push) open(ctx context.Context, paths []*nar.PathInfo) error {
+	switch p.c.speaks() {
+	case plain:
+		p.to = &toFiles{push: p, files: map[nar.Hash]narFile{}}
+	case attic:
+		p.to = toAttic{p}
+	default:
+		p.to = toGarrison{p}
+	}
+	if err := p.to.prepare(ctx, path.Dir(paths[0].StorePath)); err != nil {
+		return err
+	}
 	if !slices.ContainsFunc(paths, func(info *nar.PathInfo) bool { return len(info.Sigs) > 0 }) {
 		return nil
 	}
-	info, err := p.c.Info(ctx)
+	keys, err := p.to.upstreams(ctx)
 	if err != nil {
 		return err
-	}
-	var keys []nar.PublicKey
-	for _, s := range info.Upstreams {
-		k, err := nar.ParsePublicKey(s)
-		if err != nil {
-			return p.c.nonsense("ask for the keys of upstream caches", err)
-		}
-		keys = append(keys, k)
 	}
 	for _, info := range paths {
 		if info.SignedBy(keys...) && !p.noArchive[info] {
@@ -148,16 +167,18 @@ func unusable(err error) error {
 
 // push is one call of Push.
 type push struct {
+	archiver
 	c         *Client
 	o         PushOptions
-	archive   archiver
+	to        uploads
 	noArchive map[*nar.PathInfo]bool // only their descriptions are to be uploaded
 	total     int
 	narTotal  int64
 	done      int
 
-	mu    sync.Mutex // guards stats and calls of o.Progress
-	stats *Stats
+	mu      sync.Mutex // guards what follows, and calls of o.Progress
+	stats   *Stats
+	inParts map[*nar.PathInfo]int64 // of large archives under way: how much of NarSize has arrived
 }
 
 // run works through the plan with o.Parallel workers until all is done or one fails.
@@ -187,46 +208,20 @@ func (p *push) run(ctx context.Context, plan *plan) error {
 
 func (p *push) do(ctx context.Context, j job) error {
 	if j.kind == uploadArchive {
-		return p.uploadArchive(ctx, j.path)
+		return p.to.putArchive(ctx, j.path)
 	}
-	return p.uploadInfo(ctx, j.path)
-}
-
-func narURL(h nar.Hash) string { return "nar/" + h.Nix32() + ".nar.zst" }
-
-func (p *push) uploadArchive(ctx context.Context, info *nar.PathInfo) error {
-	realPath := filepath.Join(p.o.RealStoreDir, filepath.Base(info.StorePath))
-	_, err := p.c.do(ctx, request{
-		what: "push " + info.StorePath, method: http.MethodPut, url: p.c.URL() + "/" + narURL(info.NarHash),
-		contentType: "application/zstd",
-		body:        func() body { return p.archive.stream(info, realPath) },
-	})
+	differs, err := p.to.putInfo(ctx, j.path)
+	if err == nil {
+		p.count(j.path, differs)
+	}
 	return err
-}
-
-func (p *push) uploadInfo(ctx context.Context, info *nar.PathInfo) error {
-	hash, err := nar.HashPart(info.StorePath)
-	if err != nil {
-		return unusable(err)
-	}
-	text := (&nar.NarInfo{PathInfo: *info, URL: narURL(info.NarHash), Compression: "zstd"}).Encode()
-	_, err = p.c.do(ctx, request{
-		what: "push " + info.StorePath, method: http.MethodPut, url: p.c.URL() + "/" + hash + ".narinfo",
-		contentType: "text/x-nix-narinfo", body: fixedBody(text),
-	})
-	var status *statusError
-	differs := errors.As(err, &status) && status.status == http.StatusConflict
-	if err != nil && !differs {
-		return err
-	}
-	p.count(info, differs)
-	return nil
 }
 
 func (p *push) count(info *nar.PathInfo, differs bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.done++
+	delete(p.inParts, info)
 	if !p.noArchive[info] {
 		p.stats.Pushed++
 		p.stats.NarBytes += info.NarSize
@@ -234,7 +229,30 @@ func (p *push) count(info *nar.PathInfo, differs bool) {
 	if differs {
 		p.stats.Differ = append(p.stats.Differ, info.StorePath)
 	}
-	if p.o.Progress != nil {
-		p.o.Progress(Progress{info.StorePath, p.done, p.total, p.stats.NarBytes, p.narTotal})
+	p.tell(info.StorePath)
+}
+
+// arrived notes that so many more of a large archive's compressed bytes are with the cache; 0 begins anew.
+func (p *push) arrived(info *nar.PathInfo, bytes, of int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.inParts == nil {
+		p.inParts = map[*nar.PathInfo]int64{}
 	}
+	p.inParts[info] += int64(float64(info.NarSize) * float64(bytes) / float64(of))
+	if bytes == 0 {
+		p.inParts[info] = 0
+	}
+	p.tell("")
+}
+
+func (p *push) tell(storePath string) {
+	if p.o.Progress == nil {
+		return
+	}
+	bytes := p.stats.NarBytes
+	for _, n := range p.inParts {
+		bytes += n
+	}
+	p.o.Progress(Progress{storePath, p.done, p.total, bytes, p.narTotal})
 }

@@ -13,7 +13,9 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/garrison-nix/garrison/internal/cache/cachetest"
 	"github.com/garrison-nix/garrison/internal/cache/client"
@@ -32,12 +34,20 @@ type recorder struct {
 	puts   map[string]int   // how often each upload was done
 	bytes  map[string]int64 // of what was uploaded
 	n      int
-	active sync.WaitGroup
+	active atomic.Int64 // requests
 }
 
 func (r *recorder) wrap(h http.Handler) http.Handler {
 	r.Handler, r.puts, r.bytes = h, map[string]int{}, map[string]int64{}
 	return r
+}
+
+// settle waits until the server has dealt with what it received of a client that is no more, and forgets what it has not read yet.
+func (r *recorder) settle(s *cachetest.Server) {
+	s.CloseClientConnections()
+	for r.active.Load() > 0 {
+		time.Sleep(time.Millisecond)
+	}
 }
 
 type countedBody struct {
@@ -53,7 +63,7 @@ func (c *countedBody) Read(b []byte) (int, error) {
 
 func (r *recorder) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	r.active.Add(1)
-	defer r.active.Done()
+	defer r.active.Add(-1)
 	body := &countedBody{ReadCloser: req.Body}
 	req.Body = body
 	answer := httptest.NewRecorder()
@@ -137,7 +147,7 @@ func TestInterruptedPushGoesOn(t *testing.T) {
 			if err != nil && !errors.Is(err, context.Canceled) || err == nil && n < 12 {
 				t.Fatal(err)
 			}
-			r.active.Wait() // what the server had received, it has dealt with
+			r.settle(s)
 			s.WantClean(t)
 			_, err = newClient(t, s.CacheURL(), cachetest.PushToken).Push(t.Context(), paths, client.PushOptions{RealStoreDir: dir})
 			if err != nil {

@@ -1,0 +1,101 @@
+package client_test
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/garrison-nix/garrison/internal/cache/cachetest"
+	"github.com/garrison-nix/garrison/internal/cache/client"
+	"github.com/garrison-nix/garrison/internal/nar"
+)
+
+// BenchmarkPushLarge pushes an archive of 256 MiB that does not compress: in parts, of which putting together is reported apart, and to a
+// server without parts in one request.
+func BenchmarkPushLarge(b *testing.B) {
+	dir := b.TempDir()
+	paths := []nar.PathInfo{noise(b, dir, 256<<20)}
+	push := func(wrap func(http.Handler) http.Handler) float64 {
+		s := largeServer(b, wrap)
+		c, err := client.New(client.Config{URL: s.CacheURL(), Token: func() (string, error) { return cachetest.PushToken, nil }})
+		if err != nil {
+			b.Fatal(err)
+		}
+		start := time.Now()
+		if _, err := c.Push(b.Context(), paths, client.PushOptions{RealStoreDir: dir}); err != nil {
+			b.Fatal(err)
+		}
+		return time.Since(start).Seconds()
+	}
+	var parts, whole, together float64
+	for b.Loop() {
+		parts += push(func(h http.Handler) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				start := time.Now()
+				h.ServeHTTP(w, r)
+				if r.Method == http.MethodPost && strings.Contains(r.URL.Path, "/uploads/") {
+					together += time.Since(start).Seconds()
+				}
+			})
+		})
+		whole += push(withoutParts)
+	}
+	for unit, sum := range map[string]float64{"parts-s": parts, "whole-s": whole, "together-s": together} {
+		b.ReportMetric(sum/float64(b.N), unit)
+	}
+}
+
+// BenchmarkPushClosure pushes 300 paths of 500 MB together, of text and of what does not compress, to a cache on loopback, and has
+// nix copy put the same into a folder. The second push finds all there.
+func BenchmarkPushClosure(b *testing.B) {
+	store := cachetest.NewStore(b)
+	var names []string
+	src := b.TempDir()
+	random := rand.NewChaCha8([32]byte{1})
+	for i := range 300 {
+		noise := make([]byte, 550_000)
+		random.Read(noise)
+		text := bytes.Repeat(fmt.Appendf(nil, "line %d of a text that compresses well\n", i), 28_000)
+		name := filepath.Join(src, fmt.Sprintf("path-%d", i))
+		if err := os.WriteFile(name, append(text, noise...), 0o600); err != nil {
+			b.Fatal(err)
+		}
+		names = append(names, name)
+	}
+	list := store.Nix(b, "eval", "--impure", "--raw", "--expr", `toString (map (f: builtins.path { path = f; }) [ `+strings.Join(names, " ")+` ])`)
+	var paths []nar.PathInfo
+	for _, path := range strings.Fields(list) {
+		paths = append(paths, store.Closure(b, path)...)
+	}
+	var first, second, copied float64
+	for b.Loop() {
+		s := cachetest.NewServer(b, nil)
+		c, err := client.New(client.Config{URL: s.CacheURL(), Token: func() (string, error) { return cachetest.PushToken, nil }})
+		if err != nil {
+			b.Fatal(err)
+		}
+		for _, sum := range []*float64{&first, &second} {
+			start := time.Now()
+			if _, err := c.Push(b.Context(), paths, client.PushOptions{RealStoreDir: store.Dir()}); err != nil {
+				b.Fatal(err)
+			}
+			*sum += time.Since(start).Seconds()
+		}
+		args := []string{"copy", "--no-check-sigs", "--to", "file://" + b.TempDir() + "?compression=zstd"}
+		for _, p := range paths {
+			args = append(args, p.StorePath)
+		}
+		start := time.Now()
+		store.Nix(b, args...)
+		copied += time.Since(start).Seconds()
+	}
+	for unit, sum := range map[string]float64{"push-s": first, "again-s": second, "nix-copy-s": copied} {
+		b.ReportMetric(sum/float64(b.N), unit)
+	}
+}
