@@ -146,3 +146,22 @@ func TestDeletePath(t *testing.T) {
 		t.Errorf("what is not there: %v", err)
 	}
 }
+
+// TestFsckOfWhatIsNotWholeYet: that the rest of a closure has not come is no problem, and a collection in the meantime does not mind.
+func TestFsckOfWhatIsNotWholeYet(t *testing.T) {
+	s := cachetest.NewServer(t, nil)
+	base, here := newObject(t, "base", "base"), newObject(t, "here", "here")
+	app := newObject(t, "app", "app", base.info.StorePath, here.info.StorePath)
+	here.put(t, s)
+	atticClient{t, s}.upload(app.attic(), app.nar).want(t, 200, "Uploaded")
+	c := keeper(t, s)
+	if out, err := c.Fsck(t.Context(), true, true, func(_, _, _ int64) {}); err != nil || len(out.Findings) != 0 || out.Repaired != 0 {
+		t.Errorf("%+v, %v", out, err)
+	}
+	must(t, s.Cache.Collect(t.Context()))
+	atticClient{t, s}.upload(base.attic(), base.nar).want(t, 200, "Uploaded")
+	call(t, s, "GET", "/c/"+app.hash+".narinfo", nil).want(t, 200, "")
+	if out, err := c.Fsck(t.Context(), true, false, func(_, _, _ int64) {}); err != nil || len(out.Findings) != 0 || out.Paths != 3 {
+		t.Errorf("%+v, %v", out, err)
+	}
+}

@@ -38,6 +38,7 @@ func (n *node) storePath(dir string) string { return dir + "/" + string(n.hash[:
 func (s *Server) readGraph(ctx context.Context, cache string) (*graph, error) {
 	g := &graph{index: map[hashPart]int32{}}
 	archives := map[nar.Hash]int32{}
+	var incomplete []int32
 	err := s.Index.Walk(ctx, cache, func(r Record) error {
 		_, hash, name, err := nar.SplitStorePath(r.StorePath)
 		if err != nil {
@@ -59,8 +60,15 @@ func (s *Server) readGraph(ctx context.Context, cache string) (*graph, error) {
 		}
 		n.refs = len(g.refs) - n.first
 		g.nodes[i] = n
+		if r.Upstream == Incomplete {
+			incomplete = append(incomplete, i)
+		}
 		return nil
 	})
+	for _, i := range incomplete { // that what it refers to has not come is no fault
+		n := &g.nodes[i]
+		n.refs = len(slices.DeleteFunc(g.references(i), func(r int32) bool { return !g.nodes[r].known }))
+	}
 	return g, err
 }
 
