@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"time"
 
@@ -68,11 +69,17 @@ func (a *Agent) pushQueued(ctx context.Context) (failed bool) {
 		}
 		waiting = waiting[over:]
 	}
-	for i, path := range waiting {
-		a.note(func(s *fleet.Status) { s.Pushing = len(waiting) - i })
+	var refused error // of systems that a cache does not take: they stand in no other's way
+	left := len(waiting)
+	for _, path := range waiting {
+		a.note(func(s *fleet.Status) { s.Pushing = left })
 		err := a.pushOne(ctx, path)
 		if ctx.Err() != nil {
 			return true
+		}
+		if err != nil && fleet.ClassOf(err) != fleet.Transient {
+			refused = errors.Join(refused, err)
+			continue
 		}
 		a.contacted(&a.status.Push, err, fleet.Push, "cache to push to")
 		if err != nil {
@@ -80,12 +87,16 @@ func (a *Agent) pushQueued(ctx context.Context) (failed bool) {
 			return true
 		}
 		a.unqueue(path)
+		left--
+	}
+	if refused != nil {
+		a.contacted(&a.status.Push, refused, fleet.Push, "cache to push to")
 	}
 	if len(waiting) > 0 {
-		a.note(func(s *fleet.Status) { s.Pushing = 0 })
+		a.note(func(s *fleet.Status) { s.Pushing = left })
 		a.haveReported()
 	}
-	return false
+	return refused != nil
 }
 
 func (a *Agent) unqueue(storePath string) {

@@ -59,9 +59,11 @@ func (s *Server) getInfo(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	stats, err := s.Index.Stats(r.Context(), c.Name)
-	if err != nil {
-		return err
+	var stats Stats
+	if !r.URL.Query().Has("settings") {
+		if stats, err = s.Index.Stats(r.Context(), c.Name); err != nil {
+			return err
+		}
 	}
 	info := Info{
 		Schema: 1, Name: c.Name, PublicKey: c.Keys[0].String(), Public: c.Public, Upstreams: []string{},

@@ -24,7 +24,7 @@ type toGarrison struct{ *push }
 func (toGarrison) prepare(context.Context, string) error { return nil }
 
 func (t toGarrison) upstreams(ctx context.Context) ([]nar.PublicKey, error) {
-	info, err := t.c.Info(ctx)
+	info, err := t.c.info(ctx, "?settings")
 	if err != nil {
 		return nil, err
 	}
