@@ -189,3 +189,39 @@ func largePaths(b *testing.B, dir string, count, size int) []nar.PathInfo {
 	}
 	return paths
 }
+
+// BenchmarkNixCopyFrom has nix fetch a closure of 500 MB in 100 paths from the cache, and from nginx, which serves the same files, in turns. -benchtime 1x.
+func BenchmarkNixCopyFrom(b *testing.B) {
+	s := cachetest.Start(b, cache.Options{Alone: true}, nil)
+	dir := b.TempDir()
+	paths := largePaths(b, dir, 100, 5<<20)
+	for i := range paths[:99] {
+		paths[99].References = append(paths[99].References, paths[i].StorePath)
+	}
+	slices.Sort(paths[99].References)
+	if _, err := newClient(b, s).Push(b.Context(), paths, client.PushOptions{RealStoreDir: dir}); err != nil {
+		b.Fatal(err)
+	}
+	nginx := startNginx(b, s, paths)
+	fetch := func(url string) float64 {
+		to := cachetest.NewStore(b)
+		start := time.Now()
+		to.Nix(b, "copy", "--from", url, "--option", "trusted-public-keys", s.Key.String(), paths[99].StorePath)
+		took := time.Since(start).Seconds()
+		if err := os.RemoveAll(to.Root); err != nil {
+			_ = exec.Command("chmod", "-R", "u+w", to.Root).Run()
+			_ = os.RemoveAll(to.Root)
+		}
+		return took
+	}
+	for b.Loop() {
+		var us, them []float64
+		for range 5 {
+			us = append(us, fetch(s.CacheURL()))
+			them = append(them, fetch(nginx))
+		}
+		b.ReportMetric(median(us), "cache-s")
+		b.ReportMetric(median(them), "nginx-s")
+		b.ReportMetric(median(us)/median(them), "ratio")
+	}
+}

@@ -73,7 +73,11 @@ func BenchmarkPushClosure(b *testing.B) {
 	for _, path := range strings.Fields(list) {
 		paths = append(paths, store.Closure(b, path)...)
 	}
-	var first, second, copied float64
+	netrc := filepath.Join(b.TempDir(), "netrc")
+	if err := os.WriteFile(netrc, []byte("machine 127.0.0.1 password "+cachetest.PushToken+"\n"), 0o600); err != nil {
+		b.Fatal(err)
+	}
+	var first, second, copied, byHTTP float64
 	for b.Loop() {
 		s := cachetest.NewServer(b, nil)
 		c, err := client.New(client.Config{URL: s.CacheURL(), Token: func() (string, error) { return cachetest.PushToken, nil }})
@@ -87,15 +91,17 @@ func BenchmarkPushClosure(b *testing.B) {
 			}
 			*sum += time.Since(start).Seconds()
 		}
-		args := []string{"copy", "--no-check-sigs", "--to", "file://" + b.TempDir() + "?compression=zstd"}
-		for _, p := range paths {
-			args = append(args, p.StorePath)
+		for to, sum := range map[string]*float64{"file://" + b.TempDir(): &copied, cachetest.NewServer(b, nil).CacheURL(): &byHTTP} {
+			args := []string{"copy", "--no-check-sigs", "--option", "netrc-file", netrc, "--to", to + "?compression=zstd"}
+			for _, p := range paths {
+				args = append(args, p.StorePath)
+			}
+			start := time.Now()
+			store.Nix(b, args...)
+			*sum += time.Since(start).Seconds()
 		}
-		start := time.Now()
-		store.Nix(b, args...)
-		copied += time.Since(start).Seconds()
 	}
-	for unit, sum := range map[string]float64{"push-s": first, "again-s": second, "nix-copy-s": copied} {
+	for unit, sum := range map[string]float64{"push-s": first, "again-s": second, "nix-copy-file-s": copied, "nix-copy-http-s": byHTTP} {
 		b.ReportMetric(sum/float64(b.N), unit)
 	}
 }
