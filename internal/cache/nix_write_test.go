@@ -248,7 +248,7 @@ in sh "top" "echo ${sh "lib" "echo built > $out"} > $out"`
 		out, _ := m.build(expr)
 		m.nix("copy", "--impure", "--to", url, "--expr", expr)
 		other := m.another()
-		if got, _ := other.build(expr, "--option", "substituters", url, "--max-jobs", "0"); got != out {
+		if got, _ := other.build(expr, "--option", "substitute", "true", "--option", "substituters", url, "--max-jobs", "0"); got != out {
 			t.Errorf("%s came, %s was pushed", got, out)
 		}
 	})

@@ -71,15 +71,15 @@ func TestBucket(t *testing.T) {
 	}
 	wantCopied(t, s.CacheURL(), top, s.Key)
 
-	for name, c := range map[string]struct {
-		url  string
-		code fleet.Code
+	for _, c := range []struct {
+		name, url string
+		code      fleet.Code
 	}{
-		"no bucket":    {"s3://no-such-bucket?endpoint=" + strings.TrimPrefix(bucket.Endpoint, "http://") + "&scheme=http", fleet.CodeNotFound},
-		"no server":    {"s3://bucket?endpoint=127.0.0.1:1&scheme=http", fleet.CodeCache},
-		"wrong secret": {u, fleet.CodeUnauthorized},
+		{"no bucket", "s3://no-such-bucket?endpoint=" + strings.TrimPrefix(bucket.Endpoint, "http://") + "&scheme=http", fleet.CodeNotFound},
+		{"no server", "s3://bucket?endpoint=127.0.0.1:1&scheme=http", fleet.CodeCache},
+		{"wrong secret", u, fleet.CodeUnauthorized},
 	} {
-		if name == "wrong secret" {
+		if c.name == "wrong secret" { // from here on
 			wrong := filepath.Join(t.TempDir(), "credentials")
 			if err := os.WriteFile(wrong, []byte("[default]\naws_access_key_id = lab-access\naws_secret_access_key = wrong\n"), 0o600); err != nil {
 				t.Fatal(err)
@@ -88,7 +88,7 @@ func TestBucket(t *testing.T) {
 		}
 		_, err := newClient(t, c.url, "").Push(t.Context(), []nar.PathInfo{large}, client.PushOptions{RealStoreDir: dir})
 		if fleet.CodeOf(err) != c.code {
-			t.Errorf("%s: %v", name, err)
+			t.Errorf("%s: %v", c.name, err)
 		}
 	}
 }
