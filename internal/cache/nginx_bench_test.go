@@ -102,6 +102,9 @@ func startNginx(b *testing.B, s *cachetest.Server, paths []nar.PathInfo) string 
 			b.Fatal(err)
 		}
 	}
+	if err := os.WriteFile(filepath.Join(root, "nix-cache-info"), fetch(b, s.CacheURL()+"/nix-cache-info"), 0o644); err != nil {
+		b.Fatal(err)
+	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		b.Fatal(err)
