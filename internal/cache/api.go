@@ -2,7 +2,6 @@ package cache
 
 import (
 	"context"
-	"encoding/json"
 	"net/http"
 	"time"
 
@@ -24,12 +23,8 @@ func (s *Server) postMissingPaths(w http.ResponseWriter, r *http.Request) error 
 		Hashes []string `json:"store_path_hashes"`
 		Nars   []string `json:"nar_hashes"`
 	}
-	body, err := s.readBody(w, r, maxQueryBytes)
-	if err != nil {
+	if err := s.readJSON(w, r, maxQueryBytes, &query); err != nil {
 		return err
-	}
-	if err := json.Unmarshal(body, &query); err != nil {
-		return badRequest("the query is not JSON of the form expected: %v", err)
 	}
 	c, err := s.open(r, query.Cache, Push)
 	if err != nil {

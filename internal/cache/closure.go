@@ -2,7 +2,6 @@ package cache
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"net/http"
 	"slices"
@@ -32,15 +31,11 @@ func (s *Server) postClosure(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	body, err := s.readBody(w, r, maxQueryBytes)
-	if err != nil {
-		return err
-	}
 	var query struct {
 		StorePaths []string `json:"storePaths"`
 	}
-	if err := json.Unmarshal(body, &query); err != nil {
-		return badRequest("the query is not JSON of the form expected: %v", err)
+	if err := s.readJSON(w, r, maxQueryBytes, &query); err != nil {
+		return err
 	}
 	answer := Closure{Schema: 1, Paths: []ClosurePath{}, Missing: []string{}}
 	seen := map[string]bool{}

@@ -2,6 +2,7 @@ package cache
 
 import (
 	"compress/bzip2"
+	"encoding/json"
 	"errors"
 	"io"
 	"net/http"
@@ -152,6 +153,18 @@ func (s *Server) zstdTo(to io.Writer, write func(io.Writer) error) error {
 		return err
 	}
 	return z.Close()
+}
+
+// readJSON reads a body of at most most bytes into a value.
+func (s *Server) readJSON(w http.ResponseWriter, r *http.Request, most int64, into any) error {
+	body, err := s.readBody(w, r, most)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(body, into); err != nil {
+		return badRequest("the request is not JSON of the form expected: %v", err)
+	}
+	return nil
 }
 
 // readBody reads a small body, of at most most bytes before and after decompression, within a minute.

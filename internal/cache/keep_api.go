@@ -59,15 +59,11 @@ func (s *Server) postPins(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	body, err := s.readBody(w, r, maxPinBytes)
-	if err != nil {
-		return err
-	}
 	var query struct {
 		Pins []NewPin `json:"pins"`
 	}
-	if err := json.Unmarshal(body, &query); err != nil {
-		return badRequest("the request is not JSON of the form expected: %v", err)
+	if err := s.readJSON(w, r, maxPinBytes, &query); err != nil {
+		return err
 	}
 	for _, p := range query.Pins {
 		if err := s.checkPin(r.Context(), c, p); err != nil {
@@ -155,17 +151,13 @@ func (s *Server) postCollect(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	body, err := s.readBody(w, r, maxPinBytes)
-	if err != nil {
-		return err
-	}
 	var query struct {
 		Execute  bool   `json:"execute"`
 		Unused   *int64 `json:"unused"` // seconds
 		MaxBytes *int64 `json:"maxBytes"`
 	}
-	if err := json.Unmarshal(body, &query); err != nil {
-		return badRequest("the request is not JSON of the form expected: %v", err)
+	if err := s.readJSON(w, r, maxPinBytes, &query); err != nil {
+		return err
 	}
 	retention := s.retention(c)
 	if query.Unused != nil {

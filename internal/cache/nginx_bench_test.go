@@ -25,7 +25,7 @@ import (
 func BenchmarkAgainstNginx(b *testing.B) {
 	for _, program := range []string{"nginx", "wrk"} {
 		if _, err := exec.LookPath(program); err != nil {
-			b.Skipf("%s is not installed", program)
+			b.Fatalf("%s is not installed: apt-get install nginx-light wrk", program)
 		}
 	}
 	s := cachetest.Start(b, cache.Options{Alone: true}, nil)
