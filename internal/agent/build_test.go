@@ -150,6 +150,21 @@ func TestPushQueueSurvives(t *testing.T) {
 	if !c.has(t, b.lab.out("good1")) {
 		t.Error("what was built is not in the cache")
 	}
+
+	// What cannot be pushed at all stands in no other's way.
+	add := func(name string) string {
+		path := b.must("echo " + name + " >/tmp/" + name + " && nix-store --add /tmp/" + name)
+		b.must("ln -s " + path + " /nix/var/nix/gcroots/garrison-push/$(basename " + path + "); sleep 0.02")
+		return path
+	}
+	damaged := add("damaged")
+	b.must("chmod u+w " + damaged + "; echo more >>" + damaged)
+	sound := add("sound")
+	b.killAgent()
+	b.await("the sound one is pushed, the damaged one is told", func(s fleet.Status) bool { return s.Pushing == 1 && s.Push.Failure != nil })
+	if left := b.must("ls /nix/var/nix/gcroots/garrison-push"); "/nix/store/"+left != damaged || sound == damaged {
+		t.Errorf("waiting: %s", left)
+	}
 }
 
 // A cache that is down blocks nothing that is here already; what must come from it is waited for, and built in the end.
