@@ -25,7 +25,7 @@ const module = "github.com/garrison-nix/garrison/"
 var (
 	base     = []string{"internal/fleet", "internal/durable", "internal/nar"}
 	logic    = []string{"internal/deploy", "internal/secret", "internal/secret/sops", "internal/closure"}
-	adapters = []string{"internal/proc", "internal/git", "internal/nix", "internal/tomlfile", "internal/hostkey", "internal/stream", "internal/metrics"}
+	adapters = []string{"internal/proc", "internal/git", "internal/nix", "internal/tomlfile", "internal/hostkey", "internal/stream", "internal/metrics", "internal/forge"}
 )
 
 // mayImport says for each package which others of ours it may import, directly or
@@ -35,7 +35,7 @@ var mayImport = map[string][]string{
 	"internal/fleet": {}, "internal/durable": {}, "internal/nar": {},
 	"internal/deploy": base, "internal/closure": base, "internal/comin": base,
 	"internal/secret": with("internal/secret/sops"), "internal/secret/sops": base,
-	"internal/proc": base, "internal/metrics": base, "internal/tomlfile": base, "internal/hostkey": base, "internal/stream": base,
+	"internal/proc": base, "internal/metrics": base, "internal/tomlfile": base, "internal/hostkey": base, "internal/stream": base, "internal/forge": base,
 	"internal/git": with("internal/proc"), "internal/nix": with("internal/proc"),
 
 	"internal/release":        with("internal/cache/client", below...),
