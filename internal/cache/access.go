@@ -16,12 +16,22 @@ const (
 // visibilityHeader tells Attic's proxies that an answer may be kept for anybody.
 const visibilityHeader = "X-Attic-Cache-Visibility"
 
+// Values of headers that many answers share. Nothing changes them.
+var (
+	valuePublic  = []string{"public"}
+	valueNarInfo = []string{narInfoType}
+	valueJSON    = []string{"application/json"}
+	valueNoStore = []string{"no-store"}
+)
+
 // caller is who makes a request.
 type caller struct {
 	grant   Grant
 	bad     error  // why the token that came along counts for nothing; nil without one
-	address string // where the request comes from
 	cache   string // that it was let into; "" until then, and for a cache that is not there
+	began   time.Time
+	server  *Server
+	request *http.Request
 	answer  http.Header
 }
 
@@ -30,7 +40,7 @@ func (c *caller) who() string {
 	if c.grant.ID != "" {
 		return "token " + c.grant.ID
 	}
-	return c.address
+	return c.server.address(c.request)
 }
 
 type callerKey struct{}
@@ -41,11 +51,10 @@ func callerOf(ctx context.Context) *caller {
 }
 
 // identify finds out who makes the request. A token that is not valid counts as none.
-func (s *Server) identify(w http.ResponseWriter, r *http.Request) (*caller, error) {
-	c := &caller{address: s.address(r), answer: w.Header()}
+func (s *Server) identify(c *caller, r *http.Request) error {
 	token := Token(r)
 	if token == "" || s.Tokens == nil {
-		return c, nil
+		return nil
 	}
 	g, err := s.Tokens(token)
 	if err == nil && g.ID != "" {
@@ -57,27 +66,31 @@ func (s *Server) identify(w http.ResponseWriter, r *http.Request) (*caller, erro
 	switch {
 	case errors.Is(err, ErrBadToken):
 		c.bad = err
-		return c, nil
+		return nil
 	case err != nil:
-		return c, err
+		return err
 	}
 	c.grant = g
 	if !g.ExpiresAt.IsZero() && time.Until(g.ExpiresAt) < expiryNotice {
-		w.Header().Set(ExpiryHeader, g.ExpiresAt.UTC().Format(time.RFC3339))
+		c.answer.Set(ExpiryHeader, g.ExpiresAt.UTC().Format(time.RFC3339))
 		if s.expiring.first(g.ID, time.Now()) {
 			s.Log.Warn("a token ends soon: make another", "subject", g.Subject, "id", g.ID, "expires", g.ExpiresAt.UTC().Format(time.RFC3339))
 		}
 	}
-	return c, nil
+	return nil
 }
 
 // open lets a request into a cache that it may do p with. Who may do nothing with a cache gets one and the same answer whether it is there or not.
 func (s *Server) open(r *http.Request, name string, p Permission) (*Cache, error) {
-	k, err := s.known(r.Context())
+	return s.let(r.Context(), callerOf(r.Context()), name, p)
+}
+
+func (s *Server) let(ctx context.Context, who *caller, name string, p Permission) (*Cache, error) {
+	k, err := s.known(ctx)
 	if err != nil {
 		return nil, err
 	}
-	who, c := callerOf(r.Context()), k.caches[name]
+	c := k.caches[name]
 	may := who.grant.On(name)
 	if c != nil && c.Public {
 		may |= Pull
@@ -86,7 +99,7 @@ func (s *Server) open(r *http.Request, name string, p Permission) (*Cache, error
 	case may&p == p && c != nil:
 		who.cache = name
 		if c.Public {
-			who.answer.Set(visibilityHeader, "public")
+			who.answer[visibilityHeader] = valuePublic
 		}
 		return c, nil
 	case may == 0 || may&p != p && who.grant.ID == "":

@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -37,7 +36,7 @@ type Reads struct {
 	Misses int64 `json:"misses"`
 }
 
-const narInfoRoute = "GET /{cache}/{file}"
+const narInfoRoute = "GET /{cache}/{hash}.narinfo"
 
 // reasons why requests are refused, by status.
 func reasonOf(status int) string {
@@ -54,35 +53,42 @@ func reasonOf(status int) string {
 	return ""
 }
 
-// note counts a request that was answered. cache is the one that it was let into.
-func (c *counts) note(r *http.Request, a *reply, received int64, cache string, took time.Duration) {
-	status := a.status
-	if status == 0 {
-		status = http.StatusOK
-	}
+// route is where requests of that pattern are counted.
+func (c *counts) route(pattern string) *routeCounts {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.routes == nil {
 		c.routes, c.reads, c.refused = map[string]*routeCounts{}, map[string]*Reads{}, map[string]int{}
 	}
-	route := c.routes[r.Pattern]
-	if route == nil {
-		route = &routeCounts{answers: map[int]int{}}
-		c.routes[r.Pattern] = route
+	if c.routes[pattern] == nil {
+		c.routes[pattern] = &routeCounts{answers: map[int]int{}}
 	}
+	return c.routes[pattern]
+}
+
+// note counts a request that was answered; status 0 stands for 200. The bytes are of bodies.
+func (c *counts) note(route *routeCounts, status int, received, sent int64, took time.Duration) {
+	if status == 0 {
+		status = http.StatusOK
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	route.answers[status]++
 	route.took.Observe(buckets[:], took.Seconds())
 	c.received += received
-	c.sent += a.n
+	c.sent += sent
 	if reason := reasonOf(status); reason != "" {
 		c.refused[reason]++
 	}
-	if r.Pattern == narInfoRoute && cache != "" && strings.HasSuffix(r.URL.Path, narInfoSuffix) {
-		c.read(cache, status)
-	}
 }
 
+// read counts that a path of a cache was asked for; cache is "" for one that the request was not let into.
 func (c *counts) read(cache string, status int) {
+	if cache == "" {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	of := c.reads[cache]
 	if of == nil {
 		of = &Reads{}
@@ -120,6 +126,9 @@ func (s *Server) Metrics() string {
 	}
 	p.Begin(took, "histogram", "How long requests took, with their bodies and answers.")
 	for _, route := range slices.Sorted(maps.Keys(c.routes)) {
+		if len(c.routes[route].answers) == 0 {
+			continue
+		}
 		p.Histogram(took, buckets[:], &c.routes[route].took, "route", route)
 	}
 	p.Begin("garrison_cache_narinfo_total", "counter", "Paths that were asked for.")

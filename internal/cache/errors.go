@@ -20,6 +20,17 @@ type httpError struct {
 	kind       string
 	message    string
 	retryAfter time.Duration // told as Retry-After; 0 = not at all
+	body       []byte        // what json says; nil: to be made
+}
+
+// json is the answer's body.
+func (e *httpError) json() []byte {
+	b, _ := json.Marshal(struct { // a number and texts always marshal
+		Code    int    `json:"code"`
+		Error   string `json:"error"`
+		Message string `json:"message"`
+	}{e.status, e.kind, e.message})
+	return append(b, '\n')
 }
 
 func (e *httpError) Error() string { return e.message }
@@ -27,6 +38,13 @@ func (e *httpError) Error() string { return e.message }
 func badRequest(format string, args ...any) error {
 	return &httpError{status: http.StatusBadRequest, kind: "RequestError", message: fmt.Sprintf(format, args...)}
 }
+
+// noSuchPath is what most requests of hosts come to: they ask for paths that other caches have.
+var noSuchPath = func() *httpError {
+	e := &httpError{status: http.StatusNotFound, kind: "NoSuchObject", message: "this path is not here"}
+	e.body = e.json()
+	return e
+}()
 
 func noSuchObject(name string) error {
 	return &httpError{status: http.StatusNotFound, kind: "NoSuchObject", message: quoted(name) + " is not here"}
@@ -74,21 +92,21 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 		s.Log.Error("cache request failed", "method", r.Method, "path", r.URL.Path, "err", err)
 	}
 	h := w.Header()
-	for _, k := range []string{"Content-Length", "ETag", "Cache-Control"} {
-		h.Del(k)
-	}
-	h.Set("Cache-Control", "no-store")
+	delete(h, "Content-Length")
+	delete(h, "Etag")
+	h["Cache-Control"], h["Content-Type"] = valueNoStore, valueJSON
 	if e.retryAfter > 0 {
 		h.Set("Retry-After", strconv.Itoa(int(math.Ceil(e.retryAfter.Seconds()))))
 	}
 	if e.status == http.StatusUnauthorized {
 		h.Set("WWW-Authenticate", `Basic realm="garrison"`)
 	}
-	writeJSON(w, e.status, struct {
-		Code    int    `json:"code"`
-		Error   string `json:"error"`
-		Message string `json:"message"`
-	}{e.status, e.kind, e.message})
+	w.WriteHeader(e.status)
+	body := e.body
+	if body == nil {
+		body = e.json()
+	}
+	_, _ = w.Write(body) // it fails when the client is gone
 }
 
 // writeJSON answers with v. A failure to write means that the client is gone.

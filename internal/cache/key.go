@@ -35,10 +35,10 @@ func KeyOf(private *nar.PrivateKey) Key { return Key{Public: private.Public(), P
 // String never shows the private half.
 func (k Key) String() string { return k.Public.String() }
 
-// signers tells the cache's keys from others.
-func (c *Cache) signers() string {
+// signers tells a cache's keys from others.
+func signers(keys []Key) string {
 	var b strings.Builder
-	for _, k := range c.Keys {
+	for _, k := range keys {
 		b.WriteString(k.Public.String())
 	}
 	return b.String()

@@ -119,7 +119,7 @@ func TestCounts(t *testing.T) {
 	page := s.own.Metrics()
 	for _, want := range []string{
 		`garrison_cache_narinfo_total{cache="c1",result="hit"} 2`, `garrison_cache_narinfo_total{cache="c1",result="miss"} 1`,
-		`garrison_cache_requests_total{route="GET /{cache}/{file}",status="200"} 2`, `garrison_cache_requests_total{route="GET /{cache}/{file}",status="401"} 4`,
+		`garrison_cache_requests_total{route="GET /{cache}/{hash}.narinfo",status="200"} 2`, `garrison_cache_requests_total{route="GET /{cache}/{hash}.narinfo",status="401"} 4`,
 		`garrison_cache_requests_total{route="PUT /{cache}/nar/{file}",status="200"} 1`, `garrison_cache_refused_total{reason="access"} 4`,
 		`garrison_cache_request_duration_seconds_count{route="GET /{cache}/nar/{file}"} 1`, "garrison_cache_uploads_in_progress 0",
 	} {

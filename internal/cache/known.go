@@ -21,10 +21,13 @@ type known struct {
 
 // known returns what the index knew at most knownFor ago.
 func (s *Server) known(ctx context.Context) (*known, error) {
+	if k := s.cached.Load(); k != nil && time.Since(k.at) <= knownFor {
+		return k, nil
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.cached != nil && time.Since(s.cached.at) <= knownFor {
-		return s.cached, nil
+	if k := s.cached.Load(); k != nil && time.Since(k.at) <= knownFor {
+		return k, nil
 	}
 	k := &known{at: time.Now(), caches: map[string]*Cache{}, revoked: map[string]bool{}}
 	all, err := s.Index.Caches(ctx)
@@ -32,6 +35,7 @@ func (s *Server) known(ctx context.Context) (*known, error) {
 		return nil, err
 	}
 	for i := range all {
+		all[i].signedBy = signers(all[i].Keys)
 		k.caches[all[i].Name] = &all[i]
 	}
 	ids, err := s.Index.Revoked(ctx)
@@ -41,7 +45,7 @@ func (s *Server) known(ctx context.Context) (*known, error) {
 	for _, id := range ids {
 		k.revoked[id] = true
 	}
-	s.cached = k
+	s.cached.Store(k)
 	return k, nil
 }
 
@@ -49,7 +53,7 @@ func (s *Server) known(ctx context.Context) (*known, error) {
 func (s *Server) forget() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.cached = nil
+	s.cached.Store(nil)
 }
 
 // daily remembers what was said today. The zero value is ready.

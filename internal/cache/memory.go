@@ -2,7 +2,9 @@ package cache
 
 import (
 	"context"
+	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/garrison-nix/garrison/internal/nar"
@@ -23,11 +25,14 @@ type memory struct {
 
 const (
 	memoryValid = 10 * time.Second
-	memoryBytes = 48 << 20 // in each generation
+	aloneValid  = time.Hour // where there is no other replica
+	memoryBytes = 48 << 20  // in each generation
 	// entryBytes is what an answer takes besides its text.
 	entryBytes = 300
-	// blobSeen is for how long content in another system's storage is taken to be there. A local file is looked for each time.
+	// blobSeen is for how long content in another system's storage is taken to be there, fileSeen a file of ours: what deletes them
+	// in order does that long after the path is gone, so this is about damage alone.
 	blobSeen = time.Minute
+	fileSeen = time.Second
 )
 
 // memoryKey is of a path when hash is 32 characters long, of an archive when it has 52.
@@ -36,19 +41,20 @@ type memoryKey struct{ cache, hash string }
 // answer is what is known of a path or an archive.
 type answer struct {
 	ok      bool
-	text    []byte // of the narinfo
-	signers string // whose signatures are in it
+	text    []byte   // of the narinfo
+	length  []string // of text, as a header
+	signers string   // whose signatures are in it
 	nar     Nar
 	// elsewhere says that the archive was not fetched yet from the cache that it is pulled from.
 	elsewhere bool
 	until     time.Time
+	mayCome   bool // from a cache that is pulled from
 
-	mu   sync.Mutex
-	seen time.Time // the blob
+	seen atomic.Pointer[time.Time] // the blob
 }
 
 // get returns what is known, and a number to give to put otherwise.
-func (m *memory) get(k memoryKey) (a *answer, changes uint64) {
+func (m *memory) get(k memoryKey, now time.Time) (a *answer, changes uint64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	a = m.young[k]
@@ -57,7 +63,7 @@ func (m *memory) get(k memoryKey) (a *answer, changes uint64) {
 			m.keep(k, a)
 		}
 	}
-	if a != nil && time.Now().After(a.until) {
+	if a != nil && now.After(a.until) {
 		a = nil
 	}
 	return a, m.changes
@@ -100,10 +106,10 @@ func (m *memory) forgetAll() {
 }
 
 // recall returns what is known under k, if it still holds; else what look finds, which is kept. The answer is nil when nothing is there.
-func (s *Server) recall(ctx context.Context, k memoryKey, holds func(*answer) bool, look func() (*answer, error)) (*answer, error) {
-	a, changes := s.memory.get(k)
+func (s *Server) recall(ctx context.Context, now time.Time, k memoryKey, holds func(*answer) bool, look func() (*answer, error)) (*answer, error) {
+	a, changes := s.memory.get(k, now)
 	if a != nil && holds(a) {
-		if there, err := s.stillThere(ctx, a); err != nil || there || !a.ok {
+		if there, err := s.stillThere(ctx, now, a); err != nil || there || !a.ok {
 			return whole(a, there), err
 		}
 		// Its content is not where it was: it may have been stored anew elsewhere.
@@ -112,12 +118,14 @@ func (s *Server) recall(ctx context.Context, k memoryKey, holds func(*answer) bo
 	if err != nil {
 		return nil, err
 	}
-	a.until = time.Now()
-	if a.ok || s.Alone {
-		a.until = a.until.Add(memoryValid)
+	switch {
+	case s.Alone && !a.mayCome:
+		a.until = now.Add(aloneValid)
+	case a.ok || s.Alone:
+		a.until = now.Add(memoryValid)
 	}
 	s.memory.put(k, a, changes)
-	there, err := s.stillThere(ctx, a)
+	there, err := s.stillThere(ctx, now, a)
 	return whole(a, there), err
 }
 
@@ -129,9 +137,8 @@ func whole(a *answer, there bool) *answer {
 }
 
 // path returns what is known of a path that is here whole, or that the cache pulls through, which it may ask others for; nil if there is none.
-func (s *Server) path(ctx context.Context, c *Cache, hashPart string, mayPull bool) (*answer, error) {
-	signers := c.signers()
-	return s.recall(ctx, memoryKey{c.Name, hashPart}, func(a *answer) bool { return a.signers == signers }, func() (*answer, error) {
+func (s *Server) path(ctx context.Context, now time.Time, c *Cache, hashPart string, mayPull bool) (*answer, error) {
+	return s.recall(ctx, now, memoryKey{c.Name, hashPart}, func(a *answer) bool { return a.signers == c.signedBy }, func() (*answer, error) {
 		found, err := s.lookup(ctx, c, []string{hashPart})
 		record, ok := found[hashPart]
 		if err == nil && !ok && mayPull && len(c.PullThrough) > 0 {
@@ -143,9 +150,10 @@ func (s *Server) path(ctx context.Context, c *Cache, hashPart string, mayPull bo
 			return nil, err
 		}
 		from := c.from(record.Upstream)
-		a := &answer{ok: ok && (record.Upstream == "" || from != nil), nar: record.Nar, signers: signers, elsewhere: record.Nar.Blob == ""}
+		a := &answer{ok: ok && (record.Upstream == "" || from != nil), nar: record.Nar, signers: c.signedBy, mayCome: len(c.PullThrough) > 0, elsewhere: record.Nar.Blob == ""}
 		if a.ok {
 			a.text, err = s.signed(c, record, from)
+			a.length = []string{strconv.Itoa(len(a.text))}
 		}
 		return a, err
 	})
@@ -153,7 +161,7 @@ func (s *Server) path(ctx context.Context, c *Cache, hashPart string, mayPull bo
 
 // narOf returns what is known of an archive that a path of c has, and that is here: content that only another cache has is not served.
 func (s *Server) narOf(ctx context.Context, c *Cache, hash nar.Hash) (Nar, error) {
-	a, err := s.recall(ctx, memoryKey{c.Name, hash.Nix32()}, func(*answer) bool { return true }, func() (*answer, error) {
+	a, err := s.recall(ctx, time.Now(), memoryKey{c.Name, hash.Nix32()}, func(*answer) bool { return true }, func() (*answer, error) {
 		n, ok, err := s.Index.NarOf(ctx, c.Name, hash)
 		return &answer{ok: ok, nar: n}, err
 	})
@@ -167,25 +175,20 @@ func (s *Server) narOf(ctx context.Context, c *Cache, hash nar.Hash) (Nar, error
 }
 
 // stillThere says whether the content of an answer is stored.
-func (s *Server) stillThere(ctx context.Context, a *answer) (bool, error) {
+func (s *Server) stillThere(ctx context.Context, now time.Time, a *answer) (bool, error) {
 	if !a.ok || a.elsewhere {
 		return a.ok, nil
 	}
-	if _, elsewhere := s.Blobs.(Redirector); !elsewhere {
-		return s.hasBlob(ctx, a.nar)
+	valid := fileSeen
+	if _, elsewhere := s.Blobs.(Redirector); elsewhere {
+		valid = blobSeen
 	}
-	a.mu.Lock()
-	seen := a.seen
-	a.mu.Unlock()
-	if time.Since(seen) < blobSeen {
+	if seen := a.seen.Load(); seen != nil && now.Sub(*seen) < valid {
 		return true, nil
 	}
-	now := time.Now()
 	ok, err := s.hasBlob(ctx, a.nar)
 	if ok {
-		a.mu.Lock()
-		a.seen = now
-		a.mu.Unlock()
+		a.seen.Store(&now)
 	}
 	return ok, err
 }

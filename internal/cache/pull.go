@@ -115,7 +115,7 @@ func (s *Server) pull(ctx context.Context, c *Cache, hashPart string) (bool, err
 	if r, known, err := s.record(ctx, c, hashPart); known && r.Upstream != Incomplete || err != nil {
 		return known, err
 	}
-	if a, _ := s.puller.absent.get(memoryKey{c.Name, hashPart}); a != nil {
+	if a, _ := s.puller.absent.get(memoryKey{c.Name, hashPart}, time.Now()); a != nil {
 		return false, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, pullTime)
@@ -128,7 +128,7 @@ func (s *Server) pull(ctx context.Context, c *Cache, hashPart string) (bool, err
 		if missing != hashPart {
 			s.Log.Warn("a path is not pulled, because what it refers to is nowhere", "cache", c.Name, "hash", hashPart, "missing", missing)
 		}
-		_, changes := s.puller.absent.get(memoryKey{})
+		_, changes := s.puller.absent.get(memoryKey{}, time.Now())
 		s.puller.absent.put(memoryKey{c.Name, hashPart}, &answer{until: time.Now().Add(pullAgain)}, changes)
 		return false, nil
 	}

@@ -43,36 +43,73 @@ func (s *Server) getCacheInfo(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// getFile serves what there is of each path: its narinfo and its listing.
-func (s *Server) getFile(w http.ResponseWriter, r *http.Request) error {
+// narInfoOf says which path of which cache a request is about, if it is for a narinfo.
+func narInfoOf(r *http.Request) (cache, hashPart string, ok bool) {
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		return "", "", false
+	}
+	path, ok := strings.CutSuffix(r.URL.Path, narInfoSuffix)
+	if !ok || !strings.HasPrefix(path, "/") {
+		return "", "", false
+	}
+	cache, hashPart, ok = strings.Cut(path[1:], "/")
+	return cache, hashPart, ok && cache != "" && nar.ValidHashPart(hashPart)
+}
+
+// getNarInfo serves a narinfo. Hosts ask for thousands of them at once, for most of which the answer is no: it goes past the mux
+// and does nothing that an answer can do without.
+func (s *Server) getNarInfo(w http.ResponseWriter, r *http.Request, cache, hashPart string) {
+	who := caller{began: time.Now(), server: s, request: r, answer: w.Header()}
+	sent, err := s.writeNarInfo(w, r, &who, cache, hashPart)
+	status := http.StatusOK
+	if err != nil {
+		a := reply{ResponseWriter: w}
+		s.fail(&a, r, err)
+		status, sent = a.status, a.n
+	}
+	s.counts.note(s.narInfos, status, 0, sent, time.Since(who.began))
+	s.counts.read(who.cache, status)
+}
+
+func (s *Server) writeNarInfo(w http.ResponseWriter, r *http.Request, who *caller, cache, hashPart string) (sent int64, err error) {
+	if err := s.admit(who, r); err != nil {
+		return 0, err
+	}
+	c, err := s.let(r.Context(), who, cache, Pull)
+	if err != nil {
+		return 0, err
+	}
+	a, err := s.path(r.Context(), who.began, c, hashPart, r.Header[pullHeader] == nil)
+	if err != nil {
+		return 0, err
+	}
+	if a == nil {
+		return 0, noSuchPath
+	}
+	who.answer["Content-Type"], who.answer["Content-Length"] = valueNarInfo, a.length
+	n, _ := w.Write(a.text) // it fails when the client is gone
+	return int64(n), nil
+}
+
+// getListing serves the listing of a path's archive.
+func (s *Server) getListing(w http.ResponseWriter, r *http.Request) error {
 	c, err := s.open(r, r.PathValue("cache"), Pull)
 	if err != nil {
 		return err
 	}
 	file := r.PathValue("file")
-	hashPart, isNarInfo := strings.CutSuffix(file, narInfoSuffix)
-	hashPart, isListing := strings.CutSuffix(hashPart, listingSuffix)
-	if isNarInfo == isListing || !nar.ValidHashPart(hashPart) {
+	hashPart, ok := strings.CutSuffix(file, listingSuffix)
+	if !ok || !nar.ValidHashPart(hashPart) {
 		return noSuchObject(file)
 	}
-	a, err := s.path(r.Context(), c, hashPart, isNarInfo && r.Header.Get(pullHeader) == "")
+	a, err := s.path(r.Context(), time.Now(), c, hashPart, false)
 	if err != nil {
 		return err
 	}
-	if a == nil {
-		return noSuchObject(file)
+	if a == nil || a.nar.Blob == "" {
+		return noSuchObject(file) // or it was pulled, and nobody has asked for its archive yet
 	}
-	if isListing && a.nar.Blob == "" {
-		return noSuchObject(file) // it was pulled, and nobody has asked for its archive yet
-	}
-	if isListing {
-		return s.serveListing(w, r, a.nar)
-	}
-	text := a.text
-	w.Header().Set("Content-Type", narInfoType)
-	w.Header().Set("Content-Length", strconv.Itoa(len(text)))
-	_, _ = w.Write(text) // it fails when the client is gone
-	return nil
+	return s.serveListing(w, r, a.nar)
 }
 
 // record is what the index knows of one path.

@@ -76,6 +76,7 @@ type Cache struct {
 	Keys      []Key
 	CreatedAt time.Time
 	Settings
+	signedBy string // what signers says of Keys
 }
 
 // Settings are what an owner can change of a cache.

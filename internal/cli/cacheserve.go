@@ -82,6 +82,7 @@ const drainTime = 45 * time.Second
 
 // serveUntil serves until ctx ends, and then the requests under way until they have ended, or drainTime has.
 func serveUntil(ctx context.Context, srv *http.Server, l net.Listener) error {
+	defer cache.Calm()()
 	drained := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(drained)
