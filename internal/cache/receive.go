@@ -183,8 +183,9 @@ func (s *Server) receive(ctx context.Context, body io.Reader, to io.Writer, f na
 
 // copyNar verifies what comes in, and has it in file as zstd. sent is the hash of what came in.
 func (s *Server) copyNar(ctx context.Context, from io.Reader, file *fileWriter) (checked nar.Checked, sent nar.Hash, err error) {
-	buffered := bufio.NewReaderSize(from, copyBuffer)
-	start, _ := buffered.Peek(magicBytes) // an error comes again
+	tee := &lateTee{r: from}
+	in := bufio.NewReaderSize(tee, copyBuffer)
+	start, _ := in.Peek(magicBytes) // an error comes again
 	compression := compressionOf(start)
 	if isWide(compression, start) {
 		if err := acquire(ctx, s.wide); err != nil {
@@ -192,14 +193,17 @@ func (s *Server) copyNar(ctx context.Context, from io.Reader, file *fileWriter) 
 		}
 		defer func() { <-s.wide }()
 	}
-	sum, in := sha256.New(), io.Reader(buffered)
+	sum := sha256.New()
+	tee.to = sum
 	switch compression {
 	case compressionZstd:
-		sum = file.sum
-		in = io.TeeReader(in, file)
+		sum, tee.to = file.sum, file
 	case compressionNone: // what is sent is what is inside
-	default:
-		in = io.TeeReader(in, sum)
+		tee.to = io.Discard
+	}
+	start, _ = in.Peek(in.Buffered())
+	if _, err := tee.to.Write(start); err != nil {
+		return checked, sent, err
 	}
 	inside, done, err := s.decompress(compression, in)
 	if err != nil {
@@ -224,6 +228,22 @@ func (s *Server) copyNar(ctx context.Context, from io.Reader, file *fileWriter) 
 		sum.Sum(sent[:0])
 	}
 	return checked, sent, err
+}
+
+// lateTee is an io.TeeReader that is told where to later. It stands below a buffer, so that what it writes are not single bytes.
+type lateTee struct {
+	r  io.Reader
+	to io.Writer // nil for nowhere
+}
+
+func (t *lateTee) Read(b []byte) (int, error) {
+	n, err := t.r.Read(b)
+	if t.to != nil && n > 0 {
+		if _, err := t.to.Write(b[:n]); err != nil {
+			return n, err
+		}
+	}
+	return n, err
 }
 
 // fileWriter counts and hashes what is stored, and remembers when storing failed. Without to, nothing is stored.

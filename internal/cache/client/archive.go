@@ -1,6 +1,7 @@
 package client
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -16,8 +17,8 @@ import (
 	"github.com/garrison-nix/garrison/internal/nar"
 )
 
-// window bounds what compressing one archive takes.
-const window = 4 << 20
+// window bounds what compressing one archive takes: twice as much.
+const window = 2 << 20
 
 // source is where archives come from.
 type source interface {
@@ -31,6 +32,7 @@ type source interface {
 type archiver struct {
 	from     source
 	encoders sync.Pool // of *zstd.Encoder, whose tables are worth keeping
+	buffers  sync.Pool // of *buffer
 }
 
 // stream returns what write writes, while it writes. Reading it fails before io.EOF when write fails, and failed then says how.
@@ -52,20 +54,24 @@ func stream(write func(io.Writer) error) body {
 	return body{r, -1, failed}
 }
 
-// compressedStream is compressed's bytes, made while they are sent.
-func (a *archiver) compressedStream(ctx context.Context, info *nar.PathInfo) body {
-	return stream(func(to io.Writer) error { return a.compressed(ctx, to, info) })
-}
-
 // compressed writes the archive of a path, compressed. The same version of this program gives the same bytes each time. It
 // fails at its end when the path is not what info says.
 func (a *archiver) compressed(ctx context.Context, to io.Writer, info *nar.PathInfo) error {
+	return a.zstd(to, func(z io.Writer) error { return a.raw(ctx, z, info) })
+}
+
+// unchecked is compressed for a cache that checks by itself whether the path is what info says.
+func (a *archiver) unchecked(ctx context.Context, to io.Writer, info *nar.PathInfo) error {
+	return a.zstd(to, func(z io.Writer) error { return a.from.dump(ctx, z, info) })
+}
+
+func (a *archiver) zstd(to io.Writer, write func(io.Writer) error) error {
 	z, err := a.encoder(to)
 	if err != nil {
 		return err
 	}
 	defer a.encoders.Put(z)
-	if err := a.raw(ctx, z, info); err != nil {
+	if err := write(z); err != nil {
 		return err
 	}
 	return z.Close()
@@ -91,7 +97,53 @@ func (a *archiver) encoder(to io.Writer) (*zstd.Encoder, error) {
 		z.Reset(to)
 		return z, nil
 	}
-	return zstd.NewWriter(to, zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(window), zstd.WithLowerEncoderMem(true))
+	// No checksum: whoever gets the archive compares its NarHash. Without twice the window, the whole window is moved for each block.
+	return zstd.NewWriter(to, zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(window), zstd.WithEncoderCRC(false))
+}
+
+// buffer holds a small compressed archive.
+type buffer struct{ bytes.Buffer }
+
+func (a *archiver) buffer() *buffer {
+	if b, ok := a.buffers.Get().(*buffer); ok {
+		return b
+	}
+	return &buffer{}
+}
+
+// fill has b hold what write writes.
+func (b *buffer) fill(write func(io.Writer) error) error {
+	b.Reset()
+	if err := write(b); err != nil {
+		return brokenBody{err}
+	}
+	return nil
+}
+
+// body is what is in b, as often as it is asked for. Once one is closed nobody reads b by it: a request may end before the transport has.
+func (b *buffer) body() body {
+	return body{r: &bufferReader{r: bytes.NewReader(b.Bytes())}, size: int64(b.Len())}
+}
+
+type bufferReader struct {
+	mu sync.Mutex
+	r  *bytes.Reader // nil once closed
+}
+
+func (r *bufferReader) Read(p []byte) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.r == nil {
+		return 0, os.ErrClosed
+	}
+	return r.r.Read(p)
+}
+
+func (r *bufferReader) Close() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.r = nil
+	return nil
 }
 
 type counter struct{ n int64 }

@@ -4,7 +4,7 @@
 // What it guarantees: Push uploads archives before the paths that they belong to,
 // and paths after those they refer to, so that whatever it was interrupted at, the
 // cache holds only whole closures; an archive is checked against its NarHash
-// while it is read, so that a damaged local store is found and not spread;
+// while it is read, or while a Garrison server receives it, so that a damaged local store is found and not spread;
 // memory is bounded, whatever the size of a path. Of a path that an upstream cache signed, whose key
 // the cache trusts, only the description is pushed.
 //

@@ -1,15 +1,19 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 
 	"github.com/garrison-nix/garrison/internal/nar"
 )
 
 const (
+	// packedBytes is how large an archive may be that is compressed before it is sent, which costs less than to do so meanwhile.
+	packedBytes = 4 << 20
 	// wholeBytes is how large an archive may be that is compressed while it is sent: what is no larger before, is hardly larger after.
 	wholeBytes = 31 << 20
 	// partBytes is how much one request sends at most: the most that reverse proxies are set up for as a rule.
@@ -43,7 +47,7 @@ func narURL(h nar.Hash) string { return "nar/" + h.Nix32() + ".nar.zst" }
 
 func (t toGarrison) putArchive(ctx context.Context, info *nar.PathInfo) error {
 	if info.NarSize <= wholeBytes {
-		return t.putWhole(ctx, info, func() body { return t.compressedStream(ctx, info) })
+		return t.putUnchecked(ctx, info)
 	}
 	s, err := t.spool(ctx, info)
 	if err != nil {
@@ -54,6 +58,27 @@ func (t toGarrison) putArchive(ctx context.Context, info *nar.PathInfo) error {
 		return t.putWhole(ctx, info, s.whole())
 	}
 	return t.putInParts(ctx, info, s)
+}
+
+// putUnchecked sends an archive that the server alone looks into: hashing it here as well would be much of the work. Only of what is
+// refused is it found out whether the path is damaged.
+func (t toGarrison) putUnchecked(ctx context.Context, info *nar.PathInfo) error {
+	write := func(to io.Writer) error { return t.unchecked(ctx, to, info) }
+	content := func() body { return stream(write) }
+	if info.NarSize <= packedBytes {
+		b := t.buffer()
+		defer t.buffers.Put(b)
+		if err := t.c.try(ctx, "push "+info.StorePath, func() error { return b.fill(write) }); err != nil {
+			return err
+		}
+		content = b.body
+	}
+	err := t.putWhole(ctx, info, content)
+	var status *statusError
+	if errors.As(err, &status) && status.status == http.StatusBadRequest {
+		return cmp.Or(t.raw(ctx, io.Discard, info), err)
+	}
+	return err
 }
 
 func (t toGarrison) putWhole(ctx context.Context, info *nar.PathInfo, content func() body) error {

@@ -51,10 +51,10 @@ func (c *Client) Push(ctx context.Context, paths []nar.PathInfo, o PushOptions) 
 	}
 	start := time.Now()
 	stats.Paths = len(paths)
-	p := &push{c: c, o: o, stats: &stats, noArchive: map[*nar.PathInfo]bool{}, archiver: archiver{from: o.from}}
-	if p.from == nil {
-		p.from = localStore(o.RealStoreDir)
+	if o.from == nil {
+		o.from = localStore(o.RealStoreDir)
 	}
+	p := &push{c: c, o: o, stats: &stats, noArchive: map[*nar.PathInfo]bool{}, archiver: archiver{from: o.from}}
 	todo, err := p.choose(ctx, paths)
 	if err != nil || len(todo) == 0 {
 		stats.Elapsed = time.Since(start)
