@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/garrison-nix/garrison/internal/cache"
 	"github.com/garrison-nix/garrison/internal/cache/cachetest"
 	"github.com/garrison-nix/garrison/internal/cache/client"
 	"github.com/garrison-nix/garrison/internal/nar"
@@ -77,31 +78,33 @@ func BenchmarkPushClosure(b *testing.B) {
 	if err := os.WriteFile(netrc, []byte("machine 127.0.0.1 password "+cachetest.PushToken+"\n"), 0o600); err != nil {
 		b.Fatal(err)
 	}
-	var first, second, copied, byHTTP float64
-	for b.Loop() {
-		s := cachetest.NewServer(b, nil)
-		c, err := client.New(client.Config{URL: s.CacheURL(), Token: func() (string, error) { return cachetest.PushToken, nil }})
-		if err != nil {
-			b.Fatal(err)
-		}
-		for _, sum := range []*float64{&first, &second} {
-			start := time.Now()
-			if _, err := c.Push(b.Context(), paths, client.PushOptions{RealStoreDir: store.Dir()}); err != nil {
+	lab.EachStorage(b, func(b *testing.B, empty func(testing.TB) *cachetest.Storage, servers int) {
+		start := func() *cachetest.Server { return empty(b).Start(b, servers, cache.Options{MaxNarBytes: 64 << 20}) }
+		var first, second, copied, byHTTP float64
+		for b.Loop() {
+			c, err := client.New(client.Config{URL: start().CacheURL(), Token: func() (string, error) { return cachetest.PushToken, nil }})
+			if err != nil {
 				b.Fatal(err)
 			}
-			*sum += time.Since(start).Seconds()
-		}
-		for to, sum := range map[string]*float64{"file://" + b.TempDir(): &copied, cachetest.NewServer(b, nil).CacheURL(): &byHTTP} {
-			args := []string{"copy", "--no-check-sigs", "--option", "netrc-file", netrc, "--to", to + "?compression=zstd"}
-			for _, p := range paths {
-				args = append(args, p.StorePath)
+			for _, sum := range []*float64{&first, &second} {
+				start := time.Now()
+				if _, err := c.Push(b.Context(), paths, client.PushOptions{RealStoreDir: store.Dir()}); err != nil {
+					b.Fatal(err)
+				}
+				*sum += time.Since(start).Seconds()
 			}
-			start := time.Now()
-			store.Nix(b, args...)
-			*sum += time.Since(start).Seconds()
+			for to, sum := range map[string]*float64{"file://" + b.TempDir(): &copied, start().CacheURL(): &byHTTP} {
+				args := []string{"copy", "--no-check-sigs", "--option", "netrc-file", netrc, "--to", to + "?compression=zstd"}
+				for _, p := range paths {
+					args = append(args, p.StorePath)
+				}
+				start := time.Now()
+				store.Nix(b, args...)
+				*sum += time.Since(start).Seconds()
+			}
 		}
-	}
-	for unit, sum := range map[string]float64{"push-s": first, "again-s": second, "nix-copy-file-s": copied, "nix-copy-http-s": byHTTP} {
-		b.ReportMetric(sum/float64(b.N), unit)
-	}
+		for unit, sum := range map[string]float64{"push-s": first, "again-s": second, "nix-copy-file-s": copied, "nix-copy-http-s": byHTTP} {
+			b.ReportMetric(sum/float64(b.N), unit)
+		}
+	})
 }
