@@ -34,7 +34,7 @@ func LocalStorage(t testing.TB) *Storage {
 // SharedStorage is an empty bucket and an empty database.
 func (l *Lab) SharedStorage(t testing.TB) *Storage {
 	t.Helper()
-	key, err := nar.GenerateKey("c")
+	key, err := nar.GenerateKey("c-1")
 	must(t, err)
 	return &Storage{Bucket: l.Bucket(t), Database: l.PostgresURL(t), key: key}
 }

@@ -74,7 +74,7 @@ func (x *Index) open(ctx context.Context, file string) (err error) {
 		return err
 	}
 	x.hot = map[string]*sql.Stmt{}
-	for _, q := range []string{narQuery, narOfQuery, lookupQuery, presentQuery} {
+	for _, q := range []string{narQuery, narOfQuery, narsForQuery, lookupQuery, presentQuery} {
 		if x.hot[q], err = x.read.PrepareContext(ctx, q); err != nil {
 			return err
 		}
