@@ -80,12 +80,12 @@ type Cache struct {
 
 // Settings are what an owner can change of a cache.
 type Settings struct {
-	Public        bool          `json:"public"`                  // anybody may read
-	Priority      int           `json:"priority"`                // lower is asked first by Nix; 0 = the server's
-	UpstreamNames []string      `json:"upstreamNames,omitempty"` // names of keys whose paths Attic's client need not push, as far as they are pulled through; none = all that are
-	Retention     *int64        `json:"retention,omitempty"`     // seconds since its last use that a path is kept for; nil = the server's, 0 = for ever
-	MaxBytes      int64         `json:"maxBytes,omitempty"`      // of stored archives; 0 = no limit
-	PullThrough   []PullThrough `json:"pullThrough,omitempty"`   // asked in this order for what is not here
+	Public        bool          `json:"public"`                 // anybody may read
+	Priority      int           `json:"priority"`               // lower is asked first by Nix; 0 = the server's
+	UpstreamNames []string      `json:"upstreamNames,omitzero"` // names of keys whose paths Attic's client need not push, as far as they are pulled through; empty = none, nil = all that are
+	Retention     *int64        `json:"retention,omitempty"`    // seconds since its last use that a path is kept for; nil = the server's, 0 = for ever
+	MaxBytes      int64         `json:"maxBytes,omitempty"`     // of stored archives; 0 = no limit
+	PullThrough   []PullThrough `json:"pullThrough,omitempty"`  // asked in this order for what is not here
 }
 
 // PullThrough is another cache that a cache fetches from what it does not have.
