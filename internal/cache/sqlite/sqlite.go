@@ -33,7 +33,7 @@ var migrations embed.FS
 // readers is the number of connections that only read.
 const readers = 4
 
-// mapped has readers map the file: reading its pages one by one is most of what a question after many paths takes.
+// mapped has readers map the file: reading its pages one by one is most of what a question after many paths takes. What it costs: docs/decisions/0011.
 const mapped = "mmap_size(268435456)"
 
 // Index is a cache.Index in a SQLite database.
