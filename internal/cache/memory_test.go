@@ -62,13 +62,14 @@ func startServer(b *testing.B, storage *cachetest.Storage) (url string, p *os.Pr
 			b.Error(err)
 		}
 	})
-	for lines := bufio.NewScanner(stdout); lines.Scan(); {
+	var said []string
+	for lines := bufio.NewScanner(stdout); lines.Scan(); said = append(said, lines.Text()) {
 		if strings.HasPrefix(lines.Text(), "http") {
 			go func() { _, _ = io.Copy(io.Discard, stdout) }()
 			return lines.Text(), cmd.Process
 		}
 	}
-	b.Fatal("the server did not start")
+	b.Fatal("the server did not start: ", strings.Join(said, "\n"))
 	return "", nil
 }
 

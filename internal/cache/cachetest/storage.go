@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -22,7 +23,8 @@ type Storage struct {
 	Bucket   s3.Config
 	Database string // the URL of PostgreSQL
 
-	key *nar.PrivateKey // of cache "c", of whichever server
+	once sync.Once
+	key  *nar.PrivateKey // of cache "c", of whichever server
 }
 
 // LocalStorage is an empty folder.
@@ -34,9 +36,7 @@ func LocalStorage(t testing.TB) *Storage {
 // SharedStorage is an empty bucket and an empty database.
 func (l *Lab) SharedStorage(t testing.TB) *Storage {
 	t.Helper()
-	key, err := nar.GenerateKey("c-1")
-	must(t, err)
-	return &Storage{Bucket: l.Bucket(t), Database: l.PostgresURL(t), key: key}
+	return &Storage{Bucket: l.Bucket(t), Database: l.PostgresURL(t)}
 }
 
 // Open opens both; close is to be called when they are not used any more.
@@ -71,11 +71,11 @@ func (s *Storage) Start(t testing.TB, servers int, o cache.Options) *Server {
 		o.Blobs, o.Index, end = s.Open(t)
 		t.Cleanup(end)
 		server := cache.New(o)
-		if s.key == nil {
-			key, err := local.Key(s.Dir, "c")
+		s.once.Do(func() {
+			key, err := nar.GenerateKey("c-1")
 			must(t, err)
 			s.key = key
-		}
+		})
 		must(t, server.EnsureCache(t.Context(), "c", s.key))
 		all, handlers = append(all, server), append(handlers, server.Handler())
 	}
