@@ -32,7 +32,8 @@
         agent = withPackage ./nix/modules/agent.nix;
         hub = withPackage ./nix/modules/hub.nix;
         cache = withPackage ./nix/modules/cache.nix;
-        default = withPackage { imports = [ ./nix/modules/agent.nix ./nix/modules/hub.nix ./nix/modules/cache.nix ]; };
+        push = withPackage ./nix/modules/push.nix;
+        default = withPackage { imports = [ ./nix/modules/agent.nix ./nix/modules/hub.nix ./nix/modules/cache.nix ./nix/modules/push.nix ]; };
       };
 
       # The modules in a real NixOS, as far as its units and /etc.

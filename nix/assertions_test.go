@@ -65,6 +65,12 @@ var contradictions = map[string][]struct{ definitions, says string }{
 		{`metrics.listen = "9102";`, `metrics.listen is "9102". It must be HOST:PORT`},
 		{`postgres.urlFile = ./url;`, `postgres.urlFile is in the Nix store`},
 	},
+	`services.garrison.push = { enable = true; url = "https://cache.example.org/fleet"; tokenFile = "/run/token"; };`: {
+		{`url = lib.mkForce "lab:fleet";`, `push.url is "lab:fleet". It must be the URL of a cache`},
+		{`url = lib.mkForce "https://c/f --jobs 1";`, `It must be the URL of a cache`},
+		{`tokenFile = lib.mkForce ./token;`, `push.tokenFile is in the Nix store`},
+		{`tokenFile = lib.mkForce "token";`, `push.tokenFile is "token". It must be an absolute path`},
+	},
 	"": {
 		{`checks.a = { };`, `checks.a must be exactly one of command, http, tcp and unit; it is none`},
 		{`checks.a = { tcp = "h:1"; unit = "x.service"; };`, `checks.a must be exactly one of command, http, tcp and unit; it is tcp and unit. For two things to look at, declare two checks`},

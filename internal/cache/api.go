@@ -2,7 +2,9 @@ package cache
 
 import (
 	"context"
+	"maps"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/garrison-nix/garrison/internal/nar"
@@ -45,39 +47,46 @@ func (s *Server) postMissingPaths(w http.ResponseWriter, r *http.Request) error 
 	if err != nil {
 		return err
 	}
-	missing, stored := []string{}, []string{}
+	missing, nars := []string{}, []string{}
 	for i, h := range query.Hashes {
 		if there[i] {
 			continue
 		}
 		missing = append(missing, h)
 		if len(query.Nars) > 0 {
-			if stored, err = s.addStored(r.Context(), c, stored, query.Nars[i]); err != nil {
-				return err
-			}
+			nars = append(nars, query.Nars[i])
 		}
 	}
 	answer := map[string][]string{"missing_paths": missing}
 	if len(query.Nars) > 0 {
-		answer["stored_nars"] = stored
+		if answer["stored_nars"], err = s.areStored(r.Context(), c, nars); err != nil {
+			return err
+		}
 	}
 	writeJSON(w, http.StatusOK, answer)
 	return nil
 }
 
-func (s *Server) addStored(ctx context.Context, c *Cache, to []string, narHash string) ([]string, error) {
-	hash, err := nar.ParseHash(narHash)
-	if err != nil {
-		return to, badRequest("%v", err)
+// areStored returns those of the archives that need not be sent for paths of c, and keeps them from being collected before those come.
+func (s *Server) areStored(ctx context.Context, c *Cache, narHashes []string) ([]string, error) {
+	hashes := make([]nar.Hash, len(narHashes))
+	for i, h := range narHashes {
+		var err error
+		if hashes[i], err = nar.ParseHash(h); err != nil {
+			return nil, badRequest("%v", err)
+		}
 	}
-	_, ok, err := s.stored(ctx, hash)
-	if ok {
-		ok, err = s.mayHave(ctx, c, hash)
+	list := []string{}
+	stored, err := s.storedFor(ctx, c, hashes)
+	if err != nil || len(stored) == 0 {
+		return list, err
 	}
-	if err != nil || !ok {
-		return to, err
+	for i, h := range hashes {
+		if _, ok := stored[h]; ok {
+			list = append(list, narHashes[i])
+		}
 	}
-	return append(to, narHash), s.Index.TouchNar(ctx, hash, time.Now())
+	return list, s.Index.TouchNars(ctx, slices.Collect(maps.Keys(stored)), time.Now())
 }
 
 func (s *Server) baseURL(r *http.Request) string {

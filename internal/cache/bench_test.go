@@ -3,10 +3,8 @@ package cache_test
 import (
 	"bytes"
 	"crypto/sha256"
-	"database/sql"
 	"encoding/base64"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -97,40 +95,46 @@ func BenchmarkNarInfo(b *testing.B) {
 
 // BenchmarkMissing50000 asks for 50,000 paths, as Attic's client does: the cache has none, a part, or all of them.
 func BenchmarkMissing50000(b *testing.B) {
-	s := cachetest.NewServer(b, nil)
-	hashes := manyPaths(b, s, 50_000)
-	for _, have := range []int{0, 2000, 50_000} {
-		b.Run(fmt.Sprint("have=", have), func(b *testing.B) {
-			asked := slices.Clone(hashes)
-			for i := range asked[have:] {
-				asked[have+i] = fmt.Sprintf("%032d", have+i)
-			}
-			query, err := json.Marshal(map[string]any{"cache": "c", "store_path_hashes": asked})
-			if err != nil {
-				b.Fatal(err)
-			}
-			start := cpuTime(b)
-			defer func() { b.ReportMetric(float64((cpuTime(b)-start).Milliseconds())/float64(b.N), "cpu-ms/op") }()
-			for b.Loop() {
-				var answer struct {
-					Missing []string `json:"missing_paths"`
-				}
-				req, err := http.NewRequestWithContext(b.Context(), "POST", s.URL+"/_api/v1/get-missing-paths", bytes.NewReader(query))
-				if err != nil {
-					b.Fatal(err)
-				}
-				req.Header.Set("Authorization", "bearer "+cachetest.PushToken)
-				res, err := http.DefaultClient.Do(req)
-				if err != nil {
-					b.Fatal(err)
-				}
-				err = json.NewDecoder(res.Body).Decode(&answer)
-				res.Body.Close()
-				if err != nil || len(answer.Missing) != len(asked)-have {
-					b.Fatal(len(answer.Missing), err)
-				}
-			}
-		})
+	lab.EachStorage(b, func(b *testing.B, empty func(testing.TB) *cachetest.Storage, servers int) {
+		storage := empty(b)
+		s := storage.Start(b, servers, cache.Options{})
+		hashes := manyPaths(b, storage, 50_000)
+		for _, have := range []int{0, 2000, 50_000} {
+			b.Run(fmt.Sprint("have=", have), func(b *testing.B) { askMissing(b, s, hashes, have) })
+		}
+	})
+}
+
+// askMissing asks for as many paths as there are hashes, of which the cache has the first.
+func askMissing(b *testing.B, s *cachetest.Server, hashes []string, have int) {
+	asked := slices.Clone(hashes)
+	for i := range asked[have:] {
+		asked[have+i] = fmt.Sprintf("%032d", have+i)
+	}
+	query, err := json.Marshal(map[string]any{"cache": "c", "store_path_hashes": asked})
+	if err != nil {
+		b.Fatal(err)
+	}
+	start := cpuTime(b)
+	defer func() { b.ReportMetric(float64((cpuTime(b)-start).Milliseconds())/float64(b.N), "cpu-ms/op") }()
+	for b.Loop() {
+		var answer struct {
+			Missing []string `json:"missing_paths"`
+		}
+		req, err := http.NewRequestWithContext(b.Context(), "POST", s.URL+"/_api/v1/get-missing-paths", bytes.NewReader(query))
+		if err != nil {
+			b.Fatal(err)
+		}
+		req.Header.Set("Authorization", "bearer "+cachetest.PushToken)
+		res, err := http.DefaultClient.Do(req)
+		if err != nil {
+			b.Fatal(err)
+		}
+		err = json.NewDecoder(res.Body).Decode(&answer)
+		res.Body.Close()
+		if err != nil || len(answer.Missing) != len(asked)-have {
+			b.Fatal(len(answer.Missing), err)
+		}
 	}
 }
 
@@ -144,27 +148,15 @@ func cpuTime(b *testing.B) time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// manyPaths puts that many paths with archives of their own past the protocol, and returns their hash parts.
-func manyPaths(b *testing.B, s *cachetest.Server, n int) []string {
+// manyPaths puts that many paths with archives of their own past the protocol, and returns their hash parts. In a bucket they have no content: it is not asked for.
+func manyPaths(b *testing.B, s *cachetest.Storage, n int) []string {
 	b.Helper()
-	db, err := sql.Open("sqlite", filepath.Join(s.Dir, "index.sqlite"))
-	if err != nil {
-		b.Fatal(err)
-	}
-	tx, err := db.BeginTx(b.Context(), nil)
-	if err != nil {
-		b.Fatal(err)
-	}
-	exec := func(q string, args ...any) {
-		if _, err := tx.ExecContext(b.Context(), q, args...); err != nil {
-			b.Fatal(err)
-		}
-	}
 	hashes, now := make([]string, n), time.Now().Unix()
-	for i := range n {
+	for i := range hashes {
+		hashes[i] = nar.Hash(sha256.Sum256([]byte(fmt.Sprint(i)))).Nix32()[:32]
+	}
+	s.Fill(b, n, func(i int) cachetest.Row {
 		h := nar.Hash(sha256.Sum256([]byte(fmt.Sprint(i))))
-		hashes[i] = h.Nix32()[:32]
-		blob := h.Nix32() + "-blob.nar.zst"
 		info := nar.NarInfo{URL: "nar/" + h.Nix32() + ".nar.zst", Compression: "zstd", PathInfo: nar.PathInfo{
 			StorePath: "/nix/store/" + hashes[i] + "-some-package-1.0", NarHash: h, NarSize: 1000,
 			Deriver: "/nix/store/" + hashes[i] + "-some-package-1.0.drv",
@@ -172,17 +164,14 @@ func manyPaths(b *testing.B, s *cachetest.Server, n int) []string {
 		for j := max(0, i-5); j < i; j++ {
 			info.References = append(info.References, "/nix/store/"+hashes[j]+"-some-package-1.0")
 		}
-		file := filepath.Join(s.Dir, "nar", blob[:2], blob)
-		if err := os.WriteFile(file, []byte("x"), 0o600); err != nil {
-			b.Fatal(err)
+		n := cache.Nar{NarHash: h, NarSize: 1000, FileHash: h, FileSize: 1, Blob: h.Nix32() + "-blob.nar.zst"}
+		if s.Dir != "" {
+			if err := os.WriteFile(filepath.Join(s.Dir, "nar", n.Blob[:2], n.Blob), []byte("x"), 0o600); err != nil {
+				b.Fatal(err)
+			}
 		}
-		exec(`INSERT INTO nars (nar_hash, nar_size, file_hash, file_size, stored_at, blob) VALUES (?1, 1000, ?1, 1, ?2, ?3)`, h[:], now, blob)
-		exec(`INSERT INTO paths (cache_id, hash_part, store_path, nar_id, narinfo, created_at, used_at) VALUES (1, ?, ?, last_insert_rowid(), ?, ?4, ?4)`,
-			hashes[i], info.StorePath, info.Encode(), now)
-	}
-	if err := errors.Join(tx.Commit(), db.Close()); err != nil {
-		b.Fatal(err)
-	}
+		return cachetest.Row{Nar: n, Path: cache.Path{StorePath: info.StorePath, NarInfo: info.Encode()}, At: now}
+	})
 	return hashes
 }
 

@@ -175,6 +175,11 @@ func TestSettings(t *testing.T) {
 		config.want(t, 200, want)
 	}
 	s.ask(t, token, "GET", "/c1/nix-cache-info", "").want(t, 200, "Priority: 20\n")
+	// None is less than all that are pulled through: Attic's client then pushes everything.
+	s.ask(t, token, "PATCH", "/_api/v1/cache-config/c1", `{"upstream_cache_key_names":[]}`).want(t, 200, "")
+	s.ask(t, token, "GET", "/_api/v1/cache-config/c1", "").want(t, 200, `"upstream_cache_key_names":[]`)
+	s.ask(t, token, "PATCH", "/_api/v1/cache-config/c1", `{"priority":21}`).want(t, 200, "")
+	s.ask(t, token, "GET", "/_api/v1/cache-config/c1", "").want(t, 200, `"upstream_cache_key_names":[]`)
 	s.ask(t, token, "DELETE", "/_api/v1/cache-config/c1", "").want(t, 200, "")
 	s.ask(t, token, "PATCH", "/_api/v1/cache-config/c1", `{"priority":1}`).want(t, 404, "NoSuchCache")
 	s.ask(t, s.token(t, cache.CacheGrant{Pattern: "*", May: cache.Everything}), "POST", "/_api/v1/cache-config/api", `{}`).want(t, 400, "reserved")

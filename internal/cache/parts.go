@@ -165,11 +165,8 @@ func (s *Server) postParts(w http.ResponseWriter, r *http.Request) error {
 	r = r.WithContext(context.WithoutCancel(r.Context()))
 	ctx := r.Context()
 	defer s.locks.lock(p.prefix)()
-	_, stored, err := s.stored(ctx, p.narHash)
-	if stored {
-		stored, err = s.mayHave(ctx, p.cache, p.narHash)
-	}
-	if err == nil && !stored {
+	stored, err := s.storedFor(ctx, p.cache, []nar.Hash{p.narHash})
+	if err == nil && len(stored) == 0 {
 		err = s.assemble(r, p, query.Parts)
 	}
 	var refused *httpError

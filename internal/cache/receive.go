@@ -138,7 +138,7 @@ func (s *Server) store(ctx context.Context, c *Cache, body io.Reader, f narFile)
 // noteSent has what is there already stay until a path of c has it, which may, since it was sent to c.
 func (s *Server) noteSent(ctx context.Context, c *Cache, n Nar) error {
 	now := time.Now()
-	return errors.Join(s.Index.TouchNar(ctx, n.NarHash, now), s.Index.NoteSent(ctx, c.Name, n.NarHash, now))
+	return errors.Join(s.Index.TouchNars(ctx, []nar.Hash{n.NarHash}, now), s.Index.NoteSent(ctx, c.Name, n.NarHash, now))
 }
 
 // stored returns an archive if it is there, and known.

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
@@ -22,24 +21,12 @@ import (
 // replicas are two servers that share nothing but a database and a bucket.
 func replicas(t *testing.T) (servers [2]*cachetest.Server, indexes [2]cache.Index) {
 	t.Helper()
-	url, bucket := lab.PostgresURL(t), lab.Bucket(t)
-	key, err := nar.GenerateKey("c")
-	check(t, err)
+	storage := lab.SharedStorage(t)
 	var all sync.WaitGroup
 	for i := range servers { // they start at once, as after a deployment
 		all.Go(func() {
-			blobs, err := s3.Open(t.Context(), bucket)
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			indexes[i] = postgresAt(t, url)
-			server := cache.New(cache.Options{Blobs: blobs, Index: indexes[i], MaxNarBytes: 1 << 20, Tokens: cachetest.Tokens})
-			if err := server.EnsureCache(t.Context(), "c", key); err != nil {
-				t.Error(err)
-			}
-			servers[i] = &cachetest.Server{Server: httptest.NewServer(server.Handler()), Cache: server, Key: key.Public()}
-			t.Cleanup(servers[i].Close)
+			servers[i] = storage.Start(t, 1, cache.Options{MaxNarBytes: 1 << 20})
+			indexes[i] = servers[i].Cache.Index
 		})
 	}
 	all.Wait()

@@ -81,12 +81,12 @@ type Cache struct {
 
 // Settings are what an owner can change of a cache.
 type Settings struct {
-	Public        bool          `json:"public"`                  // anybody may read
-	Priority      int           `json:"priority"`                // lower is asked first by Nix; 0 = the server's
-	UpstreamNames []string      `json:"upstreamNames,omitempty"` // names of keys whose paths Attic's client need not push, as far as they are pulled through; none = all that are
-	Retention     *int64        `json:"retention,omitempty"`     // seconds since its last use that a path is kept for; nil = the server's, 0 = for ever
-	MaxBytes      int64         `json:"maxBytes,omitempty"`      // of stored archives; 0 = no limit
-	PullThrough   []PullThrough `json:"pullThrough,omitempty"`   // asked in this order for what is not here
+	Public        bool          `json:"public"`                 // anybody may read
+	Priority      int           `json:"priority"`               // lower is asked first by Nix; 0 = the server's
+	UpstreamNames []string      `json:"upstreamNames,omitzero"` // names of keys whose paths Attic's client need not push, as far as they are pulled through; empty = none, nil = all that are
+	Retention     *int64        `json:"retention,omitempty"`    // seconds since its last use that a path is kept for; nil = the server's, 0 = for ever
+	MaxBytes      int64         `json:"maxBytes,omitempty"`     // of stored archives; 0 = no limit
+	PullThrough   []PullThrough `json:"pullThrough,omitempty"`  // asked in this order for what is not here
 }
 
 // PullThrough is another cache that a cache fetches from what it does not have.
@@ -180,15 +180,16 @@ type Index interface {
 	PutNar(ctx context.Context, n Nar) error
 	// Nar returns what is known of an archive; false if nothing is.
 	Nar(ctx context.Context, narHash nar.Hash) (Nar, bool, error)
-	// TouchNar notes that an archive without paths is about to get some: Expire counts its age anew from at.
-	TouchNar(ctx context.Context, narHash nar.Hash, at time.Time) error
+	// TouchNars notes that archives without paths are about to get some: Expire counts their age anew from at.
+	TouchNars(ctx context.Context, narHashes []nar.Hash, at time.Time) error
 	// NarOf returns an archive that a path of the cache has, by its NarHash or else by what it was pushed as; false if none has it.
 	// Paths that were deleted, but are not yet expired, count.
 	NarOf(ctx context.Context, cache string, hash nar.Hash) (Nar, bool, error)
 	// NoteSent notes that an archive was sent to a cache, whole. It need not survive a crash of the machine before a PutPath that follows has returned.
 	NoteSent(ctx context.Context, cache string, narHash nar.Hash, at time.Time) error
-	// WasSent says whether that was noted; Expire forgets what was noted before then.
-	WasSent(ctx context.Context, cache string, narHash nar.Hash) (bool, error)
+	// NarsFor returns those of the archives that are known and that paths of the cache may have: one has, or it was noted to have been sent to the cache. What
+	// was noted before then Expire forgets.
+	NarsFor(ctx context.Context, cache string, narHashes []nar.Hash) (map[nar.Hash]Nar, error)
 	// Nars calls each with every archive, in any order, and ends with each's first error.
 	Nars(ctx context.Context, each func(Nar) error) error
 

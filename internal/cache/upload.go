@@ -154,31 +154,13 @@ func conflict(storePath string, have nar.Hash) error {
 // errNoNar means that a path's archive was not uploaded.
 var errNoNar = errors.New("the archive is not here")
 
-// mayHave says whether a path of c may have an archive: one has, or it was sent to c, whole. To know the NarHash of
-// what another cache has is not enough to get it.
-func (s *Server) mayHave(ctx context.Context, c *Cache, narHash nar.Hash) (bool, error) {
-	_, ok, err := s.Index.NarOf(ctx, c.Name, narHash)
-	if ok || err != nil {
-		return ok, err
-	}
-	return s.Index.WasSent(ctx, c.Name, narHash)
-}
-
 // checkNar makes sure that the path's archive was uploaded to the cache (else errNoNar) and has the size that is claimed.
 func (s *Server) checkNar(ctx context.Context, c *Cache, info *nar.NarInfo) error {
-	n, ok, err := s.Index.Nar(ctx, info.NarHash)
+	stored, err := s.storedFor(ctx, c, []nar.Hash{info.NarHash})
 	if err != nil {
 		return err
 	}
-	if ok {
-		ok, err = s.hasBlob(ctx, n)
-	}
-	if ok {
-		ok, err = s.mayHave(ctx, c, info.NarHash)
-	}
-	if err != nil {
-		return err
-	}
+	n, ok := stored[info.NarHash]
 	if !ok {
 		return errNoNar
 	}

@@ -126,6 +126,7 @@ type pathPusher struct {
 	nix     *nix.Nix
 	to      *client.Client
 	options client.PushOptions
+	drv     bool // a derivation of a queue is pushed itself; else it stands for what it has built
 	sum     pushed
 }
 
@@ -211,7 +212,7 @@ func (p *pathPusher) pushQueue(ctx context.Context, q client.Queue) error {
 	for {
 		waiting, err := q.Waiting()
 		if err != nil {
-			return fleet.Errorf(fleet.Local, fleet.CodeState, "the queue %s cannot be read", q).WithCause(err)
+			return queueError(q, "read", err)
 		}
 		if len(waiting) == 0 {
 			return nil
@@ -221,9 +222,11 @@ func (p *pathPusher) pushQueue(ctx context.Context, q client.Queue) error {
 		if err != nil {
 			return err
 		}
-		built, err := p.built(ctx, valid)
-		if err != nil {
-			return err
+		built := valid
+		if !p.drv {
+			if built, err = p.built(ctx, valid); err != nil {
+				return err
+			}
 		}
 		if err := p.push(ctx, built); err != nil {
 			return err
@@ -233,10 +236,14 @@ func (p *pathPusher) pushQueue(ctx context.Context, q client.Queue) error {
 				p.sum.Gone = append(p.sum.Gone, path)
 			}
 			if err := q.Remove(path); err != nil {
-				return fleet.Errorf(fleet.Local, fleet.CodeState, "%s cannot be taken out of the queue %s", path, q).WithCause(err)
+				return queueError(q, "rid of "+path, err)
 			}
 		}
 	}
+}
+
+func queueError(q client.Queue, what string, err error) error {
+	return fleet.Errorf(fleet.Local, fleet.CodeState, "the queue %s cannot be %s", q, what).WithCause(err)
 }
 
 // built puts in place of derivations what they have built.

@@ -65,7 +65,7 @@ func (f *settingsFlags) add(cmd *cobra.Command) {
 	flags.BoolVar(&f.public, "public", false, "let anybody read it")
 	flags.BoolVar(&f.private, "private", false, "let only those read it who have a token for it")
 	flags.IntVar(&f.priority, "priority", 0, "Nix asks caches with lower numbers first; cache.nixos.org has 40; 0 = the server's")
-	flags.StringArrayVar(&f.upstreams, "upstream-cache-key-name", nil, "name of a key: what it signed, Attic's client does not push; none = the server's")
+	flags.StringArrayVar(&f.upstreams, "upstream-cache-key-name", nil, "name of a key: what it signed, Attic's client does not push; \"\" = none; not given: all that are pulled through")
 	flags.StringVar(&f.retention, "retention", "", `how long a path is kept after its last use: "90d", "forever", or "global" for the server's`)
 	flags.StringVar(&f.quota, "max-size", "", `how much may be stored: "500G", or "none"`)
 	flags.StringArrayVar(&f.pullThrough, "pull-through", nil, "URL of a cache that is asked for what is not here; can be given several times")

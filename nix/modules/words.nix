@@ -1,4 +1,4 @@
-# Small words that agent.nix, hub.nix and cache.nix share. Nothing here needs nixpkgs.
+# Small words that the modules share. Nothing here needs nixpkgs.
 { lib }:
 
 let
@@ -11,13 +11,13 @@ rec {
   # absent is an option that is left out of the TOML file while it is null, so that the program's own default holds.
   absent = type: attrs: lib.mkOption ({ type = lib.types.nullOr type; default = null; } // attrs);
 
-  # daemon is what the units of agent and hub have in common.
+  # daemon is what all units have in common.
   daemon = { config, pkgs, toml, environment }: {
     wantedBy = [ "multi-user.target" ];
     after = [ "network-online.target" ];
     wants = [ "network-online.target" ];
     path = [ config.nix.package pkgs.git pkgs.openssh ];
-    restartTriggers = [ (builtins.hashString "sha256" toml) ]; # a change of its file is a change of its unit
+    restartTriggers = if toml == "" then [ ] else [ (builtins.hashString "sha256" toml) ]; # a change of its file is a change of its unit
     environment = {
       NIX_SSL_CERT_FILE = lib.mkDefault "/etc/ssl/certs/ca-certificates.crt";
       SSL_CERT_FILE = lib.mkDefault "/etc/ssl/certs/ca-certificates.crt";
@@ -37,8 +37,10 @@ rec {
     StateDirectory = name;
     StateDirectoryMode = "0700";
     UMask = "0077";
+  } // hardened;
 
-    # It needs nothing of the host: what builds, does so by the Nix daemon.
+  # hardened is of a service that needs nothing of the host: what builds, does so by the Nix daemon.
+  hardened = {
     CapabilityBoundingSet = "";
     LockPersonality = true;
     NoNewPrivileges = true;

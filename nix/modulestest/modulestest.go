@@ -19,6 +19,8 @@ import (
 type Host struct {
 	Etc      map[string]string `json:"etc"` // texts of files in /etc
 	Units    map[string]Unit   `json:"units"`
+	Paths    map[string]Path   `json:"paths"`
+	Nix      map[string]any    `json:"nixSettings"` // nix.settings
 	Packages []string          `json:"packages"`
 	Groups   []string          `json:"groups"`
 	HostKeys []string          `json:"hostKeys"`
@@ -41,16 +43,27 @@ type Unit struct {
 	ServiceConfig    map[string]any    `json:"serviceConfig"`
 }
 
+// Path is a path unit as a module defines it in systemd.paths.
+type Path struct {
+	WantedBy   []string       `json:"wantedBy"`
+	PathConfig map[string]any `json:"pathConfig"`
+}
+
+// Text is the unit as NixOS writes it.
+func (p Path) Text() string {
+	return section("Path", p.PathConfig) + "\n" + section("Install", map[string]any{"WantedBy": strings.Join(p.WantedBy, " ")})
+}
+
 // Dir is the folder nix of the repository.
 func Dir() string {
 	_, file, _, _ := runtime.Caller(0)
 	return filepath.Dir(filepath.Dir(file))
 }
 
-// Eval evaluates a module, a Nix expression, with the modules of agent and hub, by the Nix on PATH. env is added to its environment.
+// Eval evaluates a module, a Nix expression, with all modules, by the Nix on PATH. env is added to its environment.
 func Eval(ctx context.Context, env []string, module string) (Host, error) {
 	var h Host
-	expr := fmt.Sprintf("import %[1]s/tests/eval.nix { modules = [ %[1]s/modules/agent.nix %[1]s/modules/hub.nix %[1]s/modules/cache.nix (%s) ]; }", Dir(), module)
+	expr := fmt.Sprintf("import %[1]s/tests/eval.nix { modules = [ %[1]s/modules/agent.nix %[1]s/modules/hub.nix %[1]s/modules/cache.nix %[1]s/modules/push.nix (%s) ]; }", Dir(), module)
 	cmd := exec.CommandContext(ctx, "nix-instantiate", "--eval", "--strict", "--json", "--expr", expr)
 	cmd.Env = append(cmd.Environ(), env...)
 	var said bytes.Buffer
@@ -94,7 +107,11 @@ func (u Unit) Text() string {
 		lines = append(lines, fmt.Sprintf("%q", name+"="+environment[name]))
 	}
 	service["Environment"] = lines
-	return section("Unit", unit) + "\n" + section("Service", service) + "\n" + section("Install", map[string]any{"WantedBy": strings.Join(u.WantedBy, " ")})
+	text := section("Unit", unit) + "\n" + section("Service", service)
+	if len(u.WantedBy) > 0 {
+		text += "\n" + section("Install", map[string]any{"WantedBy": strings.Join(u.WantedBy, " ")})
+	}
+	return text
 }
 
 // section writes keys in order; a list is a line for each of its elements.

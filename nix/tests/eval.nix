@@ -15,6 +15,7 @@ let
       assertions = mkOption { type = types.listOf types.anything; default = [ ]; };
       networking.hostName = mkOption { type = types.str; default = "nixos"; };
       networking.proxy.envVars = free;
+      nix.settings = free;
       nix.package = mkOption { type = aPackage; default = nix; };
       environment.systemPackages = mkOption { type = types.listOf types.package; default = [ ]; };
       environment.etc = mkOption {
@@ -27,6 +28,10 @@ let
       users.groups = mkOption {
         default = { };
         type = types.attrsOf (types.submodule { options.gid = mkOption { type = types.nullOr types.int; default = null; }; });
+      };
+      systemd.paths = mkOption {
+        default = { };
+        type = types.attrsOf (types.submodule { options = { wantedBy = strings; pathConfig = free; }; });
       };
       systemd.services = mkOption {
         default = { };
@@ -54,6 +59,8 @@ in
 {
   etc = builtins.mapAttrs (_: f: f.text) config.environment.etc;
   units = builtins.mapAttrs (_: s: s // { path = map toString s.path; }) config.systemd.services;
+  inherit (config.systemd) paths;
+  nixSettings = config.nix.settings;
   packages = map toString config.environment.systemPackages;
   groups = builtins.attrNames config.users.groups;
   failed = map (a: a.message) (builtins.filter (a: !a.assertion) config.assertions);

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/garrison-nix/garrison/internal/cache"
+	"github.com/garrison-nix/garrison/internal/nar"
 )
 
 func testTouch(t *testing.T, x cache.Index) {
@@ -147,7 +148,7 @@ func testExpire(t *testing.T, x cache.Index) {
 
 	// An archive that nothing refers to yet is about to be.
 	must(t, x.PutNar(t.Context(), own))
-	must(t, x.TouchNar(t.Context(), own.NarHash, later))
+	must(t, x.TouchNars(t.Context(), []nar.Hash{own.NarHash, aNar("unknown").NarHash}, later))
 	expired(t, x, later)
 	expired(t, x, later.Add(time.Second), own.Blob)
 	if _, err := x.PutPath(t.Context(), aPath("c", "c", own), nil, day, false); err == nil {
@@ -215,10 +216,12 @@ func testSent(t *testing.T, x cache.Index) {
 	must(t, x.CreateCache(t.Context(), cache.Cache{Name: "d"}))
 	sent := func(name string, want bool) {
 		t.Helper()
-		if was, err := x.WasSent(t.Context(), name, n.NarHash); err != nil || was != want {
-			t.Errorf("sent to %s: %v, %v", name, was, err)
+		if got, err := x.NarsFor(t.Context(), name, []nar.Hash{aNar("unknown").NarHash, n.NarHash, n.NarHash}); err != nil || len(got) > 1 || (got[n.NarHash] == n) != want {
+			t.Errorf("sent to %s: %v, %v", name, got, err)
 		}
 	}
+	must(t, x.PutNar(t.Context(), n))
+	must(t, x.TouchNars(t.Context(), []nar.Hash{n.NarHash}, at.Add(time.Hour)))
 	sent("c", false)
 	must(t, x.NoteSent(t.Context(), "c", n.NarHash, at))
 	must(t, x.NoteSent(t.Context(), "c", n.NarHash, at.Add(-time.Hour)))
@@ -236,4 +239,8 @@ func testSent(t *testing.T, x cache.Index) {
 	must(t, x.DeleteCache(t.Context(), "c"))
 	must(t, x.CreateCache(t.Context(), cache.Cache{Name: "c"}))
 	sent("c", false)
+	must(t, x.NoteSent(t.Context(), "c", aNar("unknown").NarHash, at))
+	put(t, x, aPath("d", "a", n), n)
+	sent("c", false)
+	sent("d", true)
 }

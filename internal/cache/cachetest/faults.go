@@ -231,12 +231,12 @@ func (x *faultyIndex) NoteSent(ctx context.Context, name string, h nar.Hash, at 
 	return err
 }
 
-func (x *faultyIndex) WasSent(ctx context.Context, name string, h nar.Hash) (bool, error) {
-	return faulty(ctx, x.i, "WasSent", func() (bool, error) { return x.Index.WasSent(ctx, name, h) })
+func (x *faultyIndex) NarsFor(ctx context.Context, name string, h []nar.Hash) (map[nar.Hash]cache.Nar, error) {
+	return faulty(ctx, x.i, "NarsFor", func() (map[nar.Hash]cache.Nar, error) { return x.Index.NarsFor(ctx, name, h) })
 }
 
-func (x *faultyIndex) TouchNar(ctx context.Context, h nar.Hash, at time.Time) error {
-	_, err := faulty(ctx, x.i, "TouchNar", func() (any, error) { return nil, x.Index.TouchNar(ctx, h, at) })
+func (x *faultyIndex) TouchNars(ctx context.Context, h []nar.Hash, at time.Time) error {
+	_, err := faulty(ctx, x.i, "TouchNars", func() (any, error) { return nil, x.Index.TouchNars(ctx, h, at) })
 	return err
 }
 

@@ -86,12 +86,23 @@ func (x *Index) oneNar(ctx context.Context, q string, args ...any) (n cache.Nar,
 	return r.nar(), ok, err
 }
 
-// TouchNar implements cache.Index.
-func (x *Index) TouchNar(ctx context.Context, narHash nar.Hash, at time.Time) error {
+// TouchNars implements cache.Index. It locks rows in order, so that no two wait for each other.
+func (x *Index) TouchNars(ctx context.Context, narHashes []nar.Hash, at time.Time) error {
 	return x.write(ctx, relaxed, func(s *session) error {
-		_, err := s.exec(`UPDATE nars SET stored_at = greatest(stored_at, $1) WHERE nar_hash = $2`, at.Unix(), narHash[:])
+		_, err := s.exec(`
+			WITH old AS (SELECT id FROM nars WHERE nar_hash = ANY($1) AND stored_at < $2 ORDER BY nar_hash FOR NO KEY UPDATE)
+			UPDATE nars n SET stored_at = $2 FROM old WHERE n.id = old.id`, list(narHashes), at.Unix())
 		return err
 	})
+}
+
+// list is a bytea[] for the database.
+func list(hashes []nar.Hash) [][]byte {
+	out := make([][]byte, len(hashes))
+	for i := range hashes {
+		out[i] = hashes[i][:]
+	}
+	return out
 }
 
 // NoteSent implements cache.Index.
@@ -103,14 +114,21 @@ func (x *Index) NoteSent(ctx context.Context, name string, narHash nar.Hash, at 
 	})
 }
 
-// WasSent implements cache.Index.
-func (x *Index) WasSent(ctx context.Context, name string, narHash nar.Hash) (was bool, err error) {
-	err = x.read(ctx, shortTime, func(s *session) error {
-		var one int
-		was, err = s.one([]any{&one}, `SELECT 1 FROM sent s JOIN caches c ON c.id = s.cache_id WHERE c.name = $1 AND s.nar_hash = $2`, name, narHash[:])
-		return err
+// NarsFor implements cache.Index.
+func (x *Index) NarsFor(ctx context.Context, name string, narHashes []nar.Hash) (map[nar.Hash]cache.Nar, error) {
+	out := make(map[nar.Hash]cache.Nar)
+	err := x.read(ctx, shortTime, func(s *session) error {
+		return s.each(func(scan func(...any) error) error {
+			var r narRow
+			err := scan(r.into()...)
+			n := r.nar()
+			out[n.NarHash] = n
+			return err
+		}, `SELECT `+narColumns+` FROM caches c JOIN nars n ON n.nar_hash = ANY($2)
+			WHERE c.name = $1 AND (EXISTS (SELECT 1 FROM paths p WHERE p.nar_id = n.id AND p.cache_id = c.id)
+				OR EXISTS (SELECT 1 FROM sent s WHERE s.cache_id = c.id AND s.nar_hash = n.nar_hash))`, name, list(narHashes))
 	})
-	return was && err == nil, err
+	return out, err
 }
 
 // Nars implements cache.Index.

@@ -16,15 +16,15 @@ import (
 
 // Config says where the bucket is and what lets in.
 type Config struct {
-	Endpoint        string            `toml:"endpoint"`        // "https://s3.example.org"
-	Bucket          string            `toml:"bucket"`          // it must be there
-	Prefix          string            `toml:"prefix"`          // of all names in the bucket, "garrison/" say; default none
-	Region          string            `toml:"region"`          // default "us-east-1"
-	PathStyle       bool              `toml:"pathStyle"`       // https://host/bucket/… and not https://bucket.host/…
-	CredentialsFile string            `toml:"credentialsFile"` // in AWS's format; read again when it changes
-	PublicEndpoint  string            `toml:"publicEndpoint"`  // where clients reach the same bucket; "" = they are not sent there
-	SpoolDir        string            `toml:"spoolDir"`        // 16 MiB for each upload in progress; default the system's temporary folder
-	Timeout         tomlfile.Duration `toml:"timeout"`         // without a byte to or from the server; default 60s
+	Endpoint        string            `toml:"endpoint"`                  // "https://s3.example.org"
+	Bucket          string            `toml:"bucket"`                    // it must be there
+	Prefix          string            `toml:"prefix"`                    // of all names in the bucket, "garrison/" say; default none
+	Region          string            `toml:"region"`                    // default "us-east-1"
+	PathStyle       bool              `toml:"pathStyle"`                 // https://host/bucket/… and not https://bucket.host/…
+	CredentialsFile string            `toml:"credentialsFile"`           // in AWS's format; read again when it changes
+	PublicEndpoint  string            `toml:"publicEndpoint"`            // where clients reach the same bucket; "" = they are not sent there
+	SpoolDir        string            `toml:"spoolDir"`                  // 16 MiB for each upload in progress; default the system's temporary folder
+	Timeout         tomlfile.Duration `toml:"timeout" json:",omitempty"` // without a byte to or from the server; default 60s
 }
 
 var (

@@ -3,6 +3,9 @@ package sqlite
 import (
 	"context"
 	"database/sql"
+	"encoding/hex"
+	"encoding/json"
+	"slices"
 	"time"
 
 	"github.com/garrison-nix/garrison/internal/cache"
@@ -19,6 +22,10 @@ const (
 		SELECT ` + narColumns + ` FROM caches c JOIN paths p ON p.cache_id = c.id AND p.pushed_as = ?1 JOIN nars n ON n.id = p.nar_id
 		WHERE c.name = ?2
 		LIMIT 1`
+	narsForQuery = `
+		SELECT ` + narColumns + ` FROM caches c CROSS JOIN json_each(?1) j CROSS JOIN nars n ON n.nar_hash = unhex(j.value)
+		WHERE c.name = ?2 AND (EXISTS (SELECT 1 FROM paths p WHERE p.nar_id = n.id AND p.cache_id = c.id)
+			OR EXISTS (SELECT 1 FROM sent s WHERE s.cache_id = c.id AND s.nar_hash = n.nar_hash))`
 )
 
 // narRow receives narColumns, which are NULL where there is no archive.
@@ -95,10 +102,25 @@ func scanNar(rows *sql.Rows) (cache.Nar, error) {
 	return r.nar(), err
 }
 
-// TouchNar implements cache.Index.
-func (x *Index) TouchNar(ctx context.Context, narHash nar.Hash, at time.Time) error {
+// hexList is JSON with hashes for json_each, in the order of the table.
+func hexList(hashes []nar.Hash) (string, error) {
+	list := make([]string, len(hashes))
+	for i, h := range hashes {
+		list[i] = hex.EncodeToString(h[:])
+	}
+	slices.Sort(list)
+	text, err := json.Marshal(list)
+	return string(text), err
+}
+
+// TouchNars implements cache.Index.
+func (x *Index) TouchNars(ctx context.Context, narHashes []nar.Hash, at time.Time) error {
+	list, err := hexList(narHashes)
+	if err != nil {
+		return err
+	}
 	return x.write(ctx, x.relaxed, func(tx *sql.Tx) error {
-		_, err := tx.ExecContext(ctx, `UPDATE nars SET stored_at = max(stored_at, ?) WHERE nar_hash = ?`, at.Unix(), narHash[:])
+		_, err := tx.ExecContext(ctx, `UPDATE nars SET stored_at = max(stored_at, ?) WHERE nar_hash IN (SELECT unhex(value) FROM json_each(?))`, at.Unix(), list)
 		return err
 	})
 }
@@ -112,11 +134,19 @@ func (x *Index) NoteSent(ctx context.Context, name string, narHash nar.Hash, at 
 	})
 }
 
-// WasSent implements cache.Index.
-func (x *Index) WasSent(ctx context.Context, name string, narHash nar.Hash) (was bool, err error) {
-	err = x.each(ctx, "what was sent", `SELECT 1 FROM sent s JOIN caches c ON c.id = s.cache_id WHERE c.name = ? AND s.nar_hash = ?`,
-		func(*sql.Rows) error { was = true; return nil }, name, narHash[:])
-	return was && err == nil, err
+// NarsFor implements cache.Index.
+func (x *Index) NarsFor(ctx context.Context, name string, narHashes []nar.Hash) (map[nar.Hash]cache.Nar, error) {
+	list, err := hexList(narHashes)
+	if err != nil {
+		return nil, err
+	}
+	out := make(map[nar.Hash]cache.Nar)
+	err = x.each(ctx, "archives", narsForQuery, func(rows *sql.Rows) error {
+		n, err := scanNar(rows)
+		out[n.NarHash] = n
+		return err
+	}, list, name)
+	return out, err
 }
 
 // Nars implements cache.Index.

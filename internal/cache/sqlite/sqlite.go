@@ -33,7 +33,7 @@ var migrations embed.FS
 // readers is the number of connections that only read.
 const readers = 4
 
-// mapped has readers map the file: reading its pages one by one is most of what a question after many paths takes.
+// mapped has readers map the file: reading its pages one by one is most of what a question after many paths takes. What it costs: docs/decisions/0011.
 const mapped = "mmap_size(268435456)"
 
 // Index is a cache.Index in a SQLite database.
@@ -74,7 +74,7 @@ func (x *Index) open(ctx context.Context, file string) (err error) {
 		return err
 	}
 	x.hot = map[string]*sql.Stmt{}
-	for _, q := range []string{narQuery, narOfQuery, lookupQuery, presentQuery} {
+	for _, q := range []string{narQuery, narOfQuery, narsForQuery, lookupQuery, presentQuery} {
 		if x.hot[q], err = x.read.PrepareContext(ctx, q); err != nil {
 			return err
 		}
