@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"time"
 
@@ -231,6 +232,9 @@ func (g *gitLabForge) Access(ctx context.Context) (Access, error) {
 	a.DefaultBranch, a.Private = project.DefaultBranch, project.Visibility == "private"
 	a.Read = level >= gitLabReporter || !a.Private
 	a.Write, a.Admin = level >= gitLabDeveloper, level >= gitLabMaintainer
+	if a.Scopes != nil && !slices.Contains(a.Scopes, "api") {
+		a.Write, a.Admin = a.Write && slices.Contains(a.Scopes, "write_repository"), false
+	}
 	return a, nil
 }
 
