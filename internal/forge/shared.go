@@ -75,7 +75,8 @@ func (s shared) Statuses(ctx context.Context, commit string) ([]Status, error) {
 			Statuses []sharedStatus `json:"statuses"`
 			Total    int            `json:"total_count"`
 		}
-		err := s.do(ctx, call{what: "read the statuses of " + short(commit), path: s.in("commits", commit, "status"), query: page, into: &got,
+		var header http.Header
+		err := s.do(ctx, call{what: "read the statuses of " + short(commit), path: s.in("commits", commit, "status"), query: page, into: &got, header: &header,
 			absent: "commit " + short(commit), scope: s.either("read:repository", "statuses=read (of a classic token: repo:status)")})
 		for _, st := range got.Statuses {
 			if st.State == "" {
@@ -83,7 +84,11 @@ func (s shared) Statuses(ctx context.Context, commit string) ([]Status, error) {
 			}
 			all = append(all, Status{Context: st.Context, State: st.State, Text: st.Description, URL: st.TargetURL})
 		}
-		return len(got.Statuses) > 0 && len(all) < got.Total, err
+		total := got.Total
+		if n, err := strconv.Atoi(header.Get("X-Total-Count")); err == nil { // of Gitea, whose total_count is of the page
+			total = n
+		}
+		return len(got.Statuses) > 0 && len(all) < total, err
 	})
 	return all, err
 }

@@ -150,8 +150,8 @@ func (s *Stages) end(err error) {
 	}
 }
 
-// failed blames the stage that ran last; before the first one, that one. Those after it are not reached; those that another run of this commit
-// left pending are told so when the forge is looked at.
+// failed blames the stage that ran last; before the first one, that one. Those after it are not reached: said of what ran before it too, and would have
+// again, and of what another run of this commit left pending.
 func (s *Stages) failed(err error) {
 	stage, state := s.current, Error
 	if stage == "" {
@@ -167,7 +167,7 @@ func (s *Stages) failed(err error) {
 	}
 	s.want(stage, state, proc.Redact(oneLine(text)), 0, false)
 	for _, later := range reported[slices.Index(reported, stage)+1:] {
-		s.want(later, Error, fmt.Sprintf("not reached: %s failed", stage), 0, true)
+		s.want(later, Error, fmt.Sprintf("not reached: %s failed", stage), 0, !s.begun[later])
 	}
 }
 
@@ -230,7 +230,7 @@ func (s *Stages) run(ctx context.Context) {
 	}
 }
 
-// superfluous says whether the forge, which has now for the context, need not be told. A text that is cut there is not news either.
+// superfluous says whether the forge, which has now for the context, need not be told.
 func (w wantedStatus) superfluous(now Status, known bool) bool {
 	switch {
 	case !known:
