@@ -192,10 +192,10 @@ func (s *Stages) run(ctx context.Context) {
 			defer cancel()
 			if !looked {
 				there, err := s.forge.Statuses(ctx, s.commit)
-				if err != nil && fleet.ClassOf(err) == fleet.Transient {
+				if err != nil && fleet.CodeOf(err) != fleet.CodeUnauthorized { // who may not read them may perhaps write them
 					return err
 				}
-				for _, st := range there { // who may not read them may perhaps write them
+				for _, st := range there {
 					said[st.Context] = st
 				}
 				looked = true

@@ -165,8 +165,9 @@ func TestStagesGiveUp(t *testing.T) {
 		asks int
 		says string
 	}{
-		"down for good": {fleet.Errorf(fleet.Transient, fleet.CodeForge, "the forge is down"), 0, "it is tried again"},
-		"refused":       {fleet.Errorf(fleet.Local, fleet.CodeUnauthorized, "the token lacks write:repository").WithHint("make another"), 1, "make another"},
+		"down for good":  {fleet.Errorf(fleet.Transient, fleet.CodeForge, "the forge is down"), 0, "it is tried again"},
+		"refused":        {fleet.Errorf(fleet.Local, fleet.CodeUnauthorized, "the token lacks write:repository").WithHint("make another"), 1, "make another"},
+		"no such commit": {fleet.Errorf(fleet.Local, fleet.CodeNotFound, "no such commit"), 0, "no such commit"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var log bytes.Buffer
