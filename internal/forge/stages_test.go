@@ -115,6 +115,29 @@ func TestStages(t *testing.T) {
 	}
 }
 
+// TestStagesSuperseded: a run that gives up for a newer one is no failure, and says where to look in each stage that was not done.
+func TestStagesSuperseded(t *testing.T) {
+	newer := fleet.Errorf(fleet.Transient, fleet.CodeSuperseded, "superseded by 123456789abc").WithHint("nothing to do")
+	const by, ok = "success: superseded by 123456789abc", "success: took 0s"
+	for name, c := range map[string]struct {
+		stages []fleet.Stage
+		in     error // of the last one
+		want   map[string]string
+	}{
+		"before anything":      {all[:1], newer, map[string]string{"evaluate": by, "re-key": by, "build": by, "push": by, "publish": by}},
+		"before the build":     {all[:3], nil, map[string]string{"evaluate": ok, "re-key": ok, "build": by, "push": by, "publish": by}},
+		"when it is published": {all, newer, map[string]string{"evaluate": ok, "re-key": ok, "build": ok, "push": ok, "publish": by}},
+	} {
+		b := &board{}
+		s := forge.NewStages(b, tip, "", nil)
+		_ = play(s, c.in, c.stages...)
+		s.Close(t.Context(), newer)
+		if got := b.shown(); !reflect.DeepEqual(got, c.want) {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}
+
 // TestStagesInOrder: what lasts is pending first; that it is done is said when the next begins.
 func TestStagesInOrder(t *testing.T) {
 	b := &board{}
