@@ -11,17 +11,21 @@ import (
 	"github.com/garrison-nix/garrison/internal/forge"
 )
 
-// Announcer shows on the forge how far the newest release has come on its hosts. What it says follows from the release and from what hosts
-// report; all that it remembers is what it said last.
-type Announcer struct {
+// AnnounceOptions are what an Announcer needs.
+type AnnounceOptions struct {
 	// SetStatus makes or replaces the status of a commit; a forge.Forge does.
 	SetStatus func(ctx context.Context, commit string, s forge.Status) error
 	Hosts     func(context.Context) ([]fleet.Status, error)
 	File      string        // keeps what was said last; it may be lost
 	Silent    time.Duration // after it a host that said nothing is named
 	Log       *slog.Logger
+}
 
-	newest *atomic.Pointer[fleet.Manifest]
+// Announcer shows on the forge how far the newest release has come on its hosts. What it says follows from the release and from what hosts
+// report; all that it remembers is what it said last.
+type Announcer struct {
+	AnnounceOptions
+	newest atomic.Pointer[fleet.Manifest]
 	look   chan struct{}
 	told   told
 	failed int // attempts in a row
@@ -49,9 +53,8 @@ const (
 )
 
 // NewAnnouncer makes an Announcer; its Newest and Reported may be called before Run.
-func NewAnnouncer(a Announcer) *Announcer {
-	a.look, a.newest = make(chan struct{}, 1), &atomic.Pointer[fleet.Manifest]{}
-	return &a
+func NewAnnouncer(o AnnounceOptions) *Announcer {
+	return &Announcer{AnnounceOptions: o, look: make(chan struct{}, 1)}
 }
 
 // Newest tells what the newest release is.

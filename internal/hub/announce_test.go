@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -19,6 +20,7 @@ import (
 
 // board is a forge that keeps what it is told, and a fleet.
 type board struct {
+	mu    sync.Mutex
 	told  []string // commit's first letter, state, text
 	err   error
 	tries int
@@ -28,6 +30,8 @@ type board struct {
 }
 
 func (b *board) set(_ context.Context, commit string, s forge.Status) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	b.tries++
 	if b.err == nil {
 		b.told = append(b.told, fmt.Sprintf("%.1s %s %s", commit, s.State, s.Text))
@@ -35,9 +39,37 @@ func (b *board) set(_ context.Context, commit string, s forge.Status) error {
 	return b.err
 }
 
+func (b *board) fleet(context.Context) ([]fleet.Status, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.hosts, nil
+}
+
+func (b *board) say(hosts ...fleet.Status) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.hosts = hosts
+}
+
+// fail has the forge answer with err from now on, and count anew.
+func (b *board) fail(err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.err, b.tries = err, 0
+}
+
+// heard is what the forge was told since it was asked that last, and how often it was asked.
+func (b *board) heard() (told []string, tries int) {
+	synctest.Wait()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	told, b.told = b.told, nil
+	return told, b.tries
+}
+
 // start runs an Announcer until stop is called.
 func (b *board) start(t *testing.T) (a *hub.Announcer, stop func()) {
-	a = hub.NewAnnouncer(hub.Announcer{SetStatus: b.set, Hosts: func(context.Context) ([]fleet.Status, error) { return b.hosts, nil },
+	a = hub.NewAnnouncer(hub.AnnounceOptions{SetStatus: b.set, Hosts: b.fleet,
 		File: b.file, Silent: 15 * time.Minute, Log: slog.New(slog.NewTextHandler(&b.log, nil))})
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
@@ -47,9 +79,8 @@ func (b *board) start(t *testing.T) (a *hub.Announcer, stop func()) {
 
 func (b *board) wants(t *testing.T, want ...string) {
 	t.Helper()
-	synctest.Wait()
-	if !slices.Equal(b.told, want) {
-		t.Errorf("the forge was told\n%s\nwant\n%s", strings.Join(b.told, "\n"), strings.Join(want, "\n"))
+	if told, _ := b.heard(); !slices.Equal(told, want) {
+		t.Errorf("the forge was told\n%s\nwant\n%s", strings.Join(told, "\n"), strings.Join(want, "\n"))
 	}
 }
 
@@ -68,49 +99,42 @@ func TestAnnounces(t *testing.T) {
 		a, stop := b.start(t)
 		a.Newest(of("a", 7, "h1", "h2"))
 		time.Sleep(time.Second)
-		want := []string{"a pending release-7: 0 of 2 hosts"}
-		b.wants(t, want...)
-		b.hosts = []fleet.Status{said("h1", 7, fleet.PhaseIdle, nil)}
+		b.wants(t, "a pending release-7: 0 of 2 hosts")
+		b.say(said("h1", 7, fleet.PhaseIdle, nil))
 		a.Reported()
 		time.Sleep(3 * time.Second)
-		want = append(want, "a pending release-7: 1 of 2 hosts")
-		b.wants(t, want...)
+		b.wants(t, "a pending release-7: 1 of 2 hosts")
 		stop()
 
 		a, stop = b.start(t)
-		m := of("a", 7, "h1", "h2")
-		a.Newest(m)
+		a.Newest(of("a", 7, "h1", "h2"))
 		time.Sleep(16 * time.Minute)
-		want = append(want, "a pending release-7: 1 of 2 hosts; silent: h2")
-		b.wants(t, want...)
+		b.wants(t, "a pending release-7: 1 of 2 hosts; silent: h2")
 		stop()
 
 		a, stop = b.start(t)
 		a.Newest(of("b", 8, "h1", "h2"))
 		time.Sleep(time.Second)
-		want = append(want, "a success superseded by release-8; until then release-7: 1 of 2 hosts; silent: h2", "b pending release-8: 0 of 2 hosts")
-		b.wants(t, want...)
-		b.hosts = []fleet.Status{said("h1", 8, fleet.PhaseHeld, nil), said("h2", 8, fleet.PhaseIdle, nil)}
+		b.wants(t, "a success superseded by release-8; until then release-7: 1 of 2 hosts; silent: h2", "b pending release-8: 0 of 2 hosts")
+		b.say(said("h1", 8, fleet.PhaseHeld, nil), said("h2", 8, fleet.PhaseIdle, nil))
 		a.Reported()
 		time.Sleep(3 * time.Second)
-		want = append(want, "b failure release-8: 1 of 2 hosts; failed: h1")
-		b.wants(t, want...)
-		b.hosts[0] = said("h1", 8, fleet.PhaseIdle, nil)
+		b.wants(t, "b failure release-8: 1 of 2 hosts; failed: h1")
+		b.say(said("h1", 8, fleet.PhaseIdle, nil), said("h2", 8, fleet.PhaseIdle, nil))
 		a.Reported()
 		time.Sleep(time.Second)
-		want = append(want, "b success release-8: all 2 hosts")
-		b.wants(t, want...)
-		b.hosts[0].Drift = true // is not the release's matter any more
+		b.wants(t, "b success release-8: all 2 hosts")
+		b.say() // is not the release's matter any more
 		a.Reported()
 		time.Sleep(time.Hour)
 		stop()
 		a, stop = b.start(t)
 		a.Newest(of("b", 8, "h1", "h2"))
 		time.Sleep(time.Hour)
-		b.wants(t, want...)
+		b.wants(t)
 		a.Newest(of("c", 9, "h1"))
 		time.Sleep(time.Second)
-		b.wants(t, append(want, "c pending release-9: 0 of 1 hosts")...)
+		b.wants(t, "c pending release-9: 0 of 1 hosts")
 		stop()
 	})
 }
@@ -121,61 +145,52 @@ func TestAnnouncesSparingly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := &board{file: filepath.Join(dir, "rollout.json")}
 		a, stop := b.start(t)
+		defer stop()
 		a.Newest(of("a", 7, "h1", "h2"))
-		flap := func(times int, every time.Duration, one, other fleet.Status) {
-			for n := range times {
-				b.hosts = []fleet.Status{one}
-				if n%2 == 1 {
-					b.hosts[0] = other
-				}
-				b.hosts[0].At = time.Now()
+		// flap has h1 say one, then the other, and so on.
+		flap := func(forTime time.Duration, n int, phases ...fleet.Phase) (told []string, tries int) {
+			for i := range int(forTime / (5 * time.Second)) {
+				b.say(said("h1", n, phases[i%len(phases)], func(s *fleet.Status) { s.At = time.Now() }))
 				a.Reported()
-				time.Sleep(every)
+				time.Sleep(5 * time.Second)
 			}
+			return b.heard()
 		}
-		flap(8*3600, time.Second, said("h1", 7, fleet.PhaseIdle, nil), said("h1", 7, fleet.PhaseStaging, nil)) // a working day of it
-		if n := len(b.told); n < 10 || n > 50 {
-			t.Errorf("the forge was told of texts %d times", n)
+		if told, _ := flap(3*time.Hour, 7, fleet.PhaseIdle, fleet.PhaseStaging); len(told) < 8 || len(told) > 20 {
+			t.Errorf("the forge was told of texts %d times", len(told))
 		}
-		flap(8*3600, time.Second, said("h1", 7, fleet.PhaseHeld, nil), said("h1", 7, fleet.PhaseStaging, nil))
-		if n := len(b.told); n != 500 {
-			t.Errorf("the forge was told of states %d times", n)
+		if told, _ := flap(4*time.Hour, 7, fleet.PhaseHeld, fleet.PhaseStaging); len(told) < 470 || len(told) > 500 {
+			t.Errorf("the forge was told of states %d times", len(told))
 		}
-		b.hosts = []fleet.Status{said("h1", 7, fleet.PhaseIdle, nil), said("h2", 7, fleet.PhaseIdle, nil)}
+		b.say(said("h1", 7, fleet.PhaseIdle, nil), said("h2", 7, fleet.PhaseIdle, nil))
 		a.Reported()
 		time.Sleep(time.Second)
-		if last := b.told[len(b.told)-1]; last != "a success release-7: all 2 hosts" {
-			t.Errorf("at last it was told %q", last)
-		}
+		b.wants(t, "a success release-7: all 2 hosts")
 
-		b.told, b.tries = nil, 0
-		b.err = fleet.Errorf(fleet.Local, fleet.CodeUnauthorized, "the token is not for statuses")
+		b.fail(fleet.Errorf(fleet.Local, fleet.CodeUnauthorized, "the token is not for statuses"))
 		a.Newest(of("b", 8, "h1", "h2"))
-		flap(3600, time.Second, said("h1", 8, fleet.PhaseHeld, nil), said("h1", 8, fleet.PhaseStaging, nil))
-		if b.tries < 10 || b.tries > 15 {
-			t.Errorf("a forge that refuses was asked %d times in an hour", b.tries)
+		if _, tries := flap(time.Hour, 8, fleet.PhaseHeld, fleet.PhaseStaging); tries < 10 || tries > 15 {
+			t.Errorf("a forge that refuses was asked %d times in an hour", tries)
 		}
-		b.err, b.tries = fleet.Errorf(fleet.Transient, fleet.CodeRemote, "the forge is down"), 0
-		flap(3600, time.Second, said("h1", 8, fleet.PhaseHeld, nil), said("h1", 8, fleet.PhaseStaging, nil))
-		if b.tries < 10 || b.tries > 20 {
-			t.Errorf("a forge that is down was asked %d times in an hour", b.tries)
+		b.fail(fleet.Errorf(fleet.Transient, fleet.CodeRemote, "the forge is down"))
+		if _, tries := flap(time.Hour, 8, fleet.PhaseHeld, fleet.PhaseStaging); tries < 10 || tries > 20 {
+			t.Errorf("a forge that is down was asked %d times in an hour", tries)
 		}
-		b.err = nil
-		b.hosts = []fleet.Status{said("h1", 8, fleet.PhaseHeld, nil)}
+		b.fail(nil)
+		b.say(said("h1", 8, fleet.PhaseHeld, nil))
 		time.Sleep(6 * time.Minute)
 		b.wants(t, "b failure release-8: 0 of 2 hosts; failed: h1; silent: h2")
 
 		// A release that was superseded while the forge is away for long is not spoken of for ever.
-		b.hosts, b.told = nil, nil
+		b.say()
 		a.Newest(of("c", 9, "h1"))
 		time.Sleep(time.Minute)
-		b.err = fleet.Errorf(fleet.Transient, fleet.CodeRemote, "the forge is down")
+		b.fail(fleet.Errorf(fleet.Transient, fleet.CodeRemote, "the forge is down"))
 		a.Newest(of("d", 10, "h1"))
 		time.Sleep(5 * time.Minute)
-		b.err = nil
-		time.Sleep(10 * time.Minute)
+		b.fail(nil)
+		time.Sleep(9 * time.Minute)
 		b.wants(t, "c pending release-9: 0 of 1 hosts", "d pending release-10: 0 of 1 hosts")
-		stop()
 	})
 }
 
