@@ -42,7 +42,7 @@ func callerOf(ctx context.Context) *caller {
 
 // identify finds out who makes the request. A token that is not valid counts as none.
 func (s *Server) identify(w http.ResponseWriter, r *http.Request) (*caller, error) {
-	c := &caller{address: s.address(r), answer: w.Header()}
+	c := &caller{address: s.Address(r), answer: w.Header()}
 	token := Token(r)
 	if token == "" || s.Tokens == nil {
 		return c, nil

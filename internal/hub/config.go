@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/garrison-nix/garrison/internal/fleet"
+	"github.com/garrison-nix/garrison/internal/forge"
+	"github.com/garrison-nix/garrison/internal/git"
 	"github.com/garrison-nix/garrison/internal/tomlfile"
 )
 
@@ -30,6 +32,28 @@ type Config[Cache any] struct {
 		AllowedSigners string            `toml:"allowedSigners"` // who may have signed earlier releases; default: signingKey
 		Identity       string            `toml:"identity"`       // private key that secrets on the source branch are readable with
 	} `toml:"ci"`
+
+	// Follow says where releases are published, whoever makes them.
+	Follow struct {
+		Remote          string            `toml:"remote"` // default ci.remote; nothing is followed without either
+		Branch          string            `toml:"branch"` // of releases, default release
+		CredentialsFile string            `toml:"credentialsFile"`
+		SSHKeyFile      string            `toml:"sshKeyFile"`
+		KnownHostsFile  string            `toml:"knownHostsFile"`
+		AllowedSigners  string            `toml:"allowedSigners"` // who may sign releases; default ci.allowedSigners
+		Poll            tomlfile.Duration `toml:"poll"`           // default 60s
+		Silent          tomlfile.Duration `toml:"silent"`         // after that a host that says nothing is named, default 15m
+	} `toml:"follow"`
+
+	// Forge is where the repository lives. It is told of runs and rollouts where TokenFile is set, and heard where WebhookSecretFile is.
+	Forge struct {
+		Kind              forge.Kind `toml:"kind"`
+		URL               string     `toml:"url"`
+		API               string     `toml:"api"`
+		Repo              string     `toml:"repo"` // owner/name
+		TokenFile         string     `toml:"tokenFile"`
+		WebhookSecretFile string     `toml:"webhookSecretFile"` // one a line
+	} `toml:"forge"`
 }
 
 // ReadConfig reads and checks the hub's file. Errors have CodeConfig.
@@ -44,16 +68,62 @@ func ReadConfig[Cache any](path string) (Config[Cache], error) {
 		}
 	}
 	c.CI.Poll = tomlfile.Duration(c.CI.Poll.Or(time.Minute))
+	c.Follow.Poll = tomlfile.Duration(c.Follow.Poll.Or(time.Minute))
+	c.Follow.Silent = tomlfile.Duration(c.Follow.Silent.Or(15 * time.Minute))
+	for s, def := range map[*string]string{&c.Follow.Remote: c.CI.Remote, &c.Follow.Branch: "release", &c.Follow.AllowedSigners: c.CI.AllowedSigners} {
+		if *s == "" {
+			*s = def
+		}
+	}
 	switch {
 	case c.Tokens == "":
 		return c, fleet.Errorf(fleet.Local, fleet.CodeConfig, "%s: tokens is missing", path).WithHint("set it to the file that lists the tokens (docs/FORMATS.md)")
 	case c.CI.Remote != "" && c.CI.SigningKey == "":
 		return c, fleet.Errorf(fleet.Local, fleet.CodeConfig, "%s: ci.signingKey is missing", path).WithHint("make one: ssh-keygen -t ed25519 -N '' -f FILE")
 	}
+	if err := c.checkForge(path); err != nil {
+		return c, err
+	}
 	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
 		return c, fleet.Errorf(fleet.Local, fleet.CodeConfig, "%s: listen %q is not host:port", path, c.Listen).WithCause(err)
 	}
 	return c, nil
+}
+
+// HasForge says whether there is a table [forge].
+func (c *Config[Cache]) HasForge() bool {
+	return c.Forge.Kind != "" || c.Forge.URL != "" || c.Forge.Repo != "" || c.Forge.TokenFile != "" || c.Forge.WebhookSecretFile != ""
+}
+
+func (c *Config[Cache]) checkForge(path string) error {
+	bad := func(what, hint string) error {
+		return fleet.Errorf(fleet.Local, fleet.CodeConfig, "%s: %s", path, what).WithHint("%s", hint)
+	}
+	if !c.HasForge() {
+		if c.Forge.API != "" {
+			return bad("forge.api is set, and no forge", "set forge.kind, forge.url and forge.repo too")
+		}
+		return nil
+	}
+	if c.Forge.TokenFile == "" && c.Forge.WebhookSecretFile == "" {
+		return bad("forge has neither tokenFile nor webhookSecretFile: nothing would be told to it, or heard from it", "set one, or both (docs/FORMATS.md)")
+	}
+	if c.Follow.Remote == "" {
+		return bad("follow.remote is missing: a forge is of no use to a hub that follows no repository", "set it to the URL of the fleet's repository, or ci.remote")
+	}
+	if _, err := forge.Open(forge.Config{Kind: c.Forge.Kind, URL: c.Forge.URL, API: c.Forge.API, Repo: c.Forge.Repo}); err != nil {
+		return bad("forge: "+err.Error(), "kind, url and repo say where the repository is (docs/FORMATS.md)")
+	}
+	return nil
+}
+
+// FollowFrom is the remote with releases, and what lets us in: the forge's token where nothing else is said and the repository is at that forge.
+func (c *Config[Cache]) FollowFrom() git.Remote {
+	m := git.Remote{URL: c.Follow.Remote, CredentialsFile: c.Follow.CredentialsFile, SSHKeyFile: c.Follow.SSHKeyFile, KnownHostsFile: c.Follow.KnownHostsFile}
+	if m.CredentialsFile == "" && c.Forge.URL != "" && strings.HasPrefix(m.URL, strings.TrimRight(c.Forge.URL, "/")+"/") {
+		m.CredentialsFile = c.Forge.TokenFile
+	}
+	return m
 }
 
 // Scopes that a token may have. ScopeReport is followed by a colon and a host's name.

@@ -57,6 +57,8 @@ type Options struct {
 	Tokens func() (Tokens, error) // as they are now
 	Cache  http.Handler           // gets every request that is not the hub's own
 	Wake   func(at time.Time)     // told when somebody says that there is something to look at; nil: agents are
+	Hooks  http.Handler           // gets what a forge delivers; nil: nothing is taken
+	Told   func()                 // that a host reported; may be nil
 	LogDir string                 // of CI runs
 	Log    *slog.Logger
 }
@@ -81,6 +83,7 @@ const (
 // Handler serves the hub's API below /api/v1/, /healthz, and the cache everywhere else.
 //
 //	POST /api/v1/wake            wake            something may have been pushed
+//	POST /api/v1/webhook         (signed)        what a forge says, see Webhooks
 //	POST /api/v1/reports         report:<host>   a fleet.Status, answered by a fleet.Received
 //	POST /api/v1/deployments     report:<host>   a fleet.DeploymentReport
 //	POST /api/v1/diffs           report:<host>   a fleet.HostDiff
@@ -99,6 +102,9 @@ func (h *Hub) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("POST /api/v1/wake", h.allow(ScopeWake, h.serveWake))
+	if h.Hooks != nil {
+		mux.Handle("POST /api/v1/webhook", h.Hooks)
+	}
 	mux.HandleFunc("POST /api/v1/reports", h.allow(ScopeReport, h.serveReport))
 	mux.HandleFunc("GET /api/v1/stream", h.allow("", h.serveStream))
 	mux.HandleFunc("GET /api/v1/hosts", h.allow(ScopeRead, h.serveHosts))
