@@ -227,7 +227,7 @@ func (a *app) newCI(ctx context.Context, c HubFile, h *hub.Hub, w *watchers, log
 	}
 	r := &releaser{nix: *n, options: release.Options{
 		Repo: w.follower.Repo, Remote: c.CI.Remote, SigningKey: c.CI.SigningKey, AllowedSigners: c.CI.AllowedSigners,
-		Identities: identities(c.CI.Identity), Cache: func(release.Config) (release.Cache, error) { return cl, nil }, Log: log, NoFetch: true,
+		Identities: identities(c.CI.Identity), Cache: func(release.Config) (release.Cache, error) { return cl, nil }, Log: log, NoFetch: true, OnlyNewest: true, Published: func() { w.follower.Hint(time.Now()) },
 	}}
 	return hub.NewCI(hub.CIOptions{Releaser: r, Hub: h, Released: w.follower.Moved, Forge: w.forge, Poll: time.Duration(c.CI.Poll), LogDir: logDir, Log: log}), nil
 }
@@ -239,8 +239,13 @@ type releaser struct {
 }
 
 func (r *releaser) Look(ctx context.Context) (hub.Branches, error) {
-	source, err := release.Tip(ctx, r.options.Repo, r.options.Remote)
-	return hub.Branches{Source: source}, err
+	b, err := release.Look(ctx, r.options.Repo, r.options.Remote)
+	return hub.Branches(b), err
+}
+
+func (r *releaser) Tidy(ctx context.Context) error {
+	_, _, err := release.Tidy(ctx, r.options) // what is wrong with a mirror it says itself
+	return err
 }
 
 func (r *releaser) Tip(ctx context.Context, branch string) (string, error) {

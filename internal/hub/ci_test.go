@@ -31,6 +31,8 @@ type fake struct {
 	left     bool              // test releases to tidy
 	tidied   int
 	tidyErr  error
+
+	succeeded map[string]bool // by commit
 }
 
 func (f *fake) Look(context.Context) (hub.Branches, error) {
@@ -78,6 +80,12 @@ func (f *fake) Release(ctx context.Context, job hub.Job, out io.Writer) (fleet.R
 		}
 		return errors.Join(err, ctx.Err())
 	})
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.succeeded == nil {
+		f.succeeded = map[string]bool{}
+	}
+	f.succeeded[s.Commit] = err == nil
 	return fleet.RunReleased, &fleet.ReleaseRef{Number: n}, err
 }
 
