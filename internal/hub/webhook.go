@@ -68,6 +68,7 @@ func (h *Webhooks) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if !h.sources.admit(ofOne, from, now) || !h.total.admit(ofAll, "", now) {
 		h.ignore(slog.LevelWarn, "too many webhooks are delivered", "from", from)
 		w.Header().Set("Retry-After", "10")
+		w.Header().Set("Connection", "close") // else its body would be waited for
 		http.Error(w, "too many deliveries", http.StatusTooManyRequests)
 		return
 	}
