@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -137,5 +138,31 @@ func TestCIConcerns(t *testing.T) {
 		if got := ci.Concerns(ref); got != want {
 			t.Errorf("Concerns(%q) is %v", ref, got)
 		}
+	}
+}
+
+// TestFollowRun: a run's log can be followed to its end, which ends it.
+func TestFollowRun(t *testing.T) {
+	w, f := newWorld(t), &fake{tip: "a"}
+	begun, goOn := make(chan struct{}), make(chan struct{})
+	f.during = func(context.Context, string) { close(begun); <-goOn }
+	w.start(f, time.Hour)
+	<-begun
+	all := make(chan string)
+	go func() {
+		_, said := w.ask("GET", "/api/v1/runs/1/log?follow=1", "read", "")
+		all <- said
+	}()
+	select {
+	case said := <-all:
+		t.Errorf("it ended before the run: %s", said)
+	case <-time.After(100 * time.Millisecond):
+	}
+	close(goOn)
+	if said := <-all; !strings.Contains(said, "building a") || !strings.Contains(said, "stage build ended") {
+		t.Errorf("%s", said)
+	}
+	if _, said := w.ask("GET", "/api/v1/runs/1/log?follow=1", "read", ""); !strings.Contains(said, "stage build ended") { // of one that has ended
+		t.Errorf("%s", said)
 	}
 }

@@ -1,9 +1,11 @@
 package hub
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/hex"
+	"errors"
 	"net"
 	"net/http"
 	"slices"
@@ -111,10 +113,12 @@ func (c *Config[Cache]) checkForge(path string) error {
 	if c.Follow.Remote == "" {
 		return bad("follow.remote is missing: a forge is of no use to a hub that follows no repository", "set it to the URL of the fleet's repository, or ci.remote")
 	}
-	if _, err := forge.Open(forge.Config{Kind: c.Forge.Kind, URL: c.Forge.URL, API: c.Forge.API, Repo: c.Forge.Repo}); err != nil {
-		return bad("forge: "+err.Error(), "kind, url and repo say where the repository is (docs/FORMATS.md)")
+	_, err := forge.Open(forge.Config{Kind: c.Forge.Kind, URL: c.Forge.URL, API: c.Forge.API, Repo: c.Forge.Repo})
+	var wrong *fleet.Error
+	if errors.As(err, &wrong) {
+		return bad("forge: "+wrong.What, cmp.Or(wrong.Hint, "kind, url and repo say where the repository is (docs/FORMATS.md)"))
 	}
-	return nil
+	return err
 }
 
 // FollowFrom is the remote with releases, and what lets us in: the forge's token where nothing else is said and the repository is at that forge.

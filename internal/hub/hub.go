@@ -97,7 +97,7 @@ const (
 //	     …/logs?deployment=N     read            what was said in it; ?follow=1 for what is said now
 //	     …/diff                  read            fleet.HostDiff
 //	GET  /api/v1/runs?n=N        read            [fleet.Run], newest first
-//	GET  /api/v1/runs/{id}/log   read            what the run's programs said
+//	GET  /api/v1/runs/{id}/log   read            what the run's programs said; ?follow=1 until it has ended
 func (h *Hub) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) { fmt.Fprintln(w, "ok") })
@@ -211,6 +211,10 @@ func (h *Hub) serveRunLog(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer f.Close()
+	if r.URL.Query().Get("follow") != "" {
+		h.followRun(w, r, id, f)
+		return
+	}
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	_, _ = io.Copy(w, f) // the client went away
 }
