@@ -135,11 +135,10 @@ func (a *app) runHub(ctx context.Context, c HubFile) (err error) {
 		return fleet.Errorf(fleet.Local, fleet.CodeState, "cannot make the hub's folder %s", c.DataDir).WithCause(err)
 	}
 	own := rand.Text() // CI's token for the cache beside it; nobody else ever knows it
-	file := &durable.Watched[hub.Tokens]{Path: c.Tokens, Read: hub.ReadTokens}
-	tokens := func() (hub.Tokens, error) {
-		t, err := file.Get()
+	tokens := (&durable.Watched[hub.Tokens]{Path: c.Tokens, Read: func(path string) (hub.Tokens, error) {
+		t, err := hub.ReadTokens(path)
 		return t.With(hub.Token{Name: "ci", SHA256: hub.HashToken(own), Scopes: []string{hub.ScopePush}}), err
-	}
+	}}).Get
 	if _, err := tokens(); err != nil {
 		return err
 	}

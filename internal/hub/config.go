@@ -3,7 +3,6 @@ package hub
 import (
 	"cmp"
 	"crypto/sha256"
-	"crypto/subtle"
 	"encoding/hex"
 	"errors"
 	"net"
@@ -149,6 +148,8 @@ type Token struct {
 // Tokens is the tokens file.
 type Tokens struct {
 	Token []Token `toml:"token"`
+
+	scopes map[string][]string // by HashToken of the secret
 }
 
 // HashToken is what Token.SHA256 holds of a secret.
@@ -176,24 +177,31 @@ func ReadTokens(path string) (Tokens, error) {
 			}
 		}
 	}
-	return t, nil
+	return t.indexed(), nil
 }
 
-// Scopes are those of the token with that secret; known is false when it is none of ours. Every
-// token is compared, in constant time.
+// Scopes are those of the token with that secret; known is false when it is none of ours. They are found by the secret's hash: how long that takes
+// tells of hashes alone, and nobody can choose a secret by those.
 func (t Tokens) Scopes(secret string) (scopes []string, known bool) {
-	sum := []byte(HashToken(secret))
-	for _, k := range t.Token {
-		if subtle.ConstantTimeCompare(sum, []byte(strings.ToLower(k.SHA256))) == 1 && secret != "" {
-			scopes, known = append(scopes, k.Scopes...), true
-		}
+	if secret == "" {
+		return nil, false
 	}
+	scopes, known = t.scopes[HashToken(secret)]
 	return scopes, known
 }
 
 // With returns t and one more token.
 func (t Tokens) With(k Token) Tokens {
 	t.Token = append(slices.Clip(t.Token), k)
+	return t.indexed()
+}
+
+func (t Tokens) indexed() Tokens {
+	t.scopes = make(map[string][]string, len(t.Token))
+	for _, k := range t.Token {
+		hash := strings.ToLower(k.SHA256)
+		t.scopes[hash] = append(t.scopes[hash], k.Scopes...)
+	}
 	return t
 }
 

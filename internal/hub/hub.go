@@ -229,7 +229,7 @@ func (h *Hub) answer(w http.ResponseWriter, v any, err error) {
 	_ = json.NewEncoder(w).Encode(v) // the client went away
 }
 
-// serveStream sends events until the client goes away. A client that does not keep up is dropped, and comes back.
+// serveStream sends events until the client goes away. One of all events that does not keep up is dropped, and comes back.
 func (h *Hub) serveStream(w http.ResponseWriter, r *http.Request) {
 	all := slices.Contains(scopesOf(r), ScopeRead) && r.URL.Query().Get("kinds") != "wake"
 	events, leave := h.events.join(all)
@@ -247,7 +247,11 @@ type broker struct {
 const listenerQueue = 64
 
 func (b *broker) join(all bool) (events <-chan []byte, leave func()) {
-	ch := make(chan []byte, listenerQueue)
+	queue := 1 // of an agent that has a wake-up before it, a second one says nothing new
+	if all {
+		queue = listenerQueue
+	}
+	ch := make(chan []byte, queue)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.listeners == nil {
@@ -275,8 +279,10 @@ func (b *broker) send(e fleet.StreamEvent) {
 		select {
 		case ch <- data:
 		default:
-			delete(b.listeners, ch)
-			close(ch)
+			if all {
+				delete(b.listeners, ch)
+				close(ch)
+			}
 		}
 	}
 }

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"testing"
 	"time"
+
+	"github.com/garrison-nix/garrison/internal/fleet"
 )
 
 // TestWebhookMemory: only so many deliveries are remembered.
@@ -51,5 +53,22 @@ func TestBound(t *testing.T) {
 		if len(b.left) > callersKnown {
 			t.Fatalf("%d are known", len(b.left))
 		}
+	}
+}
+
+// TestWakesCoalesce: an agent that has not read its wake-up yet needs no second one, and is not dropped for it.
+func TestWakesCoalesce(t *testing.T) {
+	var b broker
+	agent, leave := b.join(false)
+	defer leave()
+	for range 2 * listenerQueue {
+		b.send(fleet.StreamEvent{Kind: "wake"})
+	}
+	if string(<-agent) != `{"kind":"wake"}` || len(agent) != 0 {
+		t.Error("one wake-up waits")
+	}
+	b.send(fleet.StreamEvent{Kind: "wake"})
+	if _, open := <-agent; !open {
+		t.Error("it was dropped")
 	}
 }
