@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"strconv"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -97,7 +98,8 @@ func resultOf(r fleet.Run) string {
 	case r.State == fleet.RunRunning && r.Stage != "":
 		return "running: " + string(r.Stage)
 	case r.Failure != nil:
-		return fmt.Sprintf("%s in %s (%s): %s", r.State, orElse(string(r.Failure.Stage), "the beginning"), r.Failure.Code, r.Failure.Message)
+		why, _, _ := strings.Cut(r.Failure.Message, "\n")
+		return fmt.Sprintf("%s in %s (%s): %s", r.State, orElse(string(r.Failure.Stage), "the beginning"), r.Failure.Code, why)
 	case r.Release != nil:
 		return fmt.Sprintf("%s: %s", r.State, r.Release.Name())
 	}

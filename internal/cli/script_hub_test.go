@@ -37,11 +37,11 @@ type hubKey struct{}
 func theHub(ts *testscript.TestScript) *hubProcess { return ts.Value(hubKey{}).(*hubProcess) }
 
 // hubCmd starts a hub without CI on a free port, and sets HUB to its URL and ADDRESS to host and port. Its tokens are the files
-// push-token, read-token and cache-token in $WORK; what it says is in hub.log. A second one has the data of the first, which frail has killed.
+// push-token, read-token, cache-token and wake-token in $WORK; what it says is in hub.log. A second one has the data of the first, which frail has killed.
 func hubCmd(ts *testscript.TestScript, _ bool, _ []string) {
 	work := ts.Getenv("WORK")
 	var tokens strings.Builder
-	for _, scope := range []string{"push", "read", "cache"} {
+	for _, scope := range []string{"push", "read", "cache", "wake"} {
 		sum := sha256.Sum256([]byte("secret of " + scope))
 		fmt.Fprintf(&tokens, "[[token]]\nname = %q\nsha256 = %q\nscopes = [%q]\n", scope, hex.EncodeToString(sum[:]), scope)
 		ts.Check(os.WriteFile(filepath.Join(work, scope+"-token"), []byte("secret of "+scope+"\n"), 0o600))
@@ -68,7 +68,10 @@ func startDaemon(ts *testscript.TestScript, log, serves string, args ...string) 
 	defer out.Close()
 	cmd = exec.Command(ts.Getenv("GARRISON"), args...)
 	cmd.Stdout, cmd.Stderr = out, out
-	cmd.Dir = ts.Getenv("WORK")
+	cmd.Dir, cmd.Env = ts.Getenv("WORK"), os.Environ()
+	for _, name := range []string{"HOME", "PATH", "XDG_CACHE_HOME", "NIX_REMOTE", "NIX_CONFIG", "NIX_CONF_DIR", "GIT_CONFIG_NOSYSTEM", "GORACE"} {
+		cmd.Env = append(cmd.Env, name+"="+ts.Getenv(name))
+	}
 	ts.Check(cmd.Start())
 	h := theHub(ts)
 	ts.Defer(func() {
@@ -111,7 +114,7 @@ func frail(ts *testscript.TestScript, _ bool, args []string) {
 	if h.proxy != nil {
 		return
 	}
-	h.killed, h.uploads = map[*exec.Cmd]bool{}, map[string]int{}
+	h.uploads = map[string]int{}
 	h.proxy = httptest.NewServer(&httputil.ReverseProxy{
 		Rewrite: func(r *httputil.ProxyRequest) {
 			h.mu.Lock()
