@@ -134,6 +134,11 @@ func (r *Repo) talk(ctx context.Context, m Remote, before, command, rest []strin
 	return r.git(ctx, call{args: args, env: append(env, ssh...)})
 }
 
+// Address is the URL that a remote, given by name or URL, is read from.
+func (r *Repo) Address(ctx context.Context, remote string) (string, error) {
+	return r.address(ctx, remote, false)
+}
+
 // address is the URL of a remote that is given by its name. With the name, git would also move refs/remotes/.
 func (r *Repo) address(ctx context.Context, remote string, push bool) (string, error) {
 	if strings.Contains(remote, ":") || strings.HasPrefix(remote, "/") || strings.HasPrefix(remote, ".") {

@@ -31,11 +31,11 @@ func checkMirror(mirror string) error {
 	if strings.HasPrefix(mirror, "/") {
 		return nil
 	}
+	if host, path, scp := strings.Cut(mirror, ":"); scp && !strings.HasPrefix(path, "//") && !strings.HasPrefix(path, ":") && host != "" && host[0] != '-' && !strings.Contains(host, "/") {
+		return nil // git@host:path
+	}
 	u, err := url.Parse(mirror)
-	if err != nil || u.Scheme == "" {
-		if host, _, scp := strings.Cut(mirror, ":"); scp && host != "" && !strings.ContainsAny(host, "/-:") {
-			return nil // git@host:path
-		}
+	if err != nil || u.Scheme == "" || u.Host == "" && u.Scheme != "file" {
 		return errors.New("it is no URL of a repository")
 	}
 	if _, password := u.User.Password(); password || u.User != nil && u.Scheme != "ssh" {
