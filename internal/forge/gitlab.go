@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"time"
 
@@ -138,58 +139,31 @@ func (g *gitLabForge) user(ctx context.Context) (gitLabUser, error) {
 	return me, err
 }
 
-type gitLabRequest struct {
-	IID         int    `json:"iid"`
-	WebURL      string `json:"web_url"`
-	Title       string `json:"title"`
-	Description string `json:"description"`
-	Source      string `json:"source_branch"`
-	Target      string `json:"target_branch"`
-	SourceID    int64  `json:"source_project_id"`
-	TargetID    int64  `json:"target_project_id"`
-}
-
 // Propose: /projects/:id/merge_requests (docs.gitlab.com/api/merge_requests).
 func (g *gitLabForge) Propose(ctx context.Context, p Proposal) (Pull, error) {
 	p.Title, p.Body = cut(oneLine(p.Title), gitLabText), cut(p.Body, gitLabBody)
-	open, err := g.findRequest(ctx, p)
-	if err != nil {
-		return Pull{}, err
-	}
-	c := call{what: fmt.Sprintf("propose %s for %s", p.Head, p.Base), scope: "api", absent: "branch"}
-	if open == nil {
-		c.method, c.path, c.into = http.MethodPost, g.in("merge_requests"), &open
-		c.body = map[string]string{"source_branch": p.Head, "target_branch": p.Base, "title": p.Title, "description": p.Body}
-		if err = g.do(ctx, c); err == nil {
-			return Pull{Number: open.IID, URL: open.WebURL}, nil
-		}
-		var answer *answerError
-		if !errors.As(err, &answer) || answer.status != http.StatusConflict {
-			return Pull{}, err
-		}
-		refused := err
-		if open, err = g.findRequest(ctx, p); err != nil || open == nil {
-			return Pull{}, refused
-		}
-	}
-	if open.Title != p.Title || open.Description != p.Body {
-		c.method, c.path, c.again, c.into = http.MethodPut, g.in("merge_requests", strconv.Itoa(open.IID)), true, nil
-		c.body = map[string]string{"title": p.Title, "description": p.Body}
-		if err := g.do(ctx, c); err != nil {
-			return Pull{}, err
-		}
-	}
-	return Pull{Number: open.IID, URL: open.WebURL}, nil
+	return g.propose(ctx, p, proposing{
+		scope: "api", path: g.in("merge_requests"), update: http.MethodPut,
+		made:    map[string]string{"source_branch": p.Head, "target_branch": p.Base, "title": p.Title, "description": p.Body},
+		changed: map[string]string{"title": p.Title, "description": p.Body},
+		find:    func() (*openPull, error) { return g.findRequest(ctx, p) },
+	})
 }
 
 // findRequest is the open merge request of p's branches in this very project; nil for none.
-func (g *gitLabForge) findRequest(ctx context.Context, p Proposal) (*gitLabRequest, error) {
-	var got []gitLabRequest
+func (g *gitLabForge) findRequest(ctx context.Context, p Proposal) (*openPull, error) {
+	var got []struct {
+		openPull
+		Source   string `json:"source_branch"`
+		Target   string `json:"target_branch"`
+		SourceID int64  `json:"source_project_id"`
+		TargetID int64  `json:"target_project_id"`
+	}
 	err := g.do(ctx, call{what: "look for a merge request of " + p.Head, path: g.in("merge_requests"), into: &got, scope: "read_api",
 		query: url.Values{"state": {"opened"}, "source_branch": {p.Head}, "target_branch": {p.Base}, "per_page": {strconv.Itoa(othersPageSize)}}})
 	for _, o := range got {
 		if o.Source == p.Head && o.Target == p.Base && o.SourceID == o.TargetID {
-			return &o, err
+			return &o.openPull, err
 		}
 	}
 	return nil, err
@@ -231,6 +205,9 @@ func (g *gitLabForge) Access(ctx context.Context) (Access, error) {
 	a.DefaultBranch, a.Private = project.DefaultBranch, project.Visibility == "private"
 	a.Read = level >= gitLabReporter || !a.Private
 	a.Write, a.Admin = level >= gitLabDeveloper, level >= gitLabMaintainer
+	if a.Scopes != nil && !slices.Contains(a.Scopes, "api") {
+		a.Write, a.Admin = a.Write && slices.Contains(a.Scopes, "write_repository"), false
+	}
 	return a, nil
 }
 

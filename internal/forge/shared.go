@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -75,7 +76,8 @@ func (s shared) Statuses(ctx context.Context, commit string) ([]Status, error) {
 			Statuses []sharedStatus `json:"statuses"`
 			Total    int            `json:"total_count"`
 		}
-		err := s.do(ctx, call{what: "read the statuses of " + short(commit), path: s.in("commits", commit, "status"), query: page, into: &got,
+		var header http.Header
+		err := s.do(ctx, call{what: "read the statuses of " + short(commit), path: s.in("commits", commit, "status"), query: page, into: &got, header: &header,
 			absent: "commit " + short(commit), scope: s.either("read:repository", "statuses=read (of a classic token: repo:status)")})
 		for _, st := range got.Statuses {
 			if st.State == "" {
@@ -83,7 +85,11 @@ func (s shared) Statuses(ctx context.Context, commit string) ([]Status, error) {
 			}
 			all = append(all, Status{Context: st.Context, State: st.State, Text: st.Description, URL: st.TargetURL})
 		}
-		return len(got.Statuses) > 0 && len(all) < got.Total, err
+		total := got.Total
+		if n, err := strconv.Atoi(header.Get("X-Total-Count")); err == nil { // of Gitea, whose total_count is of the page
+			total = n
+		}
+		return len(got.Statuses) > 0 && len(all) < total, err
 	})
 	return all, err
 }
@@ -187,11 +193,8 @@ func marked(marker, body string, n int) string {
 }
 
 type sharedPull struct {
-	Number  int    `json:"number"`
-	HTMLURL string `json:"html_url"`
-	Title   string `json:"title"`
-	Body    string `json:"body"`
-	Head    struct {
+	openPull
+	Head struct {
 		Ref  string `json:"ref"`
 		Repo *struct {
 			FullName string `json:"full_name"`
@@ -205,36 +208,67 @@ type sharedPull struct {
 // Propose: GET and POST /repos/{owner}/{repo}/pulls, PATCH /repos/{owner}/{repo}/pulls/{n}.
 func (s shared) Propose(ctx context.Context, p Proposal) (Pull, error) {
 	p.Title, p.Body = cut(oneLine(p.Title), s.limits().title), cut(p.Body, s.limits().body)
-	open, err := s.findPull(ctx, p)
+	return s.propose(ctx, p, proposing{
+		scope: s.either("write:repository", "pull_requests=write (of a classic token: repo)"), path: s.in("pulls"), update: http.MethodPatch,
+		made: map[string]string{"head": p.Head, "base": p.Base, "title": p.Title, "body": p.Body}, changed: map[string]string{"title": p.Title, "body": p.Body},
+		find: func() (*openPull, error) { return s.findPull(ctx, p) },
+	})
+}
+
+// proposing is how a forge is asked for a pull request.
+type proposing struct {
+	scope, update string // update is a method
+	path          []string
+	made, changed map[string]string
+	find          func() (*openPull, error) // the open one; nil for none
+}
+
+// openPull is a pull request in the words of any forge; their fields do not meet.
+type openPull struct {
+	Number  int    `json:"number"` // GitHub, Gitea
+	HTMLURL string `json:"html_url"`
+	IID     int    `json:"iid"` // GitLab
+	WebURL  string `json:"web_url"`
+	Title   string `json:"title"`
+	Body    string `json:"body"`
+	Text    string `json:"description"`
+}
+
+func (o *openPull) pull() Pull { return Pull{Number: max(o.Number, o.IID), URL: o.HTMLURL + o.WebURL} }
+
+// propose makes a pull request, unless there is one, which gets the new text.
+func (r *rest) propose(ctx context.Context, p Proposal, how proposing) (Pull, error) {
+	open, err := how.find()
 	if err != nil {
 		return Pull{}, err
 	}
-	c := call{what: fmt.Sprintf("propose %s for %s", p.Head, p.Base), scope: s.either("write:repository", "pull_requests=write (of a classic token: repo)"), absent: "branch"}
+	c := call{what: fmt.Sprintf("propose %s for %s", p.Head, p.Base), scope: how.scope, absent: "branch"}
 	if open == nil {
-		c.method, c.path, c.body, c.into = http.MethodPost, s.in("pulls"), map[string]string{"head": p.Head, "base": p.Base, "title": p.Title, "body": p.Body}, &open
-		if err = s.do(ctx, c); err == nil {
-			return Pull{Number: open.Number, URL: open.HTMLURL}, nil
+		var made openPull
+		c.method, c.path, c.body, c.into = http.MethodPost, how.path, how.made, &made
+		if err = r.do(ctx, c); err == nil {
+			return made.pull(), nil
 		}
 		var answer *answerError
 		if !errors.As(err, &answer) || answer.status != http.StatusConflict && answer.status != http.StatusUnprocessableEntity {
 			return Pull{}, err
 		}
 		refused := err // perhaps because somebody else proposed the same meanwhile
-		if open, err = s.findPull(ctx, p); err != nil || open == nil {
+		if open, err = how.find(); err != nil || open == nil {
 			return Pull{}, refused
 		}
 	}
-	if open.Title != p.Title || open.Body != p.Body {
-		c.method, c.path, c.body, c.again, c.into = http.MethodPatch, s.in("pulls", strconv.Itoa(open.Number)), map[string]string{"title": p.Title, "body": p.Body}, true, nil
-		if err := s.do(ctx, c); err != nil {
+	if open.Title != p.Title || open.Body+open.Text != p.Body {
+		c.method, c.path, c.body, c.again, c.into = how.update, append(slices.Clone(how.path), strconv.Itoa(open.pull().Number)), how.changed, true, nil
+		if err := r.do(ctx, c); err != nil {
 			return Pull{}, err
 		}
 	}
-	return Pull{Number: open.Number, URL: open.HTMLURL}, nil
+	return open.pull(), nil
 }
 
 // findPull is the open pull request of p's branches; nil for none. Only GitHub asks for a branch alone.
-func (s shared) findPull(ctx context.Context, p Proposal) (found *sharedPull, err error) {
+func (s shared) findPull(ctx context.Context, p Proposal) (found *openPull, err error) {
 	owner, _, _ := strings.Cut(s.Repo, "/")
 	query := url.Values{"state": {"open"}}
 	if s.Kind == GitHub {
@@ -249,7 +283,7 @@ func (s shared) findPull(ctx context.Context, p Proposal) (found *sharedPull, er
 		}
 		for _, o := range got {
 			if o.Head.Ref == p.Head && o.Base.Ref == p.Base && o.Head.Repo != nil && strings.EqualFold(o.Head.Repo.FullName, s.Repo) {
-				found = &o
+				found = &o.openPull
 				return false, nil
 			}
 		}

@@ -157,7 +157,7 @@ func (s *Stages) end(err error) {
 // superseded says in the stages that are not done for sure what is released in place of this.
 func (s *Stages) superseded(err error) {
 	at := max(0, slices.Index(reported, s.current))
-	if s.current != "" && s.ended { // it gave up before the next one
+	if s.ended && s.current != fleet.Publish { // it gave up before the next one began; publishing itself finds out by failing
 		s.succeeded()
 		at++
 	}
@@ -171,8 +171,8 @@ func (s *Stages) superseded(err error) {
 	}
 }
 
-// failed blames the stage that ran last; before the first one, that one. Those after it are not reached; those that another run of this commit
-// left pending are told so when the forge is looked at.
+// failed blames the stage that ran last; before the first one, that one. Those after it are not reached: said of what ran before it too, and would have
+// again, and of what another run of this commit left pending.
 func (s *Stages) failed(err error) {
 	stage, state := s.current, Error
 	if stage == "" {
@@ -188,7 +188,7 @@ func (s *Stages) failed(err error) {
 	}
 	s.want(stage, state, proc.Redact(oneLine(text)), 0, false)
 	for _, later := range reported[slices.Index(reported, stage)+1:] {
-		s.want(later, Error, fmt.Sprintf("not reached: %s failed", stage), 0, true)
+		s.want(later, Error, fmt.Sprintf("not reached: %s failed", stage), 0, !s.begun[later])
 	}
 }
 
@@ -213,10 +213,10 @@ func (s *Stages) run(ctx context.Context) {
 			defer cancel()
 			if !looked {
 				there, err := s.forge.Statuses(ctx, s.commit)
-				if err != nil && fleet.ClassOf(err) == fleet.Transient {
+				if err != nil && fleet.CodeOf(err) != fleet.CodeUnauthorized { // who may not read them may perhaps write them
 					return err
 				}
-				for _, st := range there { // who may not read them may perhaps write them
+				for _, st := range there {
 					said[st.Context] = st
 				}
 				looked = true
@@ -251,7 +251,7 @@ func (s *Stages) run(ctx context.Context) {
 	}
 }
 
-// superfluous says whether the forge, which has now for the context, need not be told. A text that is cut there is not news either.
+// superfluous says whether the forge, which has now for the context, need not be told.
 func (w wantedStatus) superfluous(now Status, known bool) bool {
 	switch {
 	case !known:
