@@ -171,6 +171,11 @@ func TestWebhookBounds(t *testing.T) {
 		t.Errorf("%d %s from elsewhere", status, said)
 	}
 	// What the forge signs is not held against it, but against all; forgeries from everywhere are, too.
+	for n := range 50 {
+		if status, said := h.deliver(fmt.Sprint("forge", n), "push", main, oldSecret); status != 202 {
+			t.Fatalf("%d %s for the forge's delivery %d", status, said, n)
+		}
+	}
 	last := 0
 	for n := range 200 {
 		h.from = func() string { return fmt.Sprint("198.51.100.", n) }
