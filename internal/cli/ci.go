@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -15,6 +16,7 @@ import (
 	"github.com/garrison-nix/garrison/internal/fleet"
 	"github.com/garrison-nix/garrison/internal/git"
 	"github.com/garrison-nix/garrison/internal/nix"
+	"github.com/garrison-nix/garrison/internal/proc"
 	"github.com/garrison-nix/garrison/internal/release"
 )
 
@@ -77,6 +79,7 @@ type ciJob struct {
 	nix     *nix.Nix
 	live    *live
 	forge   ciForge
+	time    *proc.Timeline
 	out     ciJSON
 	asJSON  bool
 }
@@ -96,6 +99,8 @@ type ciJSON struct {
 	Gone         []string             `json:"gone,omitempty"`     // branches of test releases that were taken away
 	Warnings     []string             `json:"warnings"`
 	Failure      *fleet.Failure       `json:"failure,omitempty"`
+	Seconds      float64              `json:"seconds"`
+	ToolSeconds  float64              `json:"toolSeconds"` // of which other programs were at work
 }
 
 // What a run may come to.
@@ -118,7 +123,8 @@ func (a *app) runCI(ctx context.Context, f ciFlags, asJSON bool) error {
 	if err != nil && f.event == "" {
 		return err
 	}
-	j := &ciJob{app: a, flags: f, event: event, asJSON: asJSON, out: ciJSON{Schema: 1, Event: event, Warnings: []string{}}}
+	began := time.Now()
+	j := &ciJob{time: &proc.Timeline{}, app: a, flags: f, event: event, asJSON: asJSON, out: ciJSON{Schema: 1, Event: event, Warnings: []string{}}}
 	// What a pull request brings must not come near a secret; so none is read, whatever the job was given.
 	if j.secrets, err = takeSecrets(f, event.Kind == ci.Pull, event.InActions, a.Err); err != nil {
 		return err
@@ -128,8 +134,9 @@ func (a *app) runCI(ctx context.Context, f ciFlags, asJSON bool) error {
 	var end func()
 	j.live, end = a.showProgress()
 	defer end()
-	err = j.work(ctx)
+	err = j.work(proc.WithTimeline(ctx, j.time))
 	end()
+	j.out.Seconds, j.out.ToolSeconds = time.Since(began).Seconds(), j.time.ToolTime().Seconds()
 	return j.finish(ctx, err)
 }
 

@@ -14,7 +14,6 @@ import (
 	"github.com/garrison-nix/garrison/internal/fleet"
 	"github.com/garrison-nix/garrison/internal/forge"
 	"github.com/garrison-nix/garrison/internal/git"
-	"github.com/garrison-nix/garrison/internal/proc"
 	"github.com/garrison-nix/garrison/internal/release"
 )
 
@@ -59,8 +58,8 @@ func (j *ciJob) makeRelease(ctx context.Context, test, commit string) error {
 		o.Source = ready.Commit
 	}
 	onStage, end := j.beginStages(ready.Commit)
-	t := &proc.Timeline{OnStage: onStage}
-	out, err := release.Run(proc.WithTimeline(ctx, t), o)
+	j.time.OnStage = onStage
+	out, err := release.Run(ctx, o)
 	if err == nil {
 		wake() // also for what was released before, perhaps by a run that died before it could say so
 	}
@@ -73,7 +72,7 @@ func (j *ciJob) makeRelease(ctx context.Context, test, commit string) error {
 	if out.State == fleet.RunUnchanged {
 		j.out.Result = ciUnchanged
 	}
-	j.out.Release = &releaseJSON{Schema: 1, Outcome: out, Stages: t.Stages()}
+	j.out.Release = &releaseJSON{Schema: 1, Outcome: out, Stages: j.time.Stages()}
 	if !j.asJSON {
 		j.tellRelease(out, false)
 	}

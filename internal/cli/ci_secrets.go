@@ -178,13 +178,14 @@ func (h *hiding) Write(b []byte) (int, error) {
 func (s *ciSecrets) letIn(address string, kind forge.Kind, home string) string {
 	u, err := url.Parse(address)
 	at, herr := url.Parse(home)
-	if s.token == "" || err != nil || herr != nil || u.User != nil || u.Scheme != at.Scheme || u.Host != at.Host || u.Scheme != "https" && u.Scheme != "http" {
+	const jobUser = "gitlab-ci-token" // with a token that may fetch and no more; GitLab puts it into the remote's URL
+	if s.token == "" || err != nil || herr != nil || u.User != nil && (u.User.Username() != jobUser || s.job) || u.Scheme != at.Scheme || u.Host != at.Host || u.Scheme != "https" && u.Scheme != "http" {
 		return address
 	}
 	user := "x-access-token"
 	switch {
 	case kind == forge.GitLab && s.job:
-		user = "gitlab-ci-token"
+		user = jobUser
 	case kind == forge.GitLab:
 		user = "oauth2"
 	}

@@ -39,12 +39,12 @@ func timelineOf(ctx context.Context) *Timeline {
 // A stage that runs twice (an evaluation that had to be repeated) is recorded twice.
 func Stage(ctx context.Context, s fleet.Stage, f func() error) error {
 	t := timelineOf(ctx)
-	began, busy := time.Now(), t.toolTime()
+	began, busy := time.Now(), t.ToolTime()
 	st := fleet.StageTime{Stage: s, StartedAt: began.UTC()}
 	t.tell(st, false)
 	err := f()
 	st.Seconds = time.Since(began).Seconds()
-	st.ToolSeconds = (t.toolTime() - busy).Seconds()
+	st.ToolSeconds = (t.ToolTime() - busy).Seconds()
 	t.mu.Lock()
 	t.stages = append(t.stages, st)
 	t.mu.Unlock()
@@ -90,7 +90,8 @@ func (t *Timeline) toolStarts() func() {
 	}
 }
 
-func (t *Timeline) toolTime() time.Duration {
+// ToolTime is how long at least one program has been at work so far.
+func (t *Timeline) ToolTime() time.Duration {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.running > 0 {

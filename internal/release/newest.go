@@ -2,10 +2,14 @@ package release
 
 import (
 	"context"
+	"time"
 
 	"github.com/garrison-nix/garrison/internal/fleet"
 	"github.com/garrison-nix/garrison/internal/git"
 )
+
+// lookTime bounds a look at the source branch.
+const lookTime = 30 * time.Second
 
 // newest gives up when the source branch has something else than what is being released: that is released instead, by whoever was told of
 // it. It is asked before each stage that takes long; publishing itself moves nothing when the branch has moved.
@@ -14,7 +18,9 @@ func (s *state) newest(ctx context.Context) error {
 		return nil
 	}
 	source, _ := s.branches()
-	tip, err := s.Repo.RemoteRef(ctx, s.Remote, "refs/heads/"+source)
+	look, cancel := context.WithTimeout(ctx, lookTime)
+	defer cancel()
+	tip, err := s.Repo.RemoteRef(look, s.Remote, "refs/heads/"+source)
 	if err != nil {
 		return ctx.Err() // that the remote does not answer now is for publishing to say
 	}
