@@ -76,6 +76,7 @@ type ciJob struct {
 	repo    *git.Repo
 	remote  string // with what lets us in
 	config  release.Config
+	tip     string // of the source branch
 	nix     *nix.Nix
 	live    *live
 	forge   ciForge
@@ -179,7 +180,7 @@ func (j *ciJob) work(ctx context.Context) (err error) {
 		return err
 	}
 	j.openForge(ctx)
-	if j.config, _, err = release.Settings(ctx, j.repo, j.remote); err != nil {
+	if j.config, j.tip, err = release.Settings(ctx, j.repo, j.remote); err != nil {
 		if j.event.Kind == ci.Push {
 			j.tell(ctx, j.event.Commit, "check", err)
 		}

@@ -277,5 +277,6 @@ func (l *ciLab) byHand(token string, args ...string) (out ciJSON) {
 	args = append([]string{"ci", "-o", "json", "--key", filepath.Join(l.dir, "key"), "--cache-token-file", filepath.Join(l.dir, "cache-token"),
 		"--forge-token-file", filepath.Join(l.dir, "forge-token")}, args...)
 	l.must(json.Unmarshal([]byte(l.do("", "garrison", args...)), &out))
+	l.t.Logf("%s: %.2f s, tools %.2f s", out.Result, out.Seconds, out.ToolSeconds)
 	return out
 }

@@ -25,6 +25,18 @@ func (j *ciJob) planPull(ctx context.Context) error {
 	case head == "":
 		head = commit
 	}
+	// Looked at is what the source branch would be, whether the forge made that merge or not.
+	if j.tip != "" {
+		merge, clean, err := j.repo.Merge(ctx, j.tip, commit)
+		if err != nil {
+			return err
+		}
+		if clean {
+			commit = merge
+		} else {
+			j.warn(fmt.Sprintf("the pull request does not merge with %s: it is looked at as it is, without what is new there", j.config.Branches.Source), nil)
+		}
+	}
 	if err := j.check(ctx, commit, head); err != nil {
 		if j.out.Findings != nil {
 			var b strings.Builder

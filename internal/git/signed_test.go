@@ -124,3 +124,39 @@ func TestPushOnlyIfItStayed(t *testing.T) {
 		t.Errorf("the deleted branch is at %q, %v", at, err)
 	}
 }
+
+func TestMerge(t *testing.T) {
+	dir, _ := newClone(t)
+	r := open(t, dir)
+	commit := func(from, file, text string) string {
+		t.Helper()
+		do(t, dir, "git", "checkout", "--quiet", "--detach", from)
+		must(t, os.WriteFile(filepath.Join(dir, file), []byte(text+"\n"), 0o644))
+		do(t, dir, "git", "add", "--all")
+		return signedCommit(t, dir, "", text)
+	}
+	base := do(t, dir, "git", "rev-parse", "HEAD")
+	ours, theirs := commit(base, "a", "ours"), commit(base, "b", "theirs")
+	conflict := commit(base, "a", "conflict")
+	merge, clean, err := r.Merge(t.Context(), ours, theirs)
+	if err != nil || !clean {
+		t.Fatal(clean, err)
+	}
+	if files := do(t, dir, "git", "ls-tree", "--name-only", merge); !strings.Contains(files, "a\nb") {
+		t.Errorf("the merge has %s", files)
+	}
+	if parents := do(t, dir, "git", "log", "-1", "--format=%P %s", merge); parents != ours+" "+theirs+" theirs" {
+		t.Errorf("its parents are %s", parents)
+	}
+	if got, clean, err := r.Merge(t.Context(), ours, conflict); clean || err != nil || got != "" {
+		t.Errorf("a conflict: %q, %v, %v", got, clean, err)
+	}
+	for _, pair := range [][2]string{{base, ours}, {ours, base}, {ours, ours}} {
+		if got, clean, err := r.Merge(t.Context(), pair[0], pair[1]); got != ours || !clean || err != nil {
+			t.Errorf("%v: %q, %v, %v", pair, got, clean, err)
+		}
+	}
+	if _, _, err := r.Merge(t.Context(), ours, strings.Repeat("1", 40)); err == nil {
+		t.Error("a commit that is not there is merged")
+	}
+}
