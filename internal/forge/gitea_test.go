@@ -154,10 +154,15 @@ func TestGiteaPropose(t *testing.T) {
 	s.file(t, "x", "garrison/update", "main")
 	s.file(t, "y", "another", "main")
 	s.Pull(t, "another", "main", "of somebody")
+	var fork struct {
+		Owner struct{ Login string }
+	}
+	s.API(t, http.MethodPost, "/forks", map[string]string{}, &fork) // of the administrator, who proposes the branch of the same name
+	foreign := s.Pull(t, fork.Owner.Login+":garrison/update", "main", "of a fork")
 	f := s.with(t, "write:repository")
 	p := forge.Proposal{Head: "garrison/update", Base: "main", Title: "Update flake.lock", Body: "plan"}
 	one, err := f.Propose(t.Context(), p)
-	if err != nil || one.Number == 0 || !strings.HasPrefix(one.URL, s.URL+"/pulls/") {
+	if err != nil || one.Number == 0 || one.Number == foreign || !strings.HasPrefix(one.URL, s.URL+"/pulls/") {
 		t.Fatalf("%v, %+v", err, one)
 	}
 	p.Title, p.Body = "Update nixpkgs", "another plan"

@@ -142,7 +142,7 @@ func TestBounds(t *testing.T) {
 		_, _ = io.Copy(w, io.LimitReader(endless{}, 5<<20))
 		return true
 	})
-	if _, err := g.with("fine").Statuses(t.Context(), tip); fleet.CodeOf(err) != fleet.CodeInvalid || g.count("GET ") != 1 {
+	if _, err := g.with("fine").Statuses(t.Context(), tip); fleet.CodeOf(err) != fleet.CodeInvalid || !strings.Contains(err.Error(), "more than 4 MiB") || g.count("GET ") != 1 {
 		t.Errorf("%v", err)
 	}
 	g.setFault(func(w http.ResponseWriter, _ *http.Request) bool {

@@ -168,6 +168,19 @@ func TestStagesInOrder(t *testing.T) {
 	}
 }
 
+// TestStagesNeverClaim that a stage was well which ended, before it is known how.
+func TestStagesNeverClaim(t *testing.T) {
+	b := &board{}
+	s := forge.NewStages(b, tip, "", nil)
+	s.OnStage(fleet.StageTime{Stage: fleet.Build}, false)
+	s.OnStage(fleet.StageTime{Stage: fleet.Build, Seconds: 1}, true)
+	time.Sleep(400 * time.Millisecond) // long enough to say something wrong
+	s.Close(t.Context(), fleet.Errorf(fleet.Bad, fleet.CodeBuild, "web1 does not build"))
+	if slices.Contains(b.said, "build success") || b.said[len(b.said)-1] != "build failure" {
+		t.Errorf("%v", b.said)
+	}
+}
+
 // TestStagesForgeDown: the run does not notice; what is true at the end is said when the forge is back.
 func TestStagesForgeDown(t *testing.T) {
 	var log bytes.Buffer
