@@ -168,6 +168,15 @@ func TestHubReadsIt(t *testing.T) {
 		time.Duration(c.CI.Poll) != 5*time.Minute || c.CI.SigningKey != credentials+"signing-key" || c.CI.Identity != credentials+"identity" || c.CI.AllowedSigners != "/etc/garrison/hub-allowed-signers" {
 		t.Errorf("read: %+v\n%s", c, h.Etc["garrison/hub.toml"])
 	}
+	h = must(t, `services.garrison.hub = {
+		enable = true; tokensFile = "/run/tokens";
+		follow = { remote = "https://git.example.org/ops/fleet.git"; silent = "1h"; allowedSigners = [ "`+key+`" ]; };
+		forge = { kind = "gitea"; url = "https://git.example.org"; repo = "ops/fleet"; tokenFile = "/run/forge"; webhookSecretFile = "/run/webhook"; };
+	};`)
+	if c, err = cli.ReadHubFile(write(t, h.Etc["garrison/hub.toml"])); err != nil || c.CI.Remote != "" || c.FollowFrom().CredentialsFile != credentials+"forge-token" ||
+		time.Duration(c.Follow.Silent) != time.Hour || c.Follow.AllowedSigners != "/etc/garrison/hub-follow-signers" || c.Forge.WebhookSecretFile != credentials+"webhook-secret" {
+		t.Errorf("read: %+v, %v\n%s", c, err, h.Etc["garrison/hub.toml"])
+	}
 	if c, err := cli.ReadHubFile(write(t, must(t, `services.garrison.hub = { enable = true; tokensFile = "/run/tokens"; };`).Etc["garrison/hub.toml"])); err != nil || c.CI.Remote != "" || c.Listen != "127.0.0.1:8420" {
 		t.Errorf("the least hub: %+v, %v", c, err)
 	}

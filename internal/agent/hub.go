@@ -133,13 +133,14 @@ func readToken(file string) (string, error) {
 	return strings.TrimSpace(string(b)), err
 }
 
-// persist calls f again and again until ctx ends, with growing pauses while it fails quickly.
+// persist calls f again and again until ctx ends, with growing pauses while it fails quickly. What lasted for longer than the pause before it did not:
+// a proxy may cut every stream after a few seconds of silence.
 func (a *Agent) persist(ctx context.Context, f func() error) {
 	wait := retryLeast
 	for ctx.Err() == nil {
 		began := time.Now()
 		err := f()
-		if time.Since(began) > stream.Silence {
+		if time.Since(began) > 2*wait {
 			wait = retryLeast
 		}
 		if ctx.Err() == nil {
@@ -155,11 +156,11 @@ func persistUntil(ctx context.Context, f func() error) {
 	}
 }
 
-// pause waits about d and returns the next, longer pause.
+// pause waits about d and returns the next, longer pause. All agents lose a hub at the same moment, and must not come back at the same moment.
 func pause(ctx context.Context, d time.Duration) time.Duration {
 	select {
 	case <-ctx.Done():
-	case <-time.After(jittered(d)):
+	case <-time.After(time.Duration((0.5 + random()) * float64(d))):
 	}
 	return min(2*d, retryMost)
 }

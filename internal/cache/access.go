@@ -40,7 +40,7 @@ func (c *caller) who() string {
 	if c.grant.ID != "" {
 		return "token " + c.grant.ID
 	}
-	return c.server.address(c.request)
+	return c.server.Address(c.request)
 }
 
 type callerKey struct{}

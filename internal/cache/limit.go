@@ -111,8 +111,8 @@ func (s *Server) beginUpload(r *http.Request) (end func(), err error) {
 	return func() { <-s.uploads; endOwn() }, nil
 }
 
-// address is where a request comes from: of IPv6 the network, as one client may have all addresses of it.
-func (s *Server) address(r *http.Request) string {
+// Address is where a request comes from: of IPv6 the network, as one client may have all addresses of it.
+func (s *Server) Address(r *http.Request) string {
 	at := parseAddress(r.RemoteAddr)
 	for hops := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ","); s.isProxy(at) && len(hops) > 0; hops = hops[:len(hops)-1] {
 		next := parseAddress(strings.TrimSpace(hops[len(hops)-1]))

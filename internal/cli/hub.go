@@ -43,7 +43,7 @@ func (a *app) hub() *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&config, "config", "/etc/garrison/hub.toml", "configuration file")
-	cmd.AddCommand(a.hubWake())
+	cmd.AddCommand(a.hubWake(), a.hubRuns(), a.hubLog())
 	return cmd
 }
 
@@ -135,11 +135,10 @@ func (a *app) runHub(ctx context.Context, c HubFile) (err error) {
 		return fleet.Errorf(fleet.Local, fleet.CodeState, "cannot make the hub's folder %s", c.DataDir).WithCause(err)
 	}
 	own := rand.Text() // CI's token for the cache beside it; nobody else ever knows it
-	file := &durable.Watched[hub.Tokens]{Path: c.Tokens, Read: hub.ReadTokens}
-	tokens := func() (hub.Tokens, error) {
-		t, err := file.Get()
+	tokens := (&durable.Watched[hub.Tokens]{Path: c.Tokens, Read: func(path string) (hub.Tokens, error) {
+		t, err := hub.ReadTokens(path)
 		return t.With(hub.Token{Name: "ci", SHA256: hub.HashToken(own), Scopes: []string{hub.ScopePush}}), err
-	}
+	}}).Get
 	if _, err := tokens(); err != nil {
 		return err
 	}
@@ -161,32 +160,23 @@ func (a *app) runHub(ctx context.Context, c HubFile) (err error) {
 	}
 	work, stopWork := context.WithCancel(ctx)
 	defer stopWork()
-	ciDone := make(chan struct{})
-	if c.CI.Remote == "" {
-		close(ciDone)
-	} else {
-		ci, err := a.newCI(ctx, c, h, logDir, listener.Addr(), own, log)
-		if err != nil {
-			return errors.Join(err, listener.Close())
-		}
-		h.Wake = ci.Wake
-		go func() {
-			defer close(ciDone)
-			ci.Run(work)
-		}()
+	watch, err := newWatchers(ctx, c, h, caches, log)
+	if err == nil && c.CI.Remote != "" {
+		watch.ci, err = a.newCI(ctx, c, h, watch, logDir, listener.Addr(), own, log)
 	}
-	var collecting sync.WaitGroup
-	collecting.Go(func() { caches.Run(work) })
-	defer collecting.Wait()
+	if err != nil {
+		return errors.Join(err, listener.Close())
+	}
+	var working sync.WaitGroup
+	working.Go(func() { caches.Run(work) })
+	working.Go(func() { watch.run(work) })
+	defer working.Wait()
 	defer stopWork()
 	srv := newServer(h.Handler(), log)
 	srv.RegisterOnShutdown(h.CloseStreams)
-	log.Info("hub serves", "address", listener.Addr(), "cache", c.Cache.Name, "ci", git.Redact(c.CI.Remote))
+	log.Info("hub serves", "address", listener.Addr(), "cache", c.Cache.Name, "ci", git.Redact(c.CI.Remote), "follows", git.Redact(c.Follow.Remote))
 	notify(daemon.SdNotifyReady)
-	err = serveUntil(ctx, srv, listener)
-	stopWork()
-	<-ciDone
-	return err
+	return serveUntil(ctx, srv, listener)
 }
 
 // grantOf is what tokens of the hub's file allow on the cache of that name.
@@ -217,16 +207,12 @@ func grantOf(tokens func() (hub.Tokens, error), name string) func(string) (cache
 }
 
 // newCI wires the built-in CI: the same release.Run as the command, pushing to the cache beside it.
-func (a *app) newCI(ctx context.Context, c HubFile, h *hub.Hub, logDir string, addr net.Addr, token string, log *slog.Logger) (*hub.CI, error) {
+func (a *app) newCI(ctx context.Context, c HubFile, h *hub.Hub, w *watchers, logDir string, addr net.Addr, token string, log *slog.Logger) (*hub.CI, error) {
 	n, err := nix.Find(ctx)
 	if err != nil {
 		return nil, err
 	}
 	if err := release.CheckKey(ctx, c.CI.SigningKey); err != nil {
-		return nil, err
-	}
-	repo, err := git.Init(ctx, filepath.Join(c.DataDir, "repo.git"))
-	if err != nil {
 		return nil, err
 	}
 	_, port, _ := net.SplitHostPort(addr.String())
@@ -239,10 +225,10 @@ func (a *app) newCI(ctx context.Context, c HubFile, h *hub.Hub, logDir string, a
 		return nil, err
 	}
 	r := &releaser{nix: *n, options: release.Options{
-		Repo: repo, Remote: c.CI.Remote, SigningKey: c.CI.SigningKey, AllowedSigners: c.CI.AllowedSigners, SourceSigners: c.CI.SourceSigners, Published: h.WakeAgents,
-		Identities: identities(c.CI.Identity), Cache: func(release.Config) (release.Cache, error) { return cl, nil }, Log: log, NoFetch: true,
+		Repo: w.follower.Repo, Remote: c.CI.Remote, SigningKey: c.CI.SigningKey, AllowedSigners: c.CI.AllowedSigners, SourceSigners: c.CI.SourceSigners,
+		Identities: identities(c.CI.Identity), Cache: func(release.Config) (release.Cache, error) { return cl, nil }, Log: log, NoFetch: true, OnlyNewest: true, Published: func() { w.follower.Hint(time.Now()) },
 	}}
-	return hub.NewCI(hub.CI{Releaser: r, Hub: h, Poll: time.Duration(c.CI.Poll), LogDir: logDir, Log: log}), nil
+	return hub.NewCI(hub.CIOptions{Releaser: r, Hub: h, Released: w.follower.Moved, Forge: w.forge, Poll: time.Duration(c.CI.Poll), LogDir: logDir, Log: log}), nil
 }
 
 // releaser is a hub.Releaser by package release.
@@ -251,15 +237,29 @@ type releaser struct {
 	options release.Options
 }
 
-func (r *releaser) Tip(ctx context.Context) (fleet.Source, error) {
-	return release.Tip(ctx, r.options.Repo, r.options.Remote)
+func (r *releaser) Look(ctx context.Context) (hub.Branches, error) {
+	b, err := release.Look(ctx, r.options.Repo, r.options.Remote)
+	return hub.Branches(b), err
 }
 
-func (r *releaser) Release(ctx context.Context, source fleet.Source, out io.Writer) (fleet.RunState, *fleet.ReleaseRef, error) {
+func (r *releaser) Tidy(ctx context.Context) error {
+	_, _, err := release.Tidy(ctx, r.options) // what is wrong with a mirror it says itself
+	return err
+}
+
+func (r *releaser) Tip(ctx context.Context, branch string) (string, error) {
+	tips, err := git.ListBranches(ctx, git.Remote{URL: r.options.Remote}, branch)
+	return tips[branch], err
+}
+
+func (r *releaser) Release(ctx context.Context, job hub.Job, out io.Writer) (fleet.RunState, *fleet.ReleaseRef, error) {
 	n := r.nix
 	n.Log = out
 	o := r.options
-	o.Nix, o.Source, o.PushedAt = &n, source.Commit, source.PushedAt
+	o.Nix, o.PushedAt = &n, job.Source.PushedAt
+	if o.Test = job.Test; o.Test == "" {
+		o.Source = job.Source.Commit
+	}
 	result, err := release.Run(ctx, o)
 	return result.State, result.Release, err
 }

@@ -68,7 +68,10 @@ func startDaemon(ts *testscript.TestScript, log, serves string, args ...string) 
 	defer out.Close()
 	cmd = exec.Command(ts.Getenv("GARRISON"), args...)
 	cmd.Stdout, cmd.Stderr = out, out
-	cmd.Dir = ts.Getenv("WORK")
+	cmd.Dir, cmd.Env = ts.Getenv("WORK"), os.Environ()
+	for _, name := range []string{"HOME", "PATH", "XDG_CACHE_HOME", "NIX_REMOTE", "NIX_CONFIG", "NIX_CONF_DIR", "GIT_CONFIG_NOSYSTEM", "GORACE"} {
+		cmd.Env = append(cmd.Env, name+"="+ts.Getenv(name))
+	}
 	ts.Check(cmd.Start())
 	h := theHub(ts)
 	ts.Defer(func() {
@@ -111,7 +114,7 @@ func frail(ts *testscript.TestScript, _ bool, args []string) {
 	if h.proxy != nil {
 		return
 	}
-	h.killed, h.uploads = map[*exec.Cmd]bool{}, map[string]int{}
+	h.uploads = map[string]int{}
 	h.proxy = httptest.NewServer(&httputil.ReverseProxy{
 		Rewrite: func(r *httputil.ProxyRequest) {
 			h.mu.Lock()

@@ -61,7 +61,7 @@ func TestScript(t *testing.T) {
 			bin, _, _ := strings.Cut(e.Getenv("PATH"), string(os.PathListSeparator))
 			e.Setenv("GARRISON", filepath.Join(bin, "garrison"))
 			e.Setenv("GIT", git)
-			e.Values[hubKey{}] = &hubProcess{}
+			e.Values[hubKey{}], e.Values[ciKey{}] = &hubProcess{killed: map[*exec.Cmd]bool{}}, &ciProcess{}
 			return nil
 		},
 	})
@@ -70,6 +70,7 @@ func TestScript(t *testing.T) {
 var scriptCommands = map[string]func(ts *testscript.TestScript, neg bool, args []string){
 	"exits": exits, "complains": complains, "fleet": fleetCmd, "hub": hubCmd, "schema": schema, "wants": wants, "until": until, "sshd": sshdCmd, "canary": canaryCmd, "quietly": quietly,
 	"frail": frail, "sentonce": sentOnce, "caches": cachesCmd, "get": get, "newest": newestNix,
+	"ci": ciCmd, "dies": dies, "ends": ends,
 }
 
 // exits CODE PROGRAM ARGS... runs a program and wants that exit code.

@@ -67,6 +67,26 @@ func ListTags(ctx context.Context, m Remote, prefix string) (map[string]Ref, err
 	return parseTags(out), nil
 }
 
+// ListBranches lists the remote's branches that match one of patterns, with their tips.
+func ListBranches(ctx context.Context, m Remote, patterns ...string) (map[string]string, error) {
+	const heads = "refs/heads/"
+	var refs []string
+	for _, p := range patterns {
+		refs = append(refs, heads+p)
+	}
+	out, err := (*Repo)(nil).talk(ctx, m, networkConfig, []string{"ls-remote", "--heads"}, refs)
+	if err != nil {
+		return nil, talkError(ctx, "list the branches of", m, err)
+	}
+	tips := map[string]string{}
+	for line := range strings.Lines(out) {
+		if id, ref, ok := strings.Cut(strings.TrimSpace(line), "\t"+heads); ok {
+			tips[ref] = id
+		}
+	}
+	return tips, nil
+}
+
 // parseTags reads lines of object and ref, in which that of a tag's commit follows that of the tag.
 func parseTags(out string) map[string]Ref {
 	tags := map[string]Ref{}

@@ -2,51 +2,110 @@ package hub
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
-	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/garrison-nix/garrison/internal/fleet"
+	"github.com/garrison-nix/garrison/internal/forge"
 	"github.com/garrison-nix/garrison/internal/proc"
 )
 
 // Releaser makes releases; package release does, wired up in cli.
 type Releaser interface {
-	// Tip is the commit at the source branch's tip now, "" when there is none to release.
-	Tip(ctx context.Context) (fleet.Source, error)
-	// Release releases source. What it runs prints to out.
-	Release(ctx context.Context, source fleet.Source, out io.Writer) (fleet.RunState, *fleet.ReleaseRef, error)
+	// Look fetches, and says what there is to release.
+	Look(ctx context.Context) (Branches, error)
+	// Release releases job's source. What it runs prints to out.
+	Release(ctx context.Context, job Job, out io.Writer) (fleet.RunState, *fleet.ReleaseRef, error)
+	// Tip is where a branch of the remote is now, "" when it is not there. It touches nothing that Release works with.
+	Tip(ctx context.Context, branch string) (commit string, err error)
+	// Tidy takes away the test releases whose test branches are gone.
+	Tidy(ctx context.Context) error
 }
 
-// CI follows the source branch: one run at a time, for the newest commit.
-type CI struct {
+// Branches are what CI follows.
+type Branches struct {
+	Source fleet.Source            // its Commit is "" when there is none to release
+	Tests  map[string]fleet.Source // the test branches, by host
+	Left   bool                    // there are test releases whose test branches are gone
+}
+
+// Job is what to release.
+type Job struct {
+	Source fleet.Source
+	Test   string // the one host that it is for; "" for the fleet
+}
+
+// CIOptions are what a CI needs.
+type CIOptions struct {
 	Releaser Releaser
 	Hub      *Hub
+	Released func(fleet.ReleaseRef) // is told of what is published; nil: agents are woken
+	Forge    forge.Forge            // is told how far runs are; may be nil
 	Poll     time.Duration
 	LogDir   string
 	Log      *slog.Logger
+}
 
-	wake chan time.Time
+// CI follows the source branch and hosts' test branches: one run at a time, for the newest commit, the source branch first. What is pushed to it
+// ends a run that has not begun to publish.
+type CI struct {
+	CIOptions
+	wake chan struct{}
+
+	mu     sync.Mutex
+	heard  time.Time // when somebody first said that there is something, since the last look
+	source string    // name of the source branch; "" before the first look
 }
 
 // NewCI makes a CI; its Wake may be called before Run.
-func NewCI(c CI) *CI {
-	c.wake = make(chan time.Time, 1)
-	return &c
+func NewCI(o CIOptions) *CI {
+	return &CI{CIOptions: o, wake: make(chan struct{}, 1)}
 }
 
-// Wake has CI look at the source branch. at is when somebody said that there is something.
+// Wake has CI look at its branches. at is when somebody said that there is something.
 func (c *CI) Wake(at time.Time) {
+	c.mu.Lock()
+	if c.heard.IsZero() {
+		c.heard = at.UTC()
+	}
+	c.mu.Unlock()
 	select {
-	case c.wake <- at:
+	case c.wake <- struct{}{}:
 	default: // it is going to look anyway
 	}
+}
+
+// hint is when somebody said that there is something; it is forgotten thereby.
+func (c *CI) hint() (heard time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	heard, c.heard = c.heard, time.Time{}
+	return heard
+}
+
+const testSuffix = "-test"
+
+// Concerns says whether the ref is one that CI follows.
+func (c *CI) Concerns(ref string) bool {
+	branch, ok := strings.CutPrefix(ref, "refs/heads/")
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_, isTest := testedBy(branch)
+	return ok && (c.source == "" || branch == c.source || isTest)
+}
+
+// testedBy is the host whose test branch this is.
+func testedBy(branch string) (host string, ok bool) {
+	host, ok = strings.CutSuffix(branch, testSuffix)
+	return host, ok && fleet.ValidHostName(host) && !isTestRelease(branch)
 }
 
 // LogFile is where a run's log stands.
@@ -60,151 +119,150 @@ const (
 	logsKept   = 1000
 )
 
-// Run follows the branch until ctx ends. A commit whose release failed for a reason of its own is not
+// followed is what CI knows of a branch.
+type followed struct {
+	tip      string
+	pushed   *time.Time // when somebody said so
+	done     bool       // the tip needs no more work
+	failures int        // of the tip
+	due      time.Time
+}
+
+// see notes where the branch is.
+func (b *followed) see(tip string, heard time.Time) {
+	if tip == b.tip {
+		return
+	}
+	*b = followed{tip: tip}
+	if !heard.IsZero() {
+		b.pushed = &heard
+	}
+}
+
+// waits says whether there is something to do, now or later.
+func (b *followed) waits() bool { return b.tip != "" && !b.done }
+
+// Run follows the branches until ctx ends. A commit whose release failed for a reason of its own is not
 // tried again; one that met a transient failure, or one of this machine, is, with growing pauses.
 func (c *CI) Run(ctx context.Context) {
 	c.markInterrupted(ctx)
-	done := ""          // the commit that needs no more work
-	var heard time.Time // when somebody said that there is something
-	pause := time.Duration(0)
-	for failures := 0; ; {
+	main, tests := &followed{}, c.testsDone(ctx)
+	looks := 0 // that failed
+	for pause := time.Duration(0); ; {
+		woken := false
 		select {
 		case <-ctx.Done():
 			return
 		case <-time.After(pause):
-		case at := <-c.wake:
-			heard = at.UTC()
+		case <-c.wake:
+			woken = true
 		}
-		select {
-		case at := <-c.wake: // came during a run
-			heard = at.UTC()
-		default:
-		}
-		again, worked := c.look(ctx, &done, heard)
+		t := &proc.Timeline{}
+		heard := c.hint()
+		seen, err := c.look(proc.WithTimeline(ctx, t))
 		switch {
-		case again:
-			failures++
-			pause = jittered(min(c.Poll, leastPause<<min(failures-1, 12)))
-		case worked: // something newer may have come meanwhile
-			failures, pause, heard = 0, 0, time.Time{}
-		default:
-			failures, pause, heard = 0, jittered(c.Poll), time.Time{}
+		case ctx.Err() != nil:
+			return
+		case err != nil:
+			c.Log.Warn("CI cannot look at the source branch", "stage", fleet.Fetch, "err", err)
+			looks++
+			pause = c.backoff(looks)
+			if !heard.IsZero() {
+				c.keepHint(heard)
+			}
+			continue
+		}
+		looks = 0
+		c.note(seen, main, tests, heard)
+		if woken || !heard.IsZero() { // somebody may have mended what was in the way
+			main.due = time.Time{}
+		}
+		pause = c.work(ctx, seen, main, tests, t)
+	}
+}
+
+func (c *CI) keepHint(heard time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.heard = heard
+}
+
+func (c *CI) look(ctx context.Context) (seen Branches, err error) {
+	err = proc.Stage(ctx, fleet.Fetch, func() error {
+		seen, err = c.Releaser.Look(ctx)
+		return err
+	})
+	return seen, err
+}
+
+// note brings what is known of the branches up to date.
+func (c *CI) note(seen Branches, main *followed, tests map[string]*followed, heard time.Time) {
+	c.mu.Lock()
+	c.source = seen.Source.Branch
+	c.mu.Unlock()
+	main.see(seen.Source.Commit, heard)
+	for host, s := range seen.Tests {
+		if tests[host] == nil {
+			tests[host] = &followed{}
+		}
+		tests[host].see(s.Commit, heard)
+	}
+	maps.DeleteFunc(tests, func(host string, _ *followed) bool { return seen.Tests[host].Commit == "" })
+}
+
+// work does the one thing that is most due, and says when to look again.
+func (c *CI) work(ctx context.Context, seen Branches, main *followed, tests map[string]*followed, t *proc.Timeline) (pause time.Duration) {
+	now := time.Now()
+	if main.waits() && !main.due.After(now) {
+		c.release(ctx, Job{Source: seen.Source}, main, seen, t)
+		return 0 // something newer may have come meanwhile
+	}
+	if seen.Left {
+		switch err := c.Releaser.Tidy(ctx); {
+		case ctx.Err() != nil:
+			return 0
+		case err == nil:
+			c.Log.Info("test releases whose branches are gone were taken away")
+		default: // which is no reason to let the rest wait
+			c.Log.Warn("test releases whose branches are gone cannot be taken away", "err", err)
 		}
 	}
+	for _, host := range slices.Sorted(maps.Keys(tests)) {
+		if b := tests[host]; b.waits() && !b.due.After(now) {
+			c.release(ctx, Job{Source: seen.Tests[host], Test: host}, b, seen, t)
+			return 0
+		}
+	}
+	pause = jittered(c.Poll)
+	for _, b := range append(slices.Collect(maps.Values(tests)), main) {
+		if b.waits() {
+			pause = min(pause, time.Until(b.due))
+		}
+	}
+	return max(0, pause)
+}
+
+// release makes a run, and notes what it came to.
+func (c *CI) release(ctx context.Context, job Job, b *followed, seen Branches, t *proc.Timeline) {
+	job.Source.PushedAt = b.pushed
+	failure, err := c.run(ctx, job, seen.Source, t)
+	if err != nil {
+		c.Log.Error("a CI run cannot be kept", "commit", job.Source.Commit, "err", err)
+	}
+	switch {
+	case fleet.CodeOf(failure) == fleet.CodeSuperseded: // what did that is looked at next
+	case failure != nil && fleet.ClassOf(failure) != fleet.Bad:
+		b.failures++
+		b.due = time.Now().Add(c.backoff(b.failures))
+	default:
+		b.failures, b.done = 0, true
+	}
+}
+
+func (c *CI) backoff(failures int) time.Duration {
+	return jittered(min(c.Poll, leastPause<<min(failures-1, 12)))
 }
 
 func jittered(d time.Duration) time.Duration {
 	return time.Duration((0.9 + 0.2*rand.Float64()) * float64(d))
-}
-
-// look releases the branch's tip unless it is done. again says that it should look again soon, worked that it released something.
-func (c *CI) look(ctx context.Context, done *string, heard time.Time) (again, worked bool) {
-	t := &proc.Timeline{}
-	timed := proc.WithTimeline(ctx, t)
-	var tip fleet.Source
-	err := proc.Stage(timed, fleet.Fetch, func() (err error) {
-		tip, err = c.Releaser.Tip(timed)
-		return err
-	})
-	switch {
-	case ctx.Err() != nil:
-		return false, false
-	case err != nil:
-		c.Log.Warn("CI cannot look at the source branch", "stage", fleet.Fetch, "err", err)
-		return true, false
-	case tip.Commit == "" || tip.Commit == *done:
-		return false, false
-	}
-	if !heard.IsZero() {
-		tip.PushedAt = &heard
-	}
-	if again, err = c.run(ctx, tip, t); err != nil {
-		c.Log.Error("a CI run cannot be kept", "commit", tip.Commit, "err", err)
-	}
-	if !again {
-		*done = tip.Commit
-	}
-	return again, true
-}
-
-// markInterrupted ends the runs that a hub which was killed left behind as running.
-func (c *CI) markInterrupted(ctx context.Context) {
-	runs, err := c.Hub.Store.Runs(ctx, maxRunsAsk)
-	for _, r := range runs {
-		if r.State != fleet.RunRunning {
-			continue
-		}
-		ended := time.Now().UTC()
-		r.State, r.EndedAt = fleet.RunFailed, &ended
-		r.Failure = &fleet.Failure{Class: fleet.Transient, Code: fleet.CodeInterrupted, Stage: r.Stage,
-			Message: "the hub was stopped in the middle of this run", Hint: "nothing to do: the commit is released by a later run"}
-		if _, perr := c.Hub.NoteRun(ctx, r); perr != nil {
-			err = perr
-		}
-	}
-	if err != nil && ctx.Err() == nil {
-		c.Log.Error("runs that were interrupted cannot be marked", "err", err)
-	}
-}
-
-// run makes one run and keeps it. again says that the same commit should be tried later. The error is that of store or log.
-func (c *CI) run(ctx context.Context, source fleet.Source, t *proc.Timeline) (again bool, err error) {
-	r := fleet.Run{Schema: fleet.StatusSchema, Source: source, State: fleet.RunRunning, StartedAt: time.Now().UTC(), Stages: t.Stages()}
-	if r.ID, err = c.Hub.NoteRun(ctx, r); err != nil {
-		return true, err
-	}
-	out, err := os.OpenFile(LogFile(c.LogDir, r.ID), os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o640)
-	if err != nil {
-		err = fleet.Errorf(fleet.Local, fleet.CodeState, "the log of CI run %d cannot be written", r.ID).WithCause(err)
-		return true, errors.Join(err, c.end(ctx, r, err))
-	}
-	defer out.Close()
-	_ = os.Remove(LogFile(c.LogDir, r.ID-logsKept)) // usually there is none
-	c.Log.Info("CI run begins", "run", r.ID, "commit", source.Commit, "subject", source.Subject)
-	say := func(format string, args ...any) {
-		fmt.Fprintf(out, "%s garrison: %s\n", time.Now().UTC().Format(time.RFC3339), proc.Redact(fmt.Sprintf(format, args...)))
-	}
-	t.OnStage = func(s fleet.StageTime, ended bool) {
-		if ended {
-			say("stage %s ended after %.3f s", s.Stage, s.Seconds)
-		} else {
-			say("stage %s begins", s.Stage)
-		}
-		r.Stage, r.Stages = s.Stage, t.Stages()
-		if _, err := c.Hub.NoteRun(ctx, r); err != nil && ctx.Err() == nil {
-			c.Log.Error("a run cannot be kept", "run", r.ID, "err", err)
-		}
-	}
-	limited, cancel := context.WithTimeoutCause(ctx, maxRunTime, fleet.Errorf(fleet.Bad, fleet.CodeTimeout, "the release took longer than %s", maxRunTime))
-	defer cancel()
-	state, release, err := c.Releaser.Release(proc.WithTimeline(limited, t), source, out)
-	if err == nil {
-		c.Hub.WakeAgents() // also of what was released before: perhaps by a run that died before it could tell
-	} else if ctx.Err() != nil {
-		err = fleet.Errorf(fleet.Transient, fleet.CodeInterrupted, "the hub was stopped in the middle of this run").WithHint("nothing to do: the commit is released by a later run")
-	}
-	r.State, r.Release, r.Stages = state, release, t.Stages()
-	if err != nil {
-		say("failed: %s", err)
-	}
-	return err != nil && fleet.ClassOf(err) != fleet.Bad, c.end(ctx, r, err)
-}
-
-// end keeps a run that has ended, with failure or without.
-func (c *CI) end(ctx context.Context, r fleet.Run, failure error) error {
-	ended := time.Now().UTC()
-	r.EndedAt = &ended
-	if failure != nil {
-		r.State, r.Failure = fleet.RunFailed, fleet.FailureOf(r.Stage, failure)
-		r.Failure.Message = proc.Redact(r.Failure.Message)
-		c.Log.Error("CI run failed", "run", r.ID, "stage", r.Stage, "err", r.Failure.Message)
-	} else {
-		r.Stage = ""
-		c.Log.Info("CI run ended", "run", r.ID, "state", r.State, "duration", ended.Sub(r.StartedAt).Round(time.Millisecond))
-	}
-	// It is kept also when the hub is being stopped.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
-	defer cancel()
-	_, err := c.Hub.NoteRun(ctx, r)
-	return err
 }

@@ -27,16 +27,44 @@ type fake struct {
 	during   func(ctx context.Context, commit string)
 	looks    int
 	released []fleet.Source
+	tests    map[string]string // by host
+	left     bool              // test releases to tidy
+	tidied   int
+	tidyErr  error
+
+	succeeded map[string]bool // by commit
 }
 
-func (f *fake) Tip(context.Context) (fleet.Source, error) {
+func (f *fake) Look(context.Context) (hub.Branches, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.looks++
-	return fleet.Source{Commit: f.tip, Branch: "main"}, f.tipErr
+	b := hub.Branches{Source: fleet.Source{Commit: f.tip, Branch: "main"}, Tests: map[string]fleet.Source{}, Left: f.left}
+	for host, tip := range f.tests {
+		b.Tests[host] = fleet.Source{Commit: tip, Branch: host + "-test"}
+	}
+	return b, f.tipErr
 }
 
-func (f *fake) Release(ctx context.Context, s fleet.Source, out io.Writer) (fleet.RunState, *fleet.ReleaseRef, error) {
+func (f *fake) Tip(_ context.Context, branch string) (string, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if host, ok := strings.CutSuffix(branch, "-test"); ok {
+		return f.tests[host], f.tipErr
+	}
+	return f.tip, f.tipErr
+}
+
+func (f *fake) Tidy(context.Context) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.tidied++
+	f.left = f.tidyErr != nil
+	return f.tidyErr
+}
+
+func (f *fake) Release(ctx context.Context, job hub.Job, out io.Writer) (fleet.RunState, *fleet.ReleaseRef, error) {
+	s := job.Source
 	f.mu.Lock()
 	f.released = append(f.released, s)
 	n, during := len(f.released), f.during
@@ -52,6 +80,12 @@ func (f *fake) Release(ctx context.Context, s fleet.Source, out io.Writer) (flee
 		}
 		return errors.Join(err, ctx.Err())
 	})
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.succeeded == nil {
+		f.succeeded = map[string]bool{}
+	}
+	f.succeeded[s.Commit] = err == nil
 	return fleet.RunReleased, &fleet.ReleaseRef{Number: n}, err
 }
 
@@ -85,7 +119,7 @@ func until(t *testing.T, what string, ok func() bool) {
 
 // start runs a CI until the test ends, or stop is called.
 func (w *world) start(f *fake, poll time.Duration) (ci *hub.CI, stop func()) {
-	ci = hub.NewCI(hub.CI{Releaser: f, Hub: w.Hub, Poll: poll, LogDir: w.dir, Log: slog.New(slog.NewTextHandler(w.log, nil))})
+	ci = hub.NewCI(hub.CIOptions{Releaser: f, Hub: w.Hub, Poll: poll, LogDir: w.dir, Log: slog.New(slog.NewTextHandler(w.log, nil))})
 	ctx, cancel := context.WithCancel(w.t.Context())
 	done := make(chan struct{})
 	go func() { defer close(done); ci.Run(ctx) }()
@@ -134,8 +168,9 @@ func TestCIReleasesAndWakes(t *testing.T) {
 		t.Errorf("%s, %v", log, err)
 	}
 	// A wake for what is known does nothing, and is forgotten: the next commit was not pushed then.
+	until(t, "it looked behind the run", func() bool { return f.looksNow() == 3 })
 	ci.Wake(time.Now())
-	until(t, "it looked again", func() bool { f.mu.Lock(); defer f.mu.Unlock(); return f.looks >= 3 })
+	until(t, "it looked again", func() bool { return f.looksNow() == 4 })
 	before := time.Now()
 	f.set(func() { f.tip = "b" })
 	ci.Wake(time.Now())
@@ -258,7 +293,7 @@ func TestCIStopped(t *testing.T) {
 func TestCISurvivesItsStore(t *testing.T) {
 	w, f := newWorld(t), &fake{tip: "a"}
 	logs := w.dir + "/logs" // is not there yet
-	ci := hub.NewCI(hub.CI{Releaser: f, Hub: w.Hub, Poll: 20 * time.Millisecond, LogDir: logs, Log: slog.New(slog.NewTextHandler(w.log, nil))})
+	ci := hub.NewCI(hub.CIOptions{Releaser: f, Hub: w.Hub, Poll: 20 * time.Millisecond, LogDir: logs, Log: slog.New(slog.NewTextHandler(w.log, nil))})
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() { defer close(done); ci.Run(ctx) }()

@@ -1,9 +1,10 @@
 package hub
 
 import (
+	"cmp"
 	"crypto/sha256"
-	"crypto/subtle"
 	"encoding/hex"
+	"errors"
 	"net"
 	"net/http"
 	"slices"
@@ -11,6 +12,8 @@ import (
 	"time"
 
 	"github.com/garrison-nix/garrison/internal/fleet"
+	"github.com/garrison-nix/garrison/internal/forge"
+	"github.com/garrison-nix/garrison/internal/git"
 	"github.com/garrison-nix/garrison/internal/tomlfile"
 )
 
@@ -31,6 +34,28 @@ type Config[Cache any] struct {
 		SourceSigners  string            `toml:"sourceSigners"`  // who may have signed the commits; default: source.signers of the last release
 		Identity       string            `toml:"identity"`       // private key that secrets on the source branch are readable with
 	} `toml:"ci"`
+
+	// Follow says where releases are published, whoever makes them.
+	Follow struct {
+		Remote          string            `toml:"remote"` // default ci.remote; nothing is followed without either
+		Branch          string            `toml:"branch"` // of releases, default release
+		CredentialsFile string            `toml:"credentialsFile"`
+		SSHKeyFile      string            `toml:"sshKeyFile"`
+		KnownHostsFile  string            `toml:"knownHostsFile"`
+		AllowedSigners  string            `toml:"allowedSigners"` // who may sign releases; default ci.allowedSigners
+		Poll            tomlfile.Duration `toml:"poll"`           // default 60s
+		Silent          tomlfile.Duration `toml:"silent"`         // after that a host that says nothing is named, default 15m
+	} `toml:"follow"`
+
+	// Forge is where the repository lives. It is told of runs and rollouts where TokenFile is set, and heard where WebhookSecretFile is.
+	Forge struct {
+		Kind              forge.Kind `toml:"kind"`
+		URL               string     `toml:"url"`
+		API               string     `toml:"api"`
+		Repo              string     `toml:"repo"` // owner/name
+		TokenFile         string     `toml:"tokenFile"`
+		WebhookSecretFile string     `toml:"webhookSecretFile"` // one a line
+	} `toml:"forge"`
 }
 
 // ReadConfig reads and checks the hub's file. Errors have CodeConfig.
@@ -45,16 +70,64 @@ func ReadConfig[Cache any](path string) (Config[Cache], error) {
 		}
 	}
 	c.CI.Poll = tomlfile.Duration(c.CI.Poll.Or(time.Minute))
+	c.Follow.Poll = tomlfile.Duration(c.Follow.Poll.Or(time.Minute))
+	c.Follow.Silent = tomlfile.Duration(c.Follow.Silent.Or(15 * time.Minute))
+	for s, def := range map[*string]string{&c.Follow.Remote: c.CI.Remote, &c.Follow.Branch: "release", &c.Follow.AllowedSigners: c.CI.AllowedSigners} {
+		if *s == "" {
+			*s = def
+		}
+	}
 	switch {
 	case c.Tokens == "":
 		return c, fleet.Errorf(fleet.Local, fleet.CodeConfig, "%s: tokens is missing", path).WithHint("set it to the file that lists the tokens (docs/FORMATS.md)")
 	case c.CI.Remote != "" && c.CI.SigningKey == "":
 		return c, fleet.Errorf(fleet.Local, fleet.CodeConfig, "%s: ci.signingKey is missing", path).WithHint("make one: ssh-keygen -t ed25519 -N '' -f FILE")
 	}
+	if err := c.checkForge(path); err != nil {
+		return c, err
+	}
 	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
 		return c, fleet.Errorf(fleet.Local, fleet.CodeConfig, "%s: listen %q is not host:port", path, c.Listen).WithCause(err)
 	}
 	return c, nil
+}
+
+// HasForge says whether there is a table [forge].
+func (c *Config[Cache]) HasForge() bool {
+	return c.Forge.Kind != "" || c.Forge.URL != "" || c.Forge.Repo != "" || c.Forge.TokenFile != "" || c.Forge.WebhookSecretFile != ""
+}
+
+func (c *Config[Cache]) checkForge(path string) error {
+	bad := func(what, hint string) error {
+		return fleet.Errorf(fleet.Local, fleet.CodeConfig, "%s: %s", path, what).WithHint("%s", hint)
+	}
+	if !c.HasForge() {
+		if c.Forge.API != "" {
+			return bad("forge.api is set, and no forge", "set forge.kind, forge.url and forge.repo too")
+		}
+		return nil
+	}
+	if c.Forge.TokenFile == "" && c.Forge.WebhookSecretFile == "" {
+		return bad("forge has neither tokenFile nor webhookSecretFile: nothing would be told to it, or heard from it", "set one, or both (docs/FORMATS.md)")
+	}
+	if c.Follow.Remote == "" {
+		return bad("follow.remote is missing: a forge is of no use to a hub that follows no repository", "set it to the URL of the fleet's repository, or ci.remote")
+	}
+	_, err := forge.Open(forge.Config{Kind: c.Forge.Kind, URL: c.Forge.URL, API: c.Forge.API, Repo: c.Forge.Repo})
+	var wrong *fleet.Error
+	if errors.As(err, &wrong) {
+		return bad("forge: "+wrong.What, cmp.Or(wrong.Hint, "kind, url and repo say where the repository is (docs/FORMATS.md)"))
+	}
+	return err
+}
+
+// FollowFrom is the remote with releases, and what lets us in: the forge's token where nothing else is said and the repository is at that forge.
+func (c *Config[Cache]) FollowFrom() git.Remote {
+	m := git.Remote{URL: c.Follow.Remote, CredentialsFile: c.Follow.CredentialsFile, SSHKeyFile: c.Follow.SSHKeyFile, KnownHostsFile: c.Follow.KnownHostsFile}
+	if m.CredentialsFile == "" && c.Forge.URL != "" && strings.HasPrefix(m.URL, strings.TrimRight(c.Forge.URL, "/")+"/") {
+		m.CredentialsFile = c.Forge.TokenFile
+	}
+	return m
 }
 
 // Scopes that a token may have. ScopeReport is followed by a colon and a host's name.
@@ -76,6 +149,8 @@ type Token struct {
 // Tokens is the tokens file.
 type Tokens struct {
 	Token []Token `toml:"token"`
+
+	scopes map[string][]string // by HashToken of the secret
 }
 
 // HashToken is what Token.SHA256 holds of a secret.
@@ -103,24 +178,31 @@ func ReadTokens(path string) (Tokens, error) {
 			}
 		}
 	}
-	return t, nil
+	return t.indexed(), nil
 }
 
-// Scopes are those of the token with that secret; known is false when it is none of ours. Every
-// token is compared, in constant time.
+// Scopes are those of the token with that secret; known is false when it is none of ours. They are found by the secret's hash: how long that takes
+// tells of hashes alone, and nobody can choose a secret by those.
 func (t Tokens) Scopes(secret string) (scopes []string, known bool) {
-	sum := []byte(HashToken(secret))
-	for _, k := range t.Token {
-		if subtle.ConstantTimeCompare(sum, []byte(strings.ToLower(k.SHA256))) == 1 && secret != "" {
-			scopes, known = append(scopes, k.Scopes...), true
-		}
+	if secret == "" {
+		return nil, false
 	}
+	scopes, known = t.scopes[HashToken(secret)]
 	return scopes, known
 }
 
 // With returns t and one more token.
 func (t Tokens) With(k Token) Tokens {
 	t.Token = append(slices.Clip(t.Token), k)
+	return t.indexed()
+}
+
+func (t Tokens) indexed() Tokens {
+	t.scopes = make(map[string][]string, len(t.Token))
+	for _, k := range t.Token {
+		hash := strings.ToLower(k.SHA256)
+		t.scopes[hash] = append(t.scopes[hash], k.Scopes...)
+	}
 	return t
 }
 

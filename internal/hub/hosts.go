@@ -54,6 +54,9 @@ func (h *Hub) serveReport(w http.ResponseWriter, r *http.Request) {
 	received := fleet.Received{Schema: fleet.StatusSchema}
 	if err == nil {
 		h.events.send(fleet.StreamEvent{Kind: "host", Status: &s})
+		if h.Told != nil {
+			h.Told()
+		}
 		var last []fleet.Deployment
 		if last, err = h.Store.Deployments(r.Context(), s.Host, 1); len(last) > 0 {
 			key := last[0].Key()

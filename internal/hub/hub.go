@@ -57,6 +57,8 @@ type Options struct {
 	Tokens func() (Tokens, error) // as they are now
 	Cache  http.Handler           // gets every request that is not the hub's own
 	Wake   func(at time.Time)     // told when somebody says that there is something to look at; nil: agents are
+	Hooks  http.Handler           // gets what a forge delivers; nil: nothing is taken
+	Told   func()                 // that a host reported; may be nil
 	LogDir string                 // of CI runs
 	Log    *slog.Logger
 }
@@ -81,6 +83,7 @@ const (
 // Handler serves the hub's API below /api/v1/, /healthz, and the cache everywhere else.
 //
 //	POST /api/v1/wake            wake            something may have been pushed
+//	POST /api/v1/webhook         (signed)        what a forge says, see Webhooks
 //	POST /api/v1/reports         report:<host>   a fleet.Status, answered by a fleet.Received
 //	POST /api/v1/deployments     report:<host>   a fleet.DeploymentReport
 //	POST /api/v1/diffs           report:<host>   a fleet.HostDiff
@@ -94,11 +97,14 @@ const (
 //	     …/logs?deployment=N     read            what was said in it; ?follow=1 for what is said now
 //	     …/diff                  read            fleet.HostDiff
 //	GET  /api/v1/runs?n=N        read            [fleet.Run], newest first
-//	GET  /api/v1/runs/{id}/log   read            what the run's programs said
+//	GET  /api/v1/runs/{id}/log   read            what the run's programs said; ?follow=1 until it has ended
 func (h *Hub) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("POST /api/v1/wake", h.allow(ScopeWake, h.serveWake))
+	if h.Hooks != nil {
+		mux.Handle("POST /api/v1/webhook", h.Hooks)
+	}
 	mux.HandleFunc("POST /api/v1/reports", h.allow(ScopeReport, h.serveReport))
 	mux.HandleFunc("GET /api/v1/stream", h.allow("", h.serveStream))
 	mux.HandleFunc("GET /api/v1/hosts", h.allow(ScopeRead, h.serveHosts))
@@ -205,6 +211,10 @@ func (h *Hub) serveRunLog(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer f.Close()
+	if r.URL.Query().Get("follow") != "" {
+		h.followRun(w, r, id, f)
+		return
+	}
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	_, _ = io.Copy(w, f) // the client went away
 }
@@ -219,7 +229,7 @@ func (h *Hub) answer(w http.ResponseWriter, v any, err error) {
 	_ = json.NewEncoder(w).Encode(v) // the client went away
 }
 
-// serveStream sends events until the client goes away. A client that does not keep up is dropped, and comes back.
+// serveStream sends events until the client goes away. One of all events that does not keep up is dropped, and comes back.
 func (h *Hub) serveStream(w http.ResponseWriter, r *http.Request) {
 	all := slices.Contains(scopesOf(r), ScopeRead) && r.URL.Query().Get("kinds") != "wake"
 	events, leave := h.events.join(all)
@@ -237,7 +247,11 @@ type broker struct {
 const listenerQueue = 64
 
 func (b *broker) join(all bool) (events <-chan []byte, leave func()) {
-	ch := make(chan []byte, listenerQueue)
+	queue := 1 // of an agent that has a wake-up before it, a second one says nothing new
+	if all {
+		queue = listenerQueue
+	}
+	ch := make(chan []byte, queue)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.listeners == nil {
@@ -265,8 +279,10 @@ func (b *broker) send(e fleet.StreamEvent) {
 		select {
 		case ch <- data:
 		default:
-			delete(b.listeners, ch)
-			close(ch)
+			if all {
+				delete(b.listeners, ch)
+				close(ch)
+			}
 		}
 	}
 }

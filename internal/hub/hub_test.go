@@ -350,7 +350,7 @@ func TestSlowListenerIsDropped(t *testing.T) {
 	req.Header.Set("Authorization", "Bearer "+secretOf("read"))
 	go func() { w.Handler().ServeHTTP(slow, req); close(ended) }()
 	<-slow.writing
-	good, leave := w.listen("/api/v1/stream", "report:joker")
+	good, leave := w.listen("/api/v1/stream", "read")
 	defer leave()
 	for range 3 {
 		for range 40 {
@@ -373,6 +373,20 @@ func TestReadConfig(t *testing.T) {
 	c, err := read("tokens = '/t'\n")
 	if err != nil || c.Listen != "127.0.0.1:8420" || c.DataDir != "/var/lib/garrison-hub" || time.Duration(c.CI.Poll) != time.Minute {
 		t.Errorf("%+v, %v", c, err)
+	}
+	if c.Follow.Remote != "" || c.Follow.Branch != "release" || time.Duration(c.Follow.Poll) != time.Minute || time.Duration(c.Follow.Silent) != 15*time.Minute {
+		t.Errorf("%+v", c.Follow)
+	}
+	const ci, atForge = "tokens = '/t'\n[ci]\nremote = 'https://git.example.org/ops/fleet.git'\nsigningKey = '/k'\nallowedSigners = '/s'\n",
+		"[forge]\nkind = 'gitea'\nurl = 'https://git.example.org/'\nrepo = 'ops/fleet'\ntokenFile = '/forge'\n"
+	if c, err = read(ci + atForge); err != nil || c.Follow.Remote != c.CI.Remote || c.Follow.AllowedSigners != "/s" || c.FollowFrom().CredentialsFile != "/forge" {
+		t.Errorf("%+v, %v", c, err)
+	}
+	if c, err = read(ci + "[follow]\nremote = 'https://mirror.example.org/fleet.git'\ncredentialsFile = '/c'\n" + atForge); err != nil || c.FollowFrom().URL != "https://mirror.example.org/fleet.git" || c.FollowFrom().CredentialsFile != "/c" {
+		t.Errorf("%+v, %v", c, err)
+	}
+	if c, err = read(ci + "[follow]\nremote = 'https://git.example.organisation.net/fleet.git'\n" + atForge); err != nil || c.FollowFrom().CredentialsFile != "" {
+		t.Errorf("the forge's token goes elsewhere: %+v, %v", c, err)
 	}
 	for text, want := range map[string]string{
 		"":                                     "tokens is missing",

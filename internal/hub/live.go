@@ -1,6 +1,7 @@
 package hub
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net/http"
@@ -205,4 +206,35 @@ func (h *Hub) followLogs(w http.ResponseWriter, r *http.Request) {
 		text = ""
 		return err
 	})
+}
+
+// followRun sends a run's log as it grows, until the run has ended or the client goes away.
+func (h *Hub) followRun(w http.ResponseWriter, r *http.Request, id int64, log io.Reader) {
+	leave, ok := h.live.join()
+	if !ok {
+		http.Error(w, "too many others follow logs already", http.StatusServiceUnavailable)
+		return
+	}
+	defer leave()
+	stream.Follow(w, r, h.events.ended(), followEvery, func(to io.Writer) error {
+		ended := h.runEnded(r.Context(), id) // before the last of it is read
+		if _, err := io.Copy(to, log); err != nil {
+			return err
+		}
+		return ended
+	})
+}
+
+// runEnded is an error when the run is not under way any more.
+func (h *Hub) runEnded(ctx context.Context, id int64) error {
+	runs, err := h.Store.Runs(ctx, maxRunsAsk)
+	if err != nil {
+		return err
+	}
+	for _, run := range runs {
+		if run.ID == id && run.State == fleet.RunRunning {
+			return nil
+		}
+	}
+	return io.EOF
 }

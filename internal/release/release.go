@@ -278,19 +278,6 @@ func fetch(ctx context.Context, repo *git.Repo, remote string) error {
 	return repo.Fetch(ctx, remote, "+refs/heads/*:"+headsRef+"*", "+refs/tags/"+fleet.TagPrefix+"*:"+tagsRef+fleet.TagPrefix+"*")
 }
 
-// Tip fetches and returns what is at the tip of the source branch now; Commit is "" when there is no such branch yet.
-func Tip(ctx context.Context, repo *git.Repo, remote string) (fleet.Source, error) {
-	if err := fetch(ctx, repo, remote); err != nil {
-		return fleet.Source{}, err
-	}
-	s := &state{Options: Options{Repo: repo, Remote: remote}}
-	err := s.findSource(ctx)
-	if fleet.CodeOf(err) == fleet.CodeNotFound {
-		return fleet.Source{}, nil
-	}
-	return fleet.Source{Commit: s.source, Branch: s.config.Branches.Source, Subject: s.info.Subject}, err
-}
-
 // findSource resolves the commit to release and reads garrison.toml in it. That file may name another
 // source branch than the one it was found on; then that one's tip is taken.
 func (s *state) findSource(ctx context.Context) error {

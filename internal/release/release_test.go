@@ -294,18 +294,44 @@ func TestBranches(t *testing.T) {
 	if m := out.Manifest; m.Source.Branch != "stable" || m.Source.Subject != "Follow stable" {
 		t.Errorf("%+v", m.Source)
 	}
-	tip, err := release.Tip(t.Context(), w.repo, w.origin)
-	if err != nil || tip.Commit != out.Manifest.Source.Commit || tip.Branch != "stable" {
-		t.Errorf("%+v, %v", tip, err)
+	seen, err := release.Look(t.Context(), w.repo, w.origin)
+	if err != nil || seen.Source.Commit != out.Manifest.Source.Commit || seen.Source.Branch != "stable" {
+		t.Errorf("%+v, %v", seen, err)
 	}
 }
 
-func TestTipOfAnEmptyRemote(t *testing.T) {
+// TestLook: test branches and what is left of them are seen, and what is wrong with garrison.toml keeps nobody from seeing that there is something to release.
+func TestLook(t *testing.T) {
+	w := newWorld(t, nixtest.System(t))
+	w.release()
+	main := w.do("git", "rev-parse", "HEAD")
+	w.do("git", "push", "--quiet", "origin", "HEAD:joker-test", "HEAD:nothing-testing")
+	w.do("git", "fetch", "--quiet", "--tags", "origin")
+	w.do("git", "push", "--quiet", "origin", "refs/tags/release-1^{}:refs/heads/release-joker-test", "refs/tags/release-1^{}:refs/heads/release-ursula-test")
+	look := func() release.Branches {
+		t.Helper()
+		seen, err := release.Look(t.Context(), w.repo, w.origin)
+		w.must(err)
+		return seen
+	}
+	seen := look()
+	if len(seen.Tests) != 1 || seen.Tests["joker"].Commit != main || seen.Tests["joker"].Branch != "joker-test" || seen.Tests["joker"].Subject != "First" || !seen.Left {
+		t.Errorf("%+v", seen)
+	}
+	w.do("git", "push", "--quiet", "origin", ":release-ursula-test")
+	w.write("garrison.toml", "[branches]\nsource = 7\n")
+	w.push("Broken")
+	if seen = look(); seen.Left || seen.Source.Commit != w.do("git", "rev-parse", "HEAD") || seen.Source.Branch != "main" {
+		t.Errorf("%+v", seen)
+	}
+}
+
+func TestLookAtAnEmptyRemote(t *testing.T) {
 	w := newWorld(t, nixtest.System(t))
 	w.do("git", "init", "--quiet", "--bare", filepath.Join(w.dir, "empty.git"))
-	tip, err := release.Tip(t.Context(), w.newRepo("other.git"), filepath.Join(w.dir, "empty.git"))
-	if err != nil || tip.Commit != "" {
-		t.Errorf("%+v, %v", tip, err)
+	seen, err := release.Look(t.Context(), w.newRepo("other.git"), filepath.Join(w.dir, "empty.git"))
+	if err != nil || seen.Source.Commit != "" {
+		t.Errorf("%+v, %v", seen, err)
 	}
 	w.refuse(fleet.Bad, fleet.CodeNotFound, []string{"does not have a branch main"}, func(o *release.Options) { o.Remote = filepath.Join(w.dir, "empty.git") })
 }

@@ -46,19 +46,15 @@ func Tidy(ctx context.Context, o Options) (gone []string, mirrors []Mirrored, er
 	if err != nil {
 		return nil, nil, err
 	}
-	_, released, err := s.releaseRefs(ctx)
+	left, err := s.leftOver(ctx, heads)
 	if err != nil {
 		return nil, nil, err
 	}
 	var moves []git.Move
 	local := map[string]string{}
-	for name, ref := range heads {
-		host := testedHost(name)
-		if _, there := heads[testSourceBranch(host)]; host == "" || there || !released[ref.Commit] {
-			continue
-		}
+	for name, commit := range left {
 		gone = append(gone, name)
-		moves = append(moves, git.Move{Ref: "refs/heads/" + name, From: ref.Commit})
+		moves = append(moves, git.Move{Ref: "refs/heads/" + name, From: commit})
 		local[headsRef+name] = ""
 	}
 	slices.Sort(gone)

@@ -20,7 +20,7 @@ import (
 )
 
 // MaxBytes bounds a file.
-const MaxBytes = 1 << 20
+const MaxBytes = 8 << 20
 
 // Duration is a time.Duration written as in Go: "90s", "5m".
 type Duration time.Duration

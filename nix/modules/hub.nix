@@ -1,4 +1,4 @@
-# services.garrison.hub: cache, wake-up of agents, their reports, and CI where ci.remote is set. It writes
+# services.garrison.hub: cache, wake-up of agents, their reports, CI where ci.remote is set, and what the forge says and is told. It writes
 # /etc/garrison/hub.toml and runs the hub as a user that may write nothing but its own data.
 #
 # Secrets reach it by systemd (LoadCredential), so they may belong to root. systemd copies them when the hub starts:
@@ -17,7 +17,13 @@ let
   withCI = cfg.ci.remote != null;
 
   # The hub's secrets: what systemd calls each, and where it is on the host.
-  secrets = { tokens = cfg.tokensFile; } // words.tokenKeys cfg.cache.tokenKeyFiles
+  secrets = {
+    tokens = cfg.tokensFile;
+    forge-token = cfg.forge.tokenFile;
+    webhook-secret = cfg.forge.webhookSecretFile;
+    follow-credentials = cfg.follow.credentialsFile;
+    follow-ssh-key = cfg.follow.sshKeyFile;
+  } // words.tokenKeys cfg.cache.tokenKeyFiles
     // (if withCI then { signing-key = cfg.ci.signingKeyFile; identity = cfg.ci.identityFile; ssh-key = cfg.ci.sshKeyFile; } else { });
   given = filter (name: secrets.${name} != null) (attrNames secrets);
   # A path of the repository, which only tokensFile may be, is copied to the store.
@@ -34,6 +40,17 @@ let
       signingKey = credential "signing-key";
       identity = credential "identity";
       allowedSigners = if cfg.ci.allowedSigners == [ ] then null else "/etc/garrison/hub-allowed-signers";
+    };
+    follow = {
+      inherit (cfg.follow) remote branch poll silent knownHostsFile;
+      credentialsFile = credential "follow-credentials";
+      sshKeyFile = credential "follow-ssh-key";
+      allowedSigners = if cfg.follow.allowedSigners == [ ] then null else "/etc/garrison/hub-follow-signers";
+    };
+    forge = {
+      inherit (cfg.forge) kind url api repo;
+      tokenFile = credential "forge-token";
+      webhookSecretFile = credential "webhook-secret";
     };
   };
   toml = toTOML (merge settings cfg.settings);
@@ -56,6 +73,24 @@ let
       assertion = withCI || cfg.ci.signingKeyFile == null && cfg.ci.identityFile == null && cfg.ci.sshKeyFile == null;
       message = "${at}.ci has keys but no remote, so no CI would run. Set ${at}.ci.remote to the URL of the fleet's repository.";
     }
+    {
+      assertion = cfg.forge.kind == null || cfg.forge.tokenFile != null || cfg.forge.webhookSecretFile != null;
+      message = "${at}.forge has neither tokenFile nor webhookSecretFile: nothing would be told to it, or heard from it. Set one, or both.";
+    }
+    {
+      assertion = cfg.forge.kind == null && cfg.forge.tokenFile == null && cfg.forge.webhookSecretFile == null || cfg.forge.kind != null && cfg.forge.url != null && cfg.forge.repo != null;
+      message = "${at}.forge needs kind, url and repo, which say where the repository is.";
+    }
+    {
+      assertion = cfg.forge.kind == null || withCI || cfg.follow.remote != null;
+      message = "${at}.follow.remote is not set: a forge is of no use to a hub that follows no repository. Set it, or ${at}.ci.remote.";
+    }
+    (secretFile "${at}.forge.tokenFile" cfg.forge.tokenFile)
+    (secretFile "${at}.forge.webhookSecretFile" cfg.forge.webhookSecretFile)
+    (secretFile "${at}.follow.credentialsFile" cfg.follow.credentialsFile)
+    (secretFile "${at}.follow.sshKeyFile" cfg.follow.sshKeyFile)
+    (duration "${at}.follow.poll" cfg.follow.poll)
+    (duration "${at}.follow.silent" cfg.follow.silent)
     (secretFile "${at}.ci.signingKeyFile" cfg.ci.signingKeyFile)
     (secretFile "${at}.ci.identityFile" cfg.ci.identityFile)
     (secretFile "${at}.ci.sshKeyFile" cfg.ci.sshKeyFile)
@@ -68,7 +103,8 @@ let
   ]
   ++ map (secretFile "${at}.cache.tokenKeyFiles") cfg.cache.tokenKeyFiles
   ++ map (name: absolute "${at}: the file of ${name}" secrets.${name}) given
-  ++ map (signerKey "${at}.ci.allowedSigners") cfg.ci.allowedSigners;
+  ++ map (signerKey "${at}.ci.allowedSigners") cfg.ci.allowedSigners
+  ++ map (signerKey "${at}.follow.allowedSigners") cfg.follow.allowedSigners;
 in
 {
   imports = [ ./common.nix ];
@@ -108,6 +144,28 @@ in
         description = "Keys that may have signed earlier releases; empty: the release key alone. To change the key, list both.";
       };
     };
+    follow = {
+      remote = absent types.str { description = "URL of the repository with the releases, where another CI makes them; unset: ci.remote."; };
+      branch = absent types.str { description = "The branch with the releases; unset: release."; };
+      credentialsFile = absent (types.either types.path types.str) { description = "What HTTPS asks for: user:token, or a token alone; unset: forge.tokenFile, if the repository is there."; };
+      sshKeyFile = absent (types.either types.path types.str) { description = "Private key to fetch with, where remote is an SSH URL."; };
+      knownHostsFile = absent types.str { description = "File with the SSH server's key; unset: /etc/ssh/ssh_known_hosts."; };
+      poll = absent types.str { example = "60s"; description = "How often to look at it when nothing wakes the hub."; };
+      silent = absent types.str { example = "15m"; description = "After which time a host that has not the newest release and says nothing is named on the forge."; };
+      allowedSigners = mkOption {
+        type = types.listOf types.str;
+        default = [ ];
+        description = "Keys that may sign releases; empty: ci.allowedSigners. Without either, the hub shows what the branch points at, which agents still verify.";
+      };
+    };
+    forge = {
+      kind = absent (types.enum [ "gitea" "github" "gitlab" ]) { description = "What the repository lives on; gitea is Forgejo, too."; };
+      url = absent types.str { example = "https://git.example.org"; description = "Where its pages are, without the repository."; };
+      api = absent types.str { description = "Where its API is; unset: where the kind has it."; };
+      repo = absent types.str { example = "ops/fleet"; description = "The repository there: owner/name."; };
+      tokenFile = absent (types.either types.path types.str) { description = "A token that may set commit statuses. Set, runs of CI and the rollout of each release are shown there."; };
+      webhookSecretFile = absent (types.either types.path types.str) { description = "Secrets of webhooks, one a line. Set, deliveries to /api/v1/webhook that are signed with one of them wake the hub."; };
+    };
     settings = mkOption {
       type = types.attrsOf types.anything;
       default = { };
@@ -122,6 +180,7 @@ in
     environment.etc = lib.mkMerge [
       { "garrison/hub.toml".text = toml; }
       (lib.mkIf (withCI && cfg.ci.allowedSigners != [ ]) { "garrison/hub-allowed-signers".text = words.signers cfg.ci.allowedSigners; })
+      (lib.mkIf (cfg.follow.allowedSigners != [ ]) { "garrison/hub-follow-signers".text = words.signers cfg.follow.allowedSigners; })
     ];
 
     systemd.services.garrison-hub = words.daemon { inherit config pkgs toml environment; } // {

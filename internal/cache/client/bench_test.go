@@ -12,12 +12,9 @@ import (
 	"testing"
 	"time"
 
-<<<<<<< HEAD
 	"golang.org/x/sys/unix"
 
-=======
 	"github.com/garrison-nix/garrison/internal/cache"
->>>>>>> 17a7370bcdf792fc9b6e6cd9c6438918840b5161
 	"github.com/garrison-nix/garrison/internal/cache/cachetest"
 	"github.com/garrison-nix/garrison/internal/cache/client"
 	"github.com/garrison-nix/garrison/internal/nar"
@@ -91,65 +88,35 @@ func BenchmarkPushClosure(b *testing.B) {
 	if err := os.WriteFile(netrc, []byte("machine 127.0.0.1 password "+cachetest.PushToken+"\n"), 0o600); err != nil {
 		b.Fatal(err)
 	}
-<<<<<<< HEAD
-	var first, second, copied, byHTTP samples
-	for b.Loop() {
-		s := cachetest.NewServer(b, nil)
-		c, err := client.New(client.Config{URL: s.CacheURL(), Token: func() (string, error) { return cachetest.PushToken, nil }})
-		if err != nil {
-			b.Fatal(err)
-		}
-		for _, of := range []*samples{&first, &second} {
-			unix.Sync() // what others left to be written is not ours to wait for
-			start := time.Now()
-			if _, err := c.Push(b.Context(), paths, client.PushOptions{RealStoreDir: store.Dir()}); err != nil {
-				b.Fatal(err)
-			}
-			of.add(time.Since(start).Seconds())
-		}
-		for to, of := range map[string]*samples{"file://" + b.TempDir(): &copied, cachetest.NewServer(b, nil).CacheURL(): &byHTTP} {
-			args := []string{"copy", "--no-check-sigs", "--option", "netrc-file", netrc, "--to", to + "?compression=zstd"}
-			for _, p := range paths {
-				args = append(args, p.StorePath)
-			}
-			unix.Sync()
-			start := time.Now()
-			store.Nix(b, args...)
-			of.add(time.Since(start).Seconds())
-		}
-	}
-	for unit, of := range map[string]samples{"push-s": first, "again-s": second, "nix-copy-file-s": copied, "nix-copy-http-s": byHTTP} {
-		b.ReportMetric(of.median(), unit)
-	}
-=======
 	lab.EachStorage(b, func(b *testing.B, empty func(testing.TB) *cachetest.Storage, servers int) {
 		start := func() *cachetest.Server { return empty(b).Start(b, servers, cache.Options{MaxNarBytes: 64 << 20}) }
-		var first, second, copied, byHTTP float64
+		var first, second, copied, byHTTP samples
 		for b.Loop() {
 			c, err := client.New(client.Config{URL: start().CacheURL(), Token: func() (string, error) { return cachetest.PushToken, nil }})
 			if err != nil {
 				b.Fatal(err)
 			}
-			for _, sum := range []*float64{&first, &second} {
+			for _, of := range []*samples{&first, &second} {
+				unix.Sync() // what others left to be written is not ours to wait for
 				start := time.Now()
 				if _, err := c.Push(b.Context(), paths, client.PushOptions{RealStoreDir: store.Dir()}); err != nil {
 					b.Fatal(err)
 				}
-				*sum += time.Since(start).Seconds()
+				of.add(time.Since(start).Seconds())
 			}
-			for to, sum := range map[string]*float64{"file://" + b.TempDir(): &copied, start().CacheURL(): &byHTTP} {
+			for to, of := range map[string]*samples{"file://" + b.TempDir(): &copied, start().CacheURL(): &byHTTP} {
 				args := []string{"copy", "--no-check-sigs", "--option", "netrc-file", netrc, "--to", to + "?compression=zstd"}
 				for _, p := range paths {
 					args = append(args, p.StorePath)
 				}
+				unix.Sync()
 				start := time.Now()
 				store.Nix(b, args...)
-				*sum += time.Since(start).Seconds()
+				of.add(time.Since(start).Seconds())
 			}
 		}
-		for unit, sum := range map[string]float64{"push-s": first, "again-s": second, "nix-copy-file-s": copied, "nix-copy-http-s": byHTTP} {
-			b.ReportMetric(sum/float64(b.N), unit)
+		for unit, of := range map[string]samples{"push-s": first, "again-s": second, "nix-copy-file-s": copied, "nix-copy-http-s": byHTTP} {
+			b.ReportMetric(of.median(), unit)
 		}
 	})
->>>>>>> 17a7370bcdf792fc9b6e6cd9c6438918840b5161
 }

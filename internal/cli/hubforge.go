@@ -1,0 +1,90 @@
+package cli
+
+import (
+	"context"
+	"log/slog"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/garrison-nix/garrison/internal/cache"
+	"github.com/garrison-nix/garrison/internal/durable"
+	"github.com/garrison-nix/garrison/internal/fleet"
+	"github.com/garrison-nix/garrison/internal/forge"
+	"github.com/garrison-nix/garrison/internal/git"
+	"github.com/garrison-nix/garrison/internal/hub"
+)
+
+// watchers are what of a hub looks at git, and speaks with the forge.
+type watchers struct {
+	forge     forge.Forge // nil: none is told of anything
+	ci        *hub.CI     // nil: releases are made elsewhere
+	follower  *hub.Follower
+	announcer *hub.Announcer // nil without a forge
+}
+
+// newWatchers wires what c says, but for CI. It returns nil when there is no repository to look at.
+func newWatchers(ctx context.Context, c HubFile, h *hub.Hub, caches *cache.Server, log *slog.Logger) (*watchers, error) {
+	if c.Follow.Remote == "" {
+		return nil, nil
+	}
+	repo, err := git.Init(ctx, filepath.Join(c.DataDir, "repo.git"))
+	if err != nil {
+		return nil, err
+	}
+	w := &watchers{}
+	newest := func(*fleet.Manifest) {}
+	if c.Forge.TokenFile != "" {
+		if w.forge, err = forge.Open(forge.Config{Kind: c.Forge.Kind, URL: c.Forge.URL, API: c.Forge.API, Repo: c.Forge.Repo, Token: tokenFrom(c.Forge.TokenFile)}); err != nil {
+			return nil, err
+		}
+		w.announcer = hub.NewAnnouncer(hub.AnnounceOptions{SetStatus: w.forge.SetStatus, Hosts: h.Store.Statuses,
+			File: filepath.Join(c.DataDir, "rollout.json"), Silent: time.Duration(c.Follow.Silent), Log: log})
+		h.Told, newest = w.announcer.Reported, w.announcer.Newest
+	}
+	w.follower = hub.NewFollower(hub.FollowOptions{Remote: c.FollowFrom(), Repo: repo, Branch: c.Follow.Branch, Signers: c.Follow.AllowedSigners,
+		Poll: time.Duration(c.Follow.Poll), Wake: h.WakeAgents, Newest: newest, Log: log})
+	h.Wake = func(at time.Time) {
+		if w.ci != nil {
+			w.ci.Wake(at)
+		}
+		w.follower.Hint(at)
+	}
+	if c.Forge.WebhookSecretFile != "" {
+		secrets := &durable.Watched[[]string]{Path: c.Forge.WebhookSecretFile, Read: hub.ReadSecrets}
+		if _, err := secrets.Get(); err != nil {
+			return nil, err
+		}
+		h.Hooks = hub.NewWebhooks(hub.WebhookOptions{Repo: c.Forge.Repo, Secrets: secrets.Get, From: caches.Address, Hint: w.hint, Log: log})
+	}
+	return w, nil
+}
+
+// hint has those look at git whom a ref that has moved concerns.
+func (w *watchers) hint(ref string, at time.Time) bool {
+	ofCI := w.ci != nil && w.ci.Concerns(ref)
+	if ofCI {
+		w.ci.Wake(at)
+	}
+	published := w.follower.Concerns(ref)
+	if published {
+		w.follower.Hint(at)
+	}
+	return ofCI || published
+}
+
+// run looks at git until ctx ends.
+func (w *watchers) run(ctx context.Context) {
+	if w == nil {
+		return
+	}
+	var all sync.WaitGroup
+	all.Go(func() { w.follower.Run(ctx) })
+	if w.ci != nil {
+		all.Go(func() { w.ci.Run(ctx) })
+	}
+	if w.announcer != nil {
+		all.Go(func() { w.announcer.Run(ctx) })
+	}
+	all.Wait()
+}

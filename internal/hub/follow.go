@@ -1,0 +1,187 @@
+package hub
+
+import (
+	"context"
+	"log/slog"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/garrison-nix/garrison/internal/fleet"
+	"github.com/garrison-nix/garrison/internal/git"
+)
+
+// FollowOptions say what is followed, and who is told.
+type FollowOptions struct {
+	Remote  git.Remote
+	Repo    *git.Repo // objects are fetched to it, and refs below refs/garrison/published/
+	Branch  string    // of releases
+	Signers string    // file with the keys that may sign releases; "": the hub believes the remote, as no agent does
+	Poll    time.Duration
+	Wake    func()                // the agents
+	Newest  func(*fleet.Manifest) // is told of the newest release, and of each newer one
+	Log     *slog.Logger
+}
+
+// Follower sees what is published on the fleet's remote, by whomever: it wakes the agents when a branch that they follow has moved, and
+// knows the newest release. It looks when somebody says that there is something, and at its time, for what nobody said.
+type Follower struct {
+	FollowOptions
+	hints chan struct{}
+	mu    sync.Mutex
+	tips  map[string]string // of the branches, as agents have been woken for; nil before the first look
+	read  string            // the release branch's tip that was read, or cannot be
+	known int               // number of the newest release
+}
+
+// NewFollower makes a Follower; its Hint and Moved may be called before Run.
+func NewFollower(o FollowOptions) *Follower {
+	return &Follower{FollowOptions: o, hints: make(chan struct{}, 1)}
+}
+
+const publishedRef = "refs/garrison/published/"
+
+// Concerns says whether the ref is one that agents follow.
+func (f *Follower) Concerns(ref string) bool {
+	branch, ok := strings.CutPrefix(ref, "refs/heads/")
+	return ok && (branch == f.Branch || isTestRelease(branch))
+}
+
+func isTestRelease(branch string) bool {
+	host, ok := strings.CutSuffix(strings.TrimPrefix(branch, fleet.TagPrefix), "-test")
+	return ok && fleet.TestBranch(host) == branch
+}
+
+// Hint has it look at the remote.
+func (f *Follower) Hint(time.Time) {
+	select {
+	case f.hints <- struct{}{}:
+	default: // it is going to look anyway
+	}
+}
+
+// Moved is told of what was published from here: agents are woken at once, and for nothing that they were woken for before.
+func (f *Follower) Moved(r fleet.ReleaseRef) {
+	branch := f.Branch
+	if r.Test != "" {
+		branch = r.Test[:strings.LastIndexByte(r.Test, '-')]
+	}
+	f.mu.Lock()
+	moved := f.tips == nil || f.tips[branch] != r.Commit
+	if f.tips != nil {
+		f.tips[branch] = r.Commit
+	}
+	f.mu.Unlock()
+	if moved {
+		f.Wake()
+	}
+	f.Hint(time.Now())
+}
+
+// Run follows until ctx ends.
+func (f *Follower) Run(ctx context.Context) {
+	for failures := 0; ctx.Err() == nil; {
+		err := f.look(ctx)
+		pause := jittered(f.Poll)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err == nil:
+			failures = 0
+		default:
+			failures++
+			pause = jittered(min(f.Poll, leastPause<<min(failures-1, 12)))
+			f.Log.Warn("the hub cannot see what is published", "attempt", failures, "retryIn", pause.Round(time.Millisecond), "err", err)
+		}
+		select {
+		case <-ctx.Done():
+		case <-f.hints:
+		case <-time.After(pause):
+		}
+	}
+}
+
+// look asks the remote where the branches are.
+func (f *Follower) look(ctx context.Context) error {
+	tips, err := git.ListBranches(ctx, f.Remote, f.Branch, fleet.TestBranch("*"))
+	if err != nil {
+		return err
+	}
+	f.mu.Lock()
+	tip, moved := tips[f.Branch], f.tips == nil || !maps.Equal(tips, f.tips)
+	f.tips = tips
+	f.mu.Unlock()
+	if moved {
+		f.Wake()
+	}
+	if tip == "" || tip == f.read {
+		return nil
+	}
+	m, err := f.manifest(ctx, tip)
+	switch {
+	case err == nil && m.Number < f.known:
+		f.Log.Warn("the release branch went back: what hosts report is still held against the newer release", "branch", f.Branch, "release", m.Number, "newest", f.known)
+	case err == nil:
+		f.known = m.Number
+		f.Log.Info("released", "release", m.Number, "commit", m.Source.Commit)
+		f.Newest(m)
+	case fleet.ClassOf(err) != fleet.Bad:
+		return err
+	default: // agents refuse it, and say so
+		f.Log.Warn("the release branch points at what is no release", "branch", f.Branch, "commit", tip, "err", err)
+	}
+	f.read = tip
+	return nil
+}
+
+// manifest is that of the newest release tag of tip that may be believed.
+func (f *Follower) manifest(ctx context.Context, tip string) (*fleet.Manifest, error) {
+	tags, err := git.ListTags(ctx, f.Remote, fleet.TagPrefix)
+	if err != nil {
+		return nil, err
+	}
+	var numbers []int
+	for name, ref := range tags {
+		if n, ok := fleet.TagNumber(name); ok && ref.Commit == tip && ref.ID != tip {
+			numbers = append(numbers, n)
+		}
+	}
+	slices.Sort(numbers)
+	newest := error(fleet.Errorf(fleet.Bad, fleet.CodeUnsigned, "no release tag points at it"))
+	for i, n := range slices.Backward(numbers) {
+		m, err := f.readTag(ctx, fleet.TagName(n), tags[fleet.TagName(n)])
+		if err == nil || fleet.ClassOf(err) != fleet.Bad {
+			return m, err
+		}
+		if i == len(numbers)-1 {
+			newest = err
+		}
+	}
+	return nil, newest
+}
+
+func (f *Follower) readTag(ctx context.Context, name string, ref git.Ref) (*fleet.Manifest, error) {
+	// The one ref takes the place of the last: what it refers to is kept for the next fetch, and no more.
+	if err := f.Repo.FetchFrom(ctx, f.Remote, "+refs/tags/"+name+":"+publishedRef+"newest"); err != nil {
+		return nil, err
+	}
+	if f.Signers != "" {
+		if err := f.Repo.VerifyTag(ctx, ref.ID, f.Signers); err != nil {
+			return nil, err
+		}
+	}
+	tag, err := f.Repo.ReadTag(ctx, ref.ID)
+	if err != nil {
+		return nil, fleet.Errorf(fleet.Bad, fleet.CodeManifest, "the tag %s cannot be read", name).WithCause(err)
+	}
+	m, err := fleet.ParseTagMessage(tag.Message)
+	switch {
+	case err != nil:
+		return nil, fleet.Errorf(fleet.Bad, fleet.CodeManifest, "the tag %s says nothing that can be used", name).WithCause(err)
+	case tag.Name != name || m.Name() != name || tag.Commit != ref.Commit:
+		return nil, fleet.Errorf(fleet.Bad, fleet.CodeReplayed, "the tag %s was signed as %s with the manifest of %s: somebody renamed it", name, tag.Name, m.Name())
+	}
+	return m, nil
+}
