@@ -45,11 +45,12 @@ const (
 	CodeRace          Code = "lost-race"          // somebody else moved the release branch
 	CodeNotDescendant Code = "not-descendant"     // source is not a descendant of the released one
 	CodeCache         Code = "cache-failed"       // the cache cannot be reached or answered nonsense
+	CodeForge         Code = "forge-failed"       // the forge cannot be reached, or refuses what is asked of it
 	CodeUnauthorized  Code = "unauthorized"       // a token was refused
 	CodeNotFound      Code = "not-found"          // what was asked for is not there
 	CodeInvalid       Code = "invalid-input"      // bytes from outside do not parse
-	CodeSignature     Code = "bad-signature"      // a release tag's signature does not fit what it signs
-	CodeUnsigned      Code = "unsigned"           // no signed release tag is where one must be
+	CodeSignature     Code = "bad-signature"      // a signature of a release tag or a webhook does not fit what it signs
+	CodeUnsigned      Code = "unsigned"           // no signature is where one must be: on a release tag, a webhook's delivery
 	CodeUnknownKey    Code = "unknown-key"        // a release tag is signed by a key that may not
 	CodeKeyExpired    Code = "key-expired"        // a release tag is signed by a key at a time when it may not
 	CodeForcePushed   Code = "force-pushed"       // the release branch does not fast-forward
