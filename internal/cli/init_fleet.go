@@ -7,6 +7,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/garrison-nix/garrison/internal/ci"
@@ -44,12 +45,20 @@ type fleetInit struct {
 	editors foundEditors
 	hosts   foundHostKeys
 	cache   foundCache
-	differ  []string // files that are there with another content
+	token   func() (string, error) // for the forge; nil without
+	differ  []string               // files that are there with another content
 	wrote   int
 }
 
 func (a *app) initFleet(ctx context.Context, f initFlags) error {
-	i := &fleetInit{app: a, initFlags: f}
+	i := &fleetInit{app: a, initFlags: f, token: orEnvironment(tokenFrom(f.tokenFile), "GARRISON_FORGE_TOKEN")}
+	if f.setSecrets && i.token == nil {
+		return fleet.Errorf("", fleet.CodeUsage, "--set-secrets needs a token for the forge").
+			WithHint("give it with --token-file, or in GARRISON_FORGE_TOKEN; it needs the scope write:repository")
+	}
+	if !slices.Contains([]string{"", "forgejo", "gitea", "github", "none"}, f.forge) {
+		return fleet.Errorf("", fleet.CodeUsage, "--forge takes forgejo, gitea, github or none, not %q", f.forge)
+	}
 	for _, step := range []func(context.Context) error{i.open, i.findForge, i.evaluate, i.findCache, i.findEditors, i.write} {
 		if err := step(ctx); err != nil {
 			return err
@@ -129,8 +138,6 @@ func (i *fleetInit) findForge(ctx context.Context) error {
 			return nil
 		}
 		return i.askForge(ctx)
-	default:
-		return fleet.Errorf("", fleet.CodeUsage, "--forge takes forgejo, gitea, github or none, not %q", i.initFlags.forge)
 	}
 	i.tell("forge", "%s, as you say", i.initFlags.forge)
 	return nil
@@ -279,11 +286,7 @@ func (i *fleetInit) giveSecrets(ctx context.Context) error {
 		return nil
 	}
 	c := i.forge
-	c.Token = orEnvironment(tokenFrom(i.tokenFile), "GARRISON_FORGE_TOKEN")
-	if c.Token == nil {
-		return fleet.Errorf("", fleet.CodeUsage, "--set-secrets needs a token for the forge").
-			WithHint("give it with --token-file, or in GARRISON_FORGE_TOKEN; it needs the scope write:repository")
-	}
+	c.Token = i.token
 	if i.dryRun {
 		for _, s := range i.secrets() {
 			i.tell("would set", "%s from %s, at %s", s.name, s.file, i.forge.URL)

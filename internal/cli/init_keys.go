@@ -110,6 +110,12 @@ type foundCache struct {
 	name     string
 }
 
+// plainCache says of a cache's URL whether it is a plain Nix cache for sure.
+func plainCache(address string) bool {
+	scheme, _, _ := strings.Cut(address, "://")
+	return !slices.Contains([]string{"http", "https", "attic+http", "attic+https", "garrison+http", "garrison+https"}, scheme)
+}
+
 // findCache asks the cache for its key.
 func (i *fleetInit) findCache(ctx context.Context) error {
 	if i.initFlags.cache == "" {
@@ -120,8 +126,7 @@ func (i *fleetInit) findCache(ctx context.Context) error {
 		return err
 	}
 	i.cache = foundCache{url: i.initFlags.cache, name: path.Base(c.URL())}
-	scheme, _, _ := strings.Cut(i.cache.url, "://")
-	i.cache.plain = !slices.Contains([]string{"http", "https", "attic+http", "attic+https", "garrison+http", "garrison+https"}, scheme)
+	i.cache.plain = plainCache(i.cache.url)
 	if i.cache.plain {
 		i.tell("cache", "%s, a plain Nix cache: who pushes signs", c.URL())
 		return nil

@@ -181,7 +181,7 @@ func (i *fleetInit) next(w wired) {
 	line("\nNext:\n")
 	switch {
 	case w.file != "":
-		line("1. Have every host run the agent. Look at the patch, then: git apply --index %s", w.file)
+		line("1. Have every host run the agent. Look at the patch, then:\n       git apply --index %s && nix flake lock && git add flake.lock", w.file)
 	case len(w.missing) > 0:
 		line("1. Have every host run the agent:")
 	default:
