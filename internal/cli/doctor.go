@@ -69,7 +69,7 @@ func because(state health, err error, remedy string) diagnosis {
 
 // notLookedAt is for what depends on something that another check complains of.
 func notLookedAt(on string) diagnosis {
-	return ill(doubt, "put that right first", "not looked at: it depends on what the check %q looks at", on)
+	return ill(doubt, "put right what the check \""+on+"\" says", "not looked at: it depends on %q", on)
 }
 
 // inspection is one check. It changes nothing, and shows no secret.

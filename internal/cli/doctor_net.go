@@ -155,6 +155,9 @@ func (p *patient) lookWorkflow(context.Context) diagnosis {
 
 // cacheInspections are the checks of the cache that garrison.toml names.
 func (p *patient) cacheInspections() []inspection {
+	if p.noGood != nil {
+		return []inspection{{"cache", 0, func(context.Context) diagnosis { return notLookedAt(release.ConfigPath) }}}
+	}
 	if p.config.Cache.URL == "" {
 		return []inspection{{"cache", 0, func(context.Context) diagnosis {
 			return ill(doubt, "garrison cache create NAME, and cache.url in garrison.toml", "garrison.toml names none: hosts must build for themselves")

@@ -32,7 +32,8 @@ type patient struct {
 	repo    *git.Repo
 	top     string
 	commit  string
-	address string // of the remote, with the job's credentials in CI
+	address string // of the remote, to fetch from, with the job's credentials in CI
+	pushTo  string // the same, to push to
 	inCI    bool
 	config  release.Config
 	noGood  error // why garrison.toml cannot be used
@@ -40,9 +41,8 @@ type patient struct {
 	forge   forge.Config
 	isForge bool
 
-	nix    func() (*nix.Nix, error)
-	flake  func() (*release.Declared, error)
-	access func() (forge.Access, error)
+	nix   func() (*nix.Nix, error)
+	flake func() (*release.Declared, error)
 }
 
 func inRepository(ctx context.Context, dir string) bool {
@@ -100,7 +100,10 @@ func (p *patient) open(ctx context.Context) (err error) {
 	if p.noGood != nil {
 		p.config, _ = release.ParseConfig(release.ConfigPath, nil)
 	}
-	if p.address, err = p.repo.RemoteURL(ctx, p.remote); err != nil {
+	if p.address, err = p.repo.RemoteURL(ctx, p.remote, false); err != nil {
+		return err
+	}
+	if p.pushTo, err = p.repo.RemoteURL(ctx, p.remote, true); err != nil {
 		return err
 	}
 	if p.address != "" {
@@ -114,7 +117,7 @@ func (p *patient) open(ctx context.Context) (err error) {
 	}
 	p.forge.Token = orEnvironment(orEnvironment(tokenFrom(p.token), "GARRISON_FORGE_TOKEN"), "GITHUB_TOKEN")
 	if inCI {
-		p.address = p.withToken(p.address)
+		p.address, p.pushTo = p.withToken(p.address), p.withToken(p.pushTo)
 	}
 	return nil
 }
@@ -400,12 +403,12 @@ func (p *patient) lookPush(ctx context.Context) diagnosis {
 	if p.address == "" {
 		return notLookedAt("remote")
 	}
-	err := p.repo.MayPush(ctx, p.address, p.commit)
+	err := p.repo.MayPush(ctx, p.pushTo, p.commit)
 	switch {
 	case err != nil && !p.inCI && fleet.CodeOf(err) == fleet.CodeUnauthorized:
 		return because(doubt, err, "only CI need be able to")
 	case err != nil:
 		return because(broken, err, "git push --dry-run "+p.remote)
 	}
-	return well("%s would take a push", git.Redact(p.address))
+	return well("%s would take a push", git.Redact(p.pushTo))
 }

@@ -86,7 +86,7 @@ func (i *fleetInit) open(ctx context.Context) (err error) {
 	if i.commit, _, err = git.WorkTree(ctx, i.top); err != nil {
 		return err
 	}
-	if i.address, err = i.repo.RemoteURL(ctx, i.remote); err != nil {
+	if i.address, err = i.repo.RemoteURL(ctx, i.remote, false); err != nil {
 		return err
 	}
 	if i.address == "" {

@@ -22,9 +22,10 @@ func Version(ctx context.Context) (string, error) {
 	return gitVersion.FindString(string(out)), nil
 }
 
-// RemoteURL is the address of a remote that is given by its name, "" if there is no such remote. What is an address already stays as it is.
-func (r *Repo) RemoteURL(ctx context.Context, remote string) (string, error) {
-	url, err := r.address(ctx, remote, true)
+// RemoteURL is the address of a remote that is given by its name, to push to or to fetch from; "" if there is no such remote. What is an
+// address already stays as it is.
+func (r *Repo) RemoteURL(ctx context.Context, remote string, push bool) (string, error) {
+	url, err := r.address(ctx, remote, push)
 	if err != nil || url == remote && !strings.ContainsAny(remote, ":/") {
 		return "", err
 	}

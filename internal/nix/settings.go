@@ -2,8 +2,6 @@ package nix
 
 import (
 	"context"
-	"encoding/json"
-	"fmt"
 	"strings"
 
 	"github.com/garrison-nix/garrison/internal/fleet"
@@ -15,38 +13,20 @@ func (n *Nix) Settings(ctx context.Context) (map[string]string, error) {
 	ask := func(command ...string) ([]byte, error) {
 		return proc.Run(ctx, proc.Cmd{Program: "nix", Args: append([]string{"--extra-experimental-features", "nix-command"}, command...), Env: append([]string{"NO_COLOR=1", "LC_ALL=C"}, n.Env...)})
 	}
-	out, err := ask("show-config", "--json") // until 2.19
+	out, err := ask("config", "show") // not as JSON, in which older ones have numbers for the names of features
 	if err != nil && ctx.Err() == nil {
-		out, err = ask("config", "show", "--json")
+		out, err = ask("show-config") // up to 2.19
 	}
 	if err != nil {
 		return nil, fleet.Errorf(fleet.Local, fleet.CodeConfig, "nix does not say what it is set to").WithHint("nix config show says why").WithCause(err)
 	}
-	var said map[string]struct {
-		Value any `json:"value"`
-	}
-	if err := json.Unmarshal(out, &said); err != nil {
-		return nil, fleet.Errorf(fleet.Local, fleet.CodeInvalid, "what nix says of its settings cannot be read").WithCause(err)
-	}
 	settings := map[string]string{}
-	for name, s := range said {
-		settings[name] = setting(s.Value)
+	for line := range strings.Lines(string(out)) {
+		if name, value, ok := strings.Cut(strings.TrimSuffix(line, "\n"), " ="); ok {
+			settings[name] = strings.TrimSpace(value)
+		}
 	}
 	return settings, nil
-}
-
-func setting(v any) string {
-	switch v := v.(type) {
-	case string:
-		return v
-	case []any:
-		words := make([]string, len(v))
-		for i, w := range v {
-			words[i] = fmt.Sprint(w)
-		}
-		return strings.Join(words, " ")
-	}
-	return fmt.Sprint(v)
 }
 
 // Parses says whether text is an expression of the Nix language; else the error is what nix says.
