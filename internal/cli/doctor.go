@@ -164,13 +164,14 @@ It exits with 0 unless something fails.`,
 	fl.StringVar(&f.key, "key", "", "the key that signs releases (default: $GARRISON_KEY's content, else where init puts it)")
 	fl.StringVar(&f.identity, "identity", "", "private key that reads the secrets on the source branch (default: $GARRISON_IDENTITY's content)")
 	fl.StringVar(&f.cacheToken, "cache-token-file", "", "file with the token that may push to the cache (default: $GARRISON_CACHE_TOKEN)")
-	fl.StringVar(&f.token, "token-file", "", "file with the token for the forge (default: $GARRISON_FORGE_TOKEN, $GITHUB_TOKEN)")
+	fl.StringVar(&f.token, "forge-token-file", "", "file with the token for the forge (default: $GARRISON_FORGE_TOKEN, $GITHUB_TOKEN)")
 	fl.StringVar(&f.hub, "hub", "", "URL of the hub (default: $GARRISON_HUB)")
 	fl.StringVar(&f.hubToken, "hub-token-file", "", "file with a token for the hub (default: $GARRISON_HUB_TOKEN)")
 	fl.StringVar(&f.runner, "runner", "", "label of the runners that the workflow is for (default: nixos)")
 	fl.BoolVar(&f.host, "host", false, "look at this host, not at a repository")
 	fl.StringVar(&f.config, "config", agentConfigFile, "the agent's configuration, for --host")
 	f.evalFlags.add(fl)
+	cmd.Long += "\nWhat the environment gives as $GARRISON_X may stand in a file that $GARRISON_X_FILE names, too."
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		return a.runDoctor(cmd.Context(), f, *format == "json")
 	}
@@ -207,6 +208,32 @@ func (a *app) runDoctor(ctx context.Context, f doctorFlags, asJSON bool) error {
 	}
 	if !r.Passed {
 		return exitCode(1)
+	}
+	return nil
+}
+
+// given is what a CI job's environment has under a name: itself, or in the file that the name with _FILE names. file, of a flag, comes before both.
+// from says where it was; it is "" when there is nothing.
+func given(file, name string) (value []byte, from string, err error) {
+	if v := os.Getenv(name); file == "" && v != "" {
+		return []byte(v), name, nil
+	}
+	if file = cmp.Or(file, os.Getenv(name+"_FILE")); file == "" {
+		return nil, "", nil
+	}
+	value, err = readSmall(file)
+	return value, file, err
+}
+
+// givenToken is a token of that kind, read when it is asked for; nil if none is given.
+func givenToken(file string, names ...string) func() (string, error) {
+	for _, name := range names {
+		if v := os.Getenv(name); file == "" && v != "" {
+			return func() (string, error) { return strings.TrimSpace(v), nil }
+		}
+		if file := cmp.Or(file, os.Getenv(name+"_FILE")); file != "" {
+			return tokenFrom(file)
+		}
 	}
 	return nil
 }

@@ -46,7 +46,7 @@ func (p *patient) forgeInspections() []inspection {
 	return all
 }
 
-const giveForgeToken = "garrison doctor --token-file FILE, with a token of the scope write:repository"
+const giveForgeToken = "garrison doctor --forge-token-file FILE, with a token of the scope write:repository"
 
 func (p *patient) lookToken(ctx context.Context, open func() (forge.Forge, error)) diagnosis {
 	if p.forge.Token == nil {
@@ -163,7 +163,7 @@ func (p *patient) cacheInspections() []inspection {
 			return ill(doubt, "garrison cache create NAME, and cache.url in garrison.toml", "garrison.toml names none: hosts must build for themselves")
 		}}}
 	}
-	token := orEnvironment(tokenFrom(p.doctorFlags.cacheToken), "GARRISON_CACHE_TOKEN")
+	token := givenToken(p.doctorFlags.cacheToken, "GARRISON_CACHE_TOKEN")
 	ends := make(chan time.Time, 1)
 	c, err := client.New(client.Config{URL: p.config.Cache.URL, Token: token, Attempts: 2, TokenEnds: func(at time.Time) {
 		select {

@@ -76,7 +76,7 @@ func (a *app) repositoryInspections(ctx context.Context, f doctorFlags) (side st
 	}
 	all = append(all, p.forgeInspections()...)
 	all = append(all, p.cacheInspections()...)
-	all = append(all, hubInspections(cmp.Or(p.doctorFlags.hub, os.Getenv("GARRISON_HUB")), orEnvironment(tokenFrom(p.hubToken), "GARRISON_HUB_TOKEN"), p.wantsOfHub())...)
+	all = append(all, hubInspections(cmp.Or(p.doctorFlags.hub, os.Getenv("GARRISON_HUB")), givenToken(p.hubToken, "GARRISON_HUB_TOKEN"), p.wantsOfHub())...)
 	return side, append(all, clockInspections(p.servers())...), done, nil
 }
 
@@ -115,7 +115,7 @@ func (p *patient) open(ctx context.Context) (err error) {
 	if inCI && event.Forge.Repo != "" {
 		p.forge, p.isForge = forge.Config{Kind: event.Forge.Kind, URL: event.Forge.URL, API: event.Forge.API, Repo: event.Forge.Repo}, true
 	}
-	p.forge.Token = orEnvironment(orEnvironment(tokenFrom(p.token), "GARRISON_FORGE_TOKEN"), "GITHUB_TOKEN")
+	p.forge.Token = givenToken(p.token, "GARRISON_FORGE_TOKEN", "GITHUB_TOKEN")
 	if inCI {
 		p.address, p.pushTo = p.withToken(p.address), p.withToken(p.pushTo)
 	}
@@ -263,13 +263,14 @@ func (p *patient) lookHostKeys(context.Context) diagnosis {
 
 // identities are the private keys that --identity or the environment gives; nil without any.
 func (p *patient) identities() ([]age.Identity, error) {
-	if p.identity != "" {
-		return secret.LoadIdentities(p.identity)
+	data, from, err := given(p.identity, "GARRISON_IDENTITY")
+	if err != nil {
+		return nil, fleet.Errorf(fleet.Local, fleet.CodeKey, "cannot read the identity file %s", from).WithCause(err)
 	}
-	if v := os.Getenv("GARRISON_IDENTITY"); v != "" {
-		return secret.ParseIdentities("GARRISON_IDENTITY", []byte(v))
+	if from == "" {
+		return nil, nil
 	}
-	return nil, nil
+	return secret.ParseIdentities(from, data)
 }
 
 func (p *patient) lookSecrets(ctx context.Context) diagnosis {
@@ -316,15 +317,15 @@ func (p *patient) lookSecrets(ctx context.Context) diagnosis {
 // releaseKey is the public half of the key that signs releases, and where it is from.
 func (p *patient) releaseKey() (public, from string, err error) {
 	file := p.key
-	if file == "" {
-		if v := os.Getenv("GARRISON_KEY"); v != "" {
-			public, err = publicHalf([]byte(v))
-			return public, "GARRISON_KEY", err
+	if data, from, _ := given(file, "GARRISON_KEY"); from == "GARRISON_KEY" {
+		public, err = publicHalf(data)
+		return public, from, err
+	}
+	if file = cmp.Or(file, os.Getenv("GARRISON_KEY_FILE")); file == "" {
+		if p.keys == "" {
+			return "", "", os.ErrNotExist
 		}
 		file = p.keys.file(releaseKeyFile)
-	}
-	if p.key == "" && p.keys == "" {
-		return "", "", os.ErrNotExist
 	}
 	fi, err := os.Stat(file)
 	if err != nil {

@@ -64,7 +64,7 @@ module and an agent.toml go into a folder.`,
 	fl.StringVar(&f.identity, "identity", "", "private key (age or SSH) that reads the secrets on the source branch, for CI")
 	fl.StringVar(&f.moduleURL, "module-url", "github:garrison-nix/garrison", "flake with Garrison's modules")
 	fl.BoolVar(&f.setSecrets, "set-secrets", false, "set the secrets of the forge's Actions (Forgejo, Gitea)")
-	fl.StringVar(&f.tokenFile, "token-file", "", "file with a token for the forge, of the scope write:repository (default: $GARRISON_FORGE_TOKEN)")
+	fl.StringVar(&f.tokenFile, "forge-token-file", "", "file with a token for the forge, of the scope write:repository (default: $GARRISON_FORGE_TOKEN)")
 	fl.BoolVar(&f.dryRun, "dry-run", false, "say what would be written, and write nothing")
 	f.evalFlags.add(fl)
 	return cmd

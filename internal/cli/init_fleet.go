@@ -51,10 +51,10 @@ type fleetInit struct {
 }
 
 func (a *app) initFleet(ctx context.Context, f initFlags) error {
-	i := &fleetInit{app: a, initFlags: f, token: orEnvironment(tokenFrom(f.tokenFile), "GARRISON_FORGE_TOKEN")}
+	i := &fleetInit{app: a, initFlags: f, token: givenToken(f.tokenFile, "GARRISON_FORGE_TOKEN")}
 	if f.setSecrets && i.token == nil {
 		return fleet.Errorf("", fleet.CodeUsage, "--set-secrets needs a token for the forge").
-			WithHint("give it with --token-file, or in GARRISON_FORGE_TOKEN; it needs the scope write:repository")
+			WithHint("give it with --forge-token-file, or in GARRISON_FORGE_TOKEN; it needs the scope write:repository")
 	}
 	if !slices.Contains([]string{"", "forgejo", "gitea", "github", "none"}, f.forge) {
 		return fleet.Errorf("", fleet.CodeUsage, "--forge takes forgejo, gitea, github or none, not %q", f.forge)
@@ -315,12 +315,4 @@ func (i *fleetInit) giveSecrets(ctx context.Context) error {
 		i.tell("set", "%s, from %s", s.name, s.file)
 	}
 	return nil
-}
-
-// orEnvironment is a token's source, or else the environment's variable; nil if that is empty, too.
-func orEnvironment(token func() (string, error), name string) func() (string, error) {
-	if v := os.Getenv(name); token == nil && v != "" {
-		return func() (string, error) { return strings.TrimSpace(v), nil }
-	}
-	return token
 }

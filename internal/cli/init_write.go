@@ -222,7 +222,7 @@ func (i *fleetInit) nextSecrets(line func(string, ...any)) {
 		for _, s := range i.secrets() {
 			line("       %-20s %s: %s", s.name, orElse(s.file, "(to be made)"), s.what)
 		}
-		line("   or: garrison init --set-secrets --token-file FILE   # a token of the scope write:repository")
+		line("   or: garrison init --set-secrets --forge-token-file FILE   # a token of the scope write:repository")
 	}
 	if i.cache.url != "" && !i.cache.known {
 		file := i.keys.file(cacheKeyFile)
