@@ -2,7 +2,9 @@ package cli
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strings"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
@@ -10,9 +12,12 @@ import (
 )
 
 // exampleCmd makes $WORK/example, a repository of the example fleet without its garrison.toml, in which an editor reads the secrets whose private key is
-// $WORK/editor; its remote is $WORK/forge/lair/fleet.git.
+// $WORK/editor; its remote is $WORK/forge/lair/fleet.git. $SOPS is sops.
 func exampleCmd(ts *testscript.TestScript, _ bool, _ []string) {
 	work := ts.Getenv("WORK")
+	sops, err := exec.Command("../../scripts/fetch-sops").Output()
+	ts.Check(err)
+	ts.Setenv("SOPS", strings.TrimSpace(string(sops)))
 	ts.Check(os.CopyFS(filepath.Join(work, "copy"), examples.Fleet))
 	ts.Check(os.Rename(filepath.Join(work, "copy/fleet"), filepath.Join(work, "example")))
 	ts.Check(ts.Exec("sh", "-euc", `
