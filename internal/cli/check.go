@@ -125,7 +125,7 @@ func (a *app) runCheck(ctx context.Context, f checkFlags, asJSON bool) error {
 			case inActions:
 				unwritten = errors.Join(unwritten, x.WriteAnnotation(a.Out))
 			default:
-				a.tellFinding(x)
+				tellFinding(a.Out, x)
 			}
 		}})
 	end()
@@ -143,7 +143,7 @@ func (a *app) runCheck(ctx context.Context, f checkFlags, asJSON bool) error {
 	return nil
 }
 
-func (a *app) tellFinding(x release.Finding) {
+func tellFinding(to io.Writer, x release.Finding) {
 	mark := "ok  "
 	if !x.Passed {
 		mark = "FAIL"
@@ -152,9 +152,9 @@ func (a *app) tellFinding(x release.Finding) {
 	if x.Flake != "" {
 		name += " (" + x.Flake + ")"
 	}
-	fmt.Fprintf(a.Out, "%s %-8s %-24s %6.2f s\n", mark, x.Kind, name, x.Seconds)
+	fmt.Fprintf(to, "%s %-8s %-24s %6.2f s\n", mark, x.Kind, name, x.Seconds)
 	if !x.Passed {
-		fmt.Fprintf(a.Out, "       %s\n", strings.ReplaceAll(x.Detail, "\n", "\n       "))
+		fmt.Fprintf(to, "       %s\n", strings.ReplaceAll(x.Detail, "\n", "\n       "))
 	}
 }
 

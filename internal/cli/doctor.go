@@ -133,19 +133,18 @@ func (a *app) writeDiagnoses(r report) {
 	fmt.Fprintf(a.Out, "\n%d ok, %d warnings, %d failures\n", count[healthy], count[doubt], count[broken])
 }
 
-// doctorFlags say where to look, and with which keys and tokens.
+// doctorFlags say where to look. Which keys and tokens to look with, they say as those of garrison ci do.
 type doctorFlags struct {
 	evalFlags
-	repo, remote          string
-	key, identity         string
-	cacheToken, token     string
-	hub, hubToken, runner string
-	host                  bool
-	config                string
+	repo, remote string
+	hub, runner  string
+	host         bool
+	config       string
+	given        ciFlags
 }
 
 func (a *app) doctor() *cobra.Command {
-	var f doctorFlags
+	f := doctorFlags{given: ciFlags{files: map[string]*string{}}}
 	cmd := &cobra.Command{
 		Use:   "doctor",
 		Short: "Check all that must be in place: in the repository, in a CI job, on a host",
@@ -161,17 +160,14 @@ It exits with 0 unless something fails.`,
 	fl := cmd.Flags()
 	fl.StringVar(&f.repo, "repo", ".", "the fleet's repository on this machine")
 	fl.StringVar(&f.remote, "remote", "origin", "name of the remote that releases are published to")
-	fl.StringVar(&f.key, "key", "", "the key that signs releases (default: $GARRISON_KEY's content, else where init puts it)")
-	fl.StringVar(&f.identity, "identity", "", "private key that reads the secrets on the source branch (default: $GARRISON_IDENTITY's content)")
-	fl.StringVar(&f.cacheToken, "cache-token-file", "", "file with the token that may push to the cache (default: $GARRISON_CACHE_TOKEN)")
-	fl.StringVar(&f.token, "forge-token-file", "", "file with the token for the forge (default: $GARRISON_FORGE_TOKEN, $GITHUB_TOKEN)")
-	fl.StringVar(&f.hub, "hub", "", "URL of the hub (default: $GARRISON_HUB)")
-	fl.StringVar(&f.hubToken, "hub-token-file", "", "file with a token for the hub (default: $GARRISON_HUB_TOKEN)")
+	for _, in := range ciInputs {
+		f.given.files[in.env] = fl.String(in.flag, "", in.help+" (or "+in.env+", "+in.env+"_FILE)")
+	}
+	fl.StringVar(&f.hub, "hub", "", "URL of the hub (default: GARRISON_HUB, or hub.url in garrison.toml)")
 	fl.StringVar(&f.runner, "runner", "", "label of the runners that the workflow is for (default: nixos)")
 	fl.BoolVar(&f.host, "host", false, "look at this host, not at a repository")
 	fl.StringVar(&f.config, "config", agentConfigFile, "the agent's configuration, for --host")
 	f.evalFlags.add(fl)
-	cmd.Long += "\nWhat the environment gives as $GARRISON_X may stand in a file that $GARRISON_X_FILE names, too."
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		return a.runDoctor(cmd.Context(), f, *format == "json")
 	}
@@ -208,32 +204,6 @@ func (a *app) runDoctor(ctx context.Context, f doctorFlags, asJSON bool) error {
 	}
 	if !r.Passed {
 		return exitCode(1)
-	}
-	return nil
-}
-
-// given is what a CI job's environment has under a name: itself, or in the file that the name with _FILE names. file, of a flag, comes before both.
-// from says where it was; it is "" when there is nothing.
-func given(file, name string) (value []byte, from string, err error) {
-	if v := os.Getenv(name); file == "" && v != "" {
-		return []byte(v), name, nil
-	}
-	if file = cmp.Or(file, os.Getenv(name+"_FILE")); file == "" {
-		return nil, "", nil
-	}
-	value, err = readSmall(file)
-	return value, file, err
-}
-
-// givenToken is a token of that kind, read when it is asked for; nil if none is given.
-func givenToken(file string, names ...string) func() (string, error) {
-	for _, name := range names {
-		if v := os.Getenv(name); file == "" && v != "" {
-			return func() (string, error) { return strings.TrimSpace(v), nil }
-		}
-		if file := cmp.Or(file, os.Getenv(name+"_FILE")); file != "" {
-			return tokenFrom(file)
-		}
 	}
 	return nil
 }

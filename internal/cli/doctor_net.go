@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"path/filepath"
+	"path"
 	"slices"
 	"strings"
 	"sync"
@@ -50,7 +50,7 @@ const giveForgeToken = "garrison doctor --forge-token-file FILE, with a token of
 
 func (p *patient) lookToken(ctx context.Context, open func() (forge.Forge, error)) diagnosis {
 	if p.forge.Token == nil {
-		return ill(p.unless(p.inCI), giveForgeToken, "there is no token for %s: what it may do was not looked at", p.forge.URL)
+		return ill(p.unless(p.needs), giveForgeToken, "there is no token for %s: what it may do was not looked at", p.forge.URL)
 	}
 	f, err := open()
 	if err != nil {
@@ -139,8 +139,8 @@ func (p *patient) lookWorkflow(context.Context) diagnosis {
 	}
 	want := ci.Workflow(ci.WorkflowOptions{Source: source, Runner: p.runner})
 	for _, folder := range []string{forForgejo, forGitea, forGitHub} {
-		file := filepath.Join(folder, "garrison.yml")
-		text, err := readConf(filepath.Join(p.top, file))
+		file := path.Join(folder, "garrison.yml")
+		text, err := p.read(file)
 		switch {
 		case err != nil:
 			return because(broken, err, "chmod +r "+file)
@@ -163,7 +163,7 @@ func (p *patient) cacheInspections() []inspection {
 			return ill(doubt, "garrison cache create NAME, and cache.url in garrison.toml", "garrison.toml names none: hosts must build for themselves")
 		}}}
 	}
-	token := givenToken(p.doctorFlags.cacheToken, "GARRISON_CACHE_TOKEN")
+	token := tokenFrom(p.secrets.files["GARRISON_CACHE_TOKEN"])
 	ends := make(chan time.Time, 1)
 	c, err := client.New(client.Config{URL: p.config.Cache.URL, Token: token, Attempts: 2, TokenEnds: func(at time.Time) {
 		select {
@@ -235,7 +235,7 @@ func (p *patient) lookCacheToken(ctx context.Context, c *client.Client, given bo
 		return well("a plain Nix cache: whether it takes a push is only seen by one")
 	}
 	if !given {
-		return ill(p.unless(p.inCI), "garrison doctor --cache-token-file FILE; garrison cache token makes one", "there is no token for the cache: whether CI may push was not looked at")
+		return ill(p.unless(p.needs), "garrison doctor --cache-token-file FILE; garrison cache token makes one", "there is no token for the cache: whether CI may push was not looked at")
 	}
 	if _, err := c.Missing(ctx, []string{nobodys}); err != nil {
 		return because(broken, err, "garrison cache token makes another")
@@ -247,9 +247,6 @@ func (p *patient) lookCacheToken(ctx context.Context, c *client.Client, given bo
 		return well("may push; it does not end within two weeks")
 	}
 }
-
-// wantsOfHub is the scope that this side's token should have.
-func (p *patient) wantsOfHub() string { return "wake" }
 
 // hubInspections are the checks of a hub, if there is one. want is a scope that the token needs, "" for any.
 func hubInspections(address string, token func() (string, error), want string) []inspection {

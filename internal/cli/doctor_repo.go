@@ -6,14 +6,12 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 
-	"filippo.io/age"
 	"golang.org/x/crypto/ssh"
 
 	"github.com/garrison-nix/garrison/internal/ci"
@@ -29,12 +27,13 @@ import (
 type patient struct {
 	*app
 	doctorFlags
+	secrets *ciSecrets
 	repo    *git.Repo
-	top     string
+	top     string // the work tree; "" in a CI job that has none
 	commit  string
 	address string // of the remote, to fetch from, with the job's credentials in CI
 	pushTo  string // the same, to push to
-	inCI    bool
+	needs   bool   // this is a CI job, which must have what it releases with
 	config  release.Config
 	noGood  error // why garrison.toml cannot be used
 	keys    keysFolder
@@ -52,11 +51,27 @@ func inRepository(ctx context.Context, dir string) bool {
 
 // repositoryInspections are the checks for a repository, or a CI job.
 func (a *app) repositoryInspections(ctx context.Context, f doctorFlags) (side string, all []inspection, done func(), err error) {
-	p := &patient{app: a, doctorFlags: f}
-	if err := p.open(ctx); err != nil {
+	event, inCI, err := ci.Read(os.Getenv, openFile)
+	if err != nil {
 		return "", nil, nil, err
 	}
-	evaluation, done := context.WithTimeout(ctx, evaluateTime)
+	p := &patient{app: a, doctorFlags: f, needs: inCI && event.Kind != ci.Pull}
+	if p.secrets, err = takeSecrets(f.given, event.Kind == ci.Pull, false, a.Err); err != nil {
+		return "", nil, nil, err
+	}
+	temp := ""
+	clean := func() {
+		p.secrets.close()
+		if temp != "" {
+			_ = os.RemoveAll(temp) // it only takes room
+		}
+	}
+	if temp, err = p.open(ctx, event); err != nil {
+		clean()
+		return "", nil, nil, err
+	}
+	a.Out = p.secrets.hide(a.Out)
+	evaluation, stop := context.WithTimeout(ctx, evaluateTime)
 	p.nix = sync.OnceValues(func() (*nix.Nix, error) { return nix.Find(evaluation) })
 	p.flake = sync.OnceValues(func() (*release.Declared, error) {
 		n, err := p.nix()
@@ -66,7 +81,7 @@ func (a *app) repositoryInspections(ctx context.Context, f doctorFlags) (side st
 		return release.DeclaredSecrets(evaluation, release.Options{Repo: p.repo, Remote: p.remote, Source: p.commit, Nix: n, Jobs: p.jobs, EvalMemory: int64(p.memory)})
 	})
 	side = "repository"
-	if p.inCI {
+	if inCI {
 		side = "ci"
 	}
 	all = []inspection{
@@ -76,66 +91,113 @@ func (a *app) repositoryInspections(ctx context.Context, f doctorFlags) (side st
 	}
 	all = append(all, p.forgeInspections()...)
 	all = append(all, p.cacheInspections()...)
-	all = append(all, hubInspections(cmp.Or(p.doctorFlags.hub, os.Getenv("GARRISON_HUB")), givenToken(p.hubToken, "GARRISON_HUB_TOKEN"), p.wantsOfHub())...)
-	return side, append(all, clockInspections(p.servers())...), done, nil
+	all = append(all, hubInspections(p.hubURL(), tokenFrom(p.secrets.files["GARRISON_HUB_TOKEN"]), "wake")...)
+	all = append(all, clockInspections(p.servers())...)
+	for n := range all {
+		all[n].look = p.named(all[n].look)
+	}
+	return side, all, func() { stop(); clean() }, nil
 }
 
-// open reads what all checks begin with.
-func (p *patient) open(ctx context.Context) (err error) {
-	event, inCI, err := ci.Read(os.Getenv, openFile)
+// open reads what all checks begin with. In a CI job without a repository one is fetched, into a folder that is to be removed.
+func (p *patient) open(ctx context.Context, event ci.Event) (temp string, err error) {
+	home := forge.Config{Kind: event.Forge.Kind, URL: event.Forge.URL, API: event.Forge.API, Repo: event.Forge.Repo}
+	p.repo, err = git.Open(ctx, p.doctorFlags.repo)
+	if fleet.CodeOf(err) == fleet.CodeGit && home.Repo != "" {
+		temp, err = p.fetch(ctx, event)
+	} else if err == nil {
+		err = p.openHere(ctx)
+	}
 	if err != nil {
-		return err
+		return temp, err
 	}
-	p.inCI = inCI
-	if p.repo, err = git.Open(ctx, p.doctorFlags.repo); err != nil {
-		return err
+	text, err := p.read(release.ConfigPath)
+	if err == nil {
+		p.config, err = release.ParseConfig(release.ConfigPath, []byte(text))
 	}
+	if p.noGood = err; err != nil {
+		p.config, _ = release.ParseConfig(release.ConfigPath, nil)
+	}
+	if p.address != "" {
+		if p.keys, err = findKeysFolder(p.address, p.top); err != nil {
+			return temp, err
+		}
+	}
+	if p.forge, p.isForge = forge.Detect(p.address); home.Repo != "" {
+		p.forge, p.isForge = home, true
+		p.address, p.pushTo = p.secrets.letIn(p.address, home.Kind, home.URL), p.secrets.letIn(p.pushTo, home.Kind, home.URL)
+	}
+	if p.secrets.token != "" {
+		p.forge.Token = func() (string, error) { return p.secrets.token, nil }
+	}
+	return temp, nil
+}
+
+// openHere is for a repository with a work tree.
+func (p *patient) openHere(ctx context.Context) (err error) {
 	if p.top, err = git.TopLevel(ctx, p.doctorFlags.repo); err != nil {
 		return err
 	}
 	if p.commit, _, err = git.WorkTree(ctx, p.top); err != nil {
 		return err
 	}
-	p.config, p.noGood = readFleetConfig(p.top)
-	if p.noGood != nil {
-		p.config, _ = release.ParseConfig(release.ConfigPath, nil)
+	if p.address, err = p.repo.RemoteURL(ctx, p.remote, false); err == nil {
+		p.pushTo, err = p.repo.RemoteURL(ctx, p.remote, true)
 	}
-	if p.address, err = p.repo.RemoteURL(ctx, p.remote, false); err != nil {
-		return err
+	return err
+}
+
+// fetch gets the repository that a CI job is about.
+func (p *patient) fetch(ctx context.Context, event ci.Event) (temp string, err error) {
+	if temp, err = os.MkdirTemp("", "garrison-doctor-"); err != nil {
+		return "", err
 	}
-	if p.pushTo, err = p.repo.RemoteURL(ctx, p.remote, true); err != nil {
-		return err
+	if p.repo, err = git.Init(ctx, filepath.Join(temp, "fleet.git")); err != nil {
+		return temp, err
 	}
-	if p.address != "" {
-		if p.keys, err = findKeysFolder(p.address, p.top); err != nil {
-			return err
+	p.address = event.Forge.CloneURL()
+	p.pushTo = p.address
+	if err := p.repo.Fetch(ctx, p.secrets.letIn(p.address, event.Forge.Kind, event.Forge.URL), "+refs/heads/*:refs/heads/*"); err != nil {
+		return temp, err
+	}
+	rev := cmp.Or(event.Commit, event.Ref, "refs/heads/main")
+	commit, there, err := p.repo.Resolve(ctx, rev+"^{commit}")
+	if err == nil && !there {
+		err = fleet.Errorf(fleet.Bad, fleet.CodeNotFound, "%s does not have %s", git.Redact(p.address), rev).WithHint("push it first")
+	}
+	p.commit = commit
+	return temp, err
+}
+
+// read is a file of the work tree, or of the commit where there is none; "" for one that is not there.
+func (p *patient) read(path string) (string, error) {
+	if p.top != "" {
+		return readConf(filepath.Join(p.top, path))
+	}
+	data, _, err := p.repo.ReadFile(context.Background(), p.commit, path)
+	return string(data), err
+}
+
+// named calls files that stand for what the environment gave by the variable's name.
+func (p *patient) named(look func(context.Context) diagnosis) func(context.Context) diagnosis {
+	var names []string
+	for env, file := range p.secrets.files {
+		if strings.HasPrefix(file, "/proc/") {
+			names = append(names, file, env)
 		}
 	}
-	p.forge, p.isForge = forge.Detect(p.address)
-	if inCI && event.Forge.Repo != "" {
-		p.forge, p.isForge = forge.Config{Kind: event.Forge.Kind, URL: event.Forge.URL, API: event.Forge.API, Repo: event.Forge.Repo}, true
+	r := strings.NewReplacer(names...)
+	return func(ctx context.Context) diagnosis {
+		d := look(ctx)
+		d.Seen, d.Remedy = r.Replace(d.Seen), r.Replace(d.Remedy)
+		return d
 	}
-	p.forge.Token = givenToken(p.token, "GARRISON_FORGE_TOKEN", "GITHUB_TOKEN")
-	if inCI {
-		p.address, p.pushTo = p.withToken(p.address), p.withToken(p.pushTo)
-	}
-	return nil
 }
 
 func openFile(name string) (io.ReadCloser, error) { return os.Open(name) }
 
-// withToken is how a CI job reaches the remote: by the token of its environment. git is told of it by the environment, too.
-func (p *patient) withToken(address string) string {
-	u, err := url.Parse(address)
-	if err != nil || u.User != nil || p.forge.Token == nil || u.Scheme != "http" && u.Scheme != "https" {
-		return address
-	}
-	token, err := p.forge.Token()
-	if err != nil {
-		return address
-	}
-	u.User = url.UserPassword("git", token)
-	return u.String()
+func (p *patient) hubURL() string {
+	return cmp.Or(p.doctorFlags.hub, os.Getenv("GARRISON_HUB"), p.config.Hub.URL)
 }
 
 // servers are the web servers that this side speaks with; their clocks are compared with ours.
@@ -146,7 +208,7 @@ func (p *patient) servers() (list []string) {
 	if strings.Contains(p.config.Cache.URL, "http") {
 		list = append(list, p.config.Cache.URL[strings.Index(p.config.Cache.URL, "http"):])
 	}
-	return append(list, cmp.Or(p.doctorFlags.hub, os.Getenv("GARRISON_HUB")))
+	return append(list, p.hubURL())
 }
 
 func (p *patient) lookNix(ctx context.Context) diagnosis {
@@ -193,7 +255,7 @@ func (p *patient) lookConfig(context.Context) diagnosis {
 	if p.noGood != nil {
 		return because(broken, p.noGood, "mend garrison.toml")
 	}
-	if _, err := os.Stat(filepath.Join(p.top, release.ConfigPath)); err != nil {
+	if text, err := p.read(release.ConfigPath); err == nil && text == "" {
 		return ill(doubt, "garrison init", "there is none: everything has its default")
 	}
 	return well("source branch %s, release branch %s", p.config.Branches.Source, p.config.Branches.Release)
@@ -261,18 +323,6 @@ func (p *patient) lookHostKeys(context.Context) diagnosis {
 	return well("known of all hosts that declare secrets")
 }
 
-// identities are the private keys that --identity or the environment gives; nil without any.
-func (p *patient) identities() ([]age.Identity, error) {
-	data, from, err := given(p.identity, "GARRISON_IDENTITY")
-	if err != nil {
-		return nil, fleet.Errorf(fleet.Local, fleet.CodeKey, "cannot read the identity file %s", from).WithCause(err)
-	}
-	if from == "" {
-		return nil, nil
-	}
-	return secret.ParseIdentities(from, data)
-}
-
 func (p *patient) lookSecrets(ctx context.Context) diagnosis {
 	d, err := p.flake()
 	if err != nil {
@@ -281,15 +331,16 @@ func (p *patient) lookSecrets(ctx context.Context) diagnosis {
 	if len(d.Hosts) == 0 {
 		return well("hosts declare none")
 	}
-	ids, err := p.identities()
-	if err != nil {
-		return because(broken, err, "give --identity the private key of an editor")
-	}
-	if len(ids) == 0 {
+	identity := p.secrets.files["GARRISON_IDENTITY"]
+	if identity == "" {
 		if len(d.Editors()) == 0 {
 			return ill(broken, "name them in garrison.toml: secrets.editors = [\"age1…\"]", "%d files are declared, and nothing says who may read them on %s", len(d.Hosts), p.config.Branches.Source)
 		}
-		return ill(doubt, "garrison doctor --identity FILE", "%d files are declared; whether CI can read them was not tried: there is no private key here", len(d.Hosts))
+		return ill(p.unless(p.needs), "garrison doctor --identity FILE; in CI: the secret GARRISON_IDENTITY", "%d files are declared; whether CI can read them was not tried: there is no private key here", len(d.Hosts))
+	}
+	ids, err := secret.LoadIdentities(identity)
+	if err != nil {
+		return because(broken, err, "give --identity the private key of an editor")
 	}
 	blobs, err := p.repo.Blobs(ctx, p.commit)
 	if err != nil {
@@ -316,15 +367,8 @@ func (p *patient) lookSecrets(ctx context.Context) diagnosis {
 
 // releaseKey is the public half of the key that signs releases, and where it is from.
 func (p *patient) releaseKey() (public, from string, err error) {
-	file := p.key
-	if data, from, _ := given(file, "GARRISON_KEY"); from == "GARRISON_KEY" {
-		public, err = publicHalf(data)
-		return public, from, err
-	}
-	if file = cmp.Or(file, os.Getenv("GARRISON_KEY_FILE")); file == "" {
-		if p.keys == "" {
-			return "", "", os.ErrNotExist
-		}
+	file := p.secrets.files["GARRISON_KEY"]
+	if file == "" && p.keys != "" {
 		file = p.keys.file(releaseKeyFile)
 	}
 	fi, err := os.Stat(file)
@@ -357,7 +401,7 @@ func publicHalf(private []byte) (string, error) {
 func (p *patient) lookKey(context.Context) diagnosis {
 	public, from, err := p.releaseKey()
 	switch {
-	case os.IsNotExist(err) && !p.inCI:
+	case os.IsNotExist(err) && !p.needs:
 		return ill(doubt, "garrison init makes one; or give --key", "there is none at %s: whether hosts trust it was not looked at", orElse(from, "any place that is known"))
 	case os.IsNotExist(err):
 		return ill(broken, "set the secret GARRISON_KEY, and hand it to the job", "this job has no key to sign with")
@@ -406,7 +450,7 @@ func (p *patient) lookPush(ctx context.Context) diagnosis {
 	}
 	err := p.repo.MayPush(ctx, p.pushTo, p.commit)
 	switch {
-	case err != nil && !p.inCI && fleet.CodeOf(err) == fleet.CodeUnauthorized:
+	case err != nil && !p.needs && fleet.CodeOf(err) == fleet.CodeUnauthorized:
 		return because(doubt, err, "only CI need be able to")
 	case err != nil:
 		return because(broken, err, "git push --dry-run "+p.remote)

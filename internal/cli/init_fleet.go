@@ -51,7 +51,10 @@ type fleetInit struct {
 }
 
 func (a *app) initFleet(ctx context.Context, f initFlags) error {
-	i := &fleetInit{app: a, initFlags: f, token: givenToken(f.tokenFile, "GARRISON_FORGE_TOKEN")}
+	i := &fleetInit{app: a, initFlags: f, token: tokenFrom(f.tokenFile)}
+	if v := os.Getenv("GARRISON_FORGE_TOKEN"); i.token == nil && v != "" {
+		i.token = func() (string, error) { return strings.TrimSpace(v), nil }
+	}
 	if f.setSecrets && i.token == nil {
 		return fleet.Errorf("", fleet.CodeUsage, "--set-secrets needs a token for the forge").
 			WithHint("give it with --forge-token-file, or in GARRISON_FORGE_TOKEN; it needs the scope write:repository")

@@ -37,11 +37,11 @@ type hubKey struct{}
 func theHub(ts *testscript.TestScript) *hubProcess { return ts.Value(hubKey{}).(*hubProcess) }
 
 // hubCmd starts a hub without CI on a free port, and sets HUB to its URL and ADDRESS to host and port. Its tokens are the files
-// push-token, read-token and cache-token in $WORK; what it says is in hub.log. A second one has the data of the first, which frail has killed.
+// push-token, read-token, cache-token and wake-token in $WORK; what it says is in hub.log. A second one has the data of the first, which frail has killed.
 func hubCmd(ts *testscript.TestScript, _ bool, _ []string) {
 	work := ts.Getenv("WORK")
 	var tokens strings.Builder
-	for _, scope := range []string{"push", "read", "cache"} {
+	for _, scope := range []string{"push", "read", "cache", "wake"} {
 		sum := sha256.Sum256([]byte("secret of " + scope))
 		fmt.Fprintf(&tokens, "[[token]]\nname = %q\nsha256 = %q\nscopes = [%q]\n", scope, hex.EncodeToString(sum[:]), scope)
 		ts.Check(os.WriteFile(filepath.Join(work, scope+"-token"), []byte("secret of "+scope+"\n"), 0o600))

@@ -63,6 +63,7 @@ const (
 	CodeSubstitute    Code = "substitute-failed"  // the closure cannot be fetched
 	CodeActivate      Code = "activate-failed"    // switch-to-configuration failed
 	CodeCheck         Code = "check-failed"       // the new system is not healthy
+	CodeSuperseded    Code = "superseded"         // something newer was pushed, which is released instead
 	CodeBusy          Code = "busy"               // another run holds the lock
 	CodeInterrupted   Code = "interrupted"        // power cut, reboot or kill in the middle
 	CodeRollback      Code = "rollback-failed"    // the previous system could not be restored

@@ -137,6 +137,10 @@ func (s *Stages) end(err error) {
 		return
 	}
 	s.closed = true
+	if fleet.CodeOf(err) == fleet.CodeSuperseded {
+		s.superseded(err)
+		return
+	}
 	if err != nil {
 		s.failed(err)
 		return
@@ -147,6 +151,23 @@ func (s *Stages) end(err error) {
 		if !s.begun[stage] {
 			s.want(stage, Success, nothingToDo, 0, true)
 		}
+	}
+}
+
+// superseded says in the stages that are not done for sure what is released in place of this.
+func (s *Stages) superseded(err error) {
+	at := max(0, slices.Index(reported, s.current))
+	if s.current != "" && s.ended { // it gave up before the next one
+		s.succeeded()
+		at++
+	}
+	var told *fleet.Error
+	text := err.Error()
+	if errors.As(err, &told) {
+		text = told.What
+	}
+	for _, stage := range reported[at:] {
+		s.want(stage, Success, oneLine(text), 0, false)
 	}
 }
 

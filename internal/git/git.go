@@ -212,23 +212,24 @@ type CommitInfo struct {
 	Tree    string
 	Subject string
 	When    time.Time // the committer's
+	By      string    // the committer's address
 }
 
 // CommitInfo reads a commit.
 func (r *Repo) CommitInfo(ctx context.Context, rev string) (CommitInfo, error) {
-	out, err := r.run(ctx, call{args: []string{"-c", "log.showSignature=false", "log", "-1", "--format=%P%n%T%n%ct%n%s", "--end-of-options", rev}})
+	out, err := r.run(ctx, call{args: []string{"-c", "log.showSignature=false", "log", "-1", "--format=%P%n%T%n%ct%n%ce%n%s", "--end-of-options", rev}})
 	if err != nil {
 		return CommitInfo{}, err
 	}
-	f := strings.SplitN(out, "\n", 4)
-	if len(f) < 4 {
+	f := strings.SplitN(out, "\n", 5)
+	if len(f) < 5 {
 		return CommitInfo{}, fmt.Errorf("git log of %s said %q", rev, out)
 	}
 	sec, err := strconv.ParseInt(f[2], 10, 64)
 	if err != nil {
 		return CommitInfo{}, fmt.Errorf("git log of %s: %w", rev, err)
 	}
-	return CommitInfo{Parents: strings.Fields(f[0]), Tree: f[1], When: time.Unix(sec, 0).UTC(), Subject: printable(f[3])}, nil
+	return CommitInfo{Parents: strings.Fields(f[0]), Tree: f[1], When: time.Unix(sec, 0).UTC(), By: f[3], Subject: printable(f[4])}, nil
 }
 
 // printable is s without what a terminal would act on.
@@ -405,20 +406,27 @@ type Commit struct {
 	Parents []string
 	Message string
 	When    time.Time
+	Key     string // SSH private key that signs it, a file; "" leaves it unsigned
 }
+
+// Address is the committer's of what Garrison commits.
+const Address = "garrison@localhost"
 
 // identity is who commits and tags on Garrison's behalf.
 func identity(when time.Time) []string {
 	date := fmt.Sprintf("%d +0000", when.Unix())
 	return []string{
-		"GIT_AUTHOR_NAME=Garrison", "GIT_AUTHOR_EMAIL=garrison@localhost", "GIT_AUTHOR_DATE=" + date,
-		"GIT_COMMITTER_NAME=Garrison", "GIT_COMMITTER_EMAIL=garrison@localhost", "GIT_COMMITTER_DATE=" + date,
+		"GIT_AUTHOR_NAME=Garrison", "GIT_AUTHOR_EMAIL=" + Address, "GIT_AUTHOR_DATE=" + date,
+		"GIT_COMMITTER_NAME=Garrison", "GIT_COMMITTER_EMAIL=" + Address, "GIT_COMMITTER_DATE=" + date,
 	}
 }
 
 // WriteCommit stores c and returns its object name.
 func (r *Repo) WriteCommit(ctx context.Context, c Commit) (string, error) {
-	args := []string{"-c", "commit.gpgSign=false", "commit-tree", c.Tree}
+	args := []string{"-c", "commit.gpgSign=false", "-c", "gpg.format=ssh", "-c", "gpg.ssh.program=ssh-keygen", "commit-tree", c.Tree}
+	if c.Key != "" {
+		args = append(args, "-S"+c.Key)
+	}
 	for _, p := range c.Parents {
 		args = append(args, "-p", p)
 	}

@@ -41,7 +41,8 @@ func (r *Repo) fetchArgs() []string {
 	return args
 }
 
-// Move is a ref to push: from what it must be on the remote now ("" = not there) to an object.
+// Move is a ref to push: from what it must be on the remote now ("" = not there) to an object ("": it is deleted). One that
+// stays where it is must be there all the same, or nothing moves.
 type Move struct{ Ref, From, To string }
 
 // Push moves all refs or none. It fails with CodeRace when a ref on the remote is
@@ -57,7 +58,11 @@ func (r *Repo) Push(ctx context.Context, remote string, moves ...Move) error {
 	if err == nil || ctx.Err() != nil {
 		return err
 	}
-	there, seenErr := r.remoteRefs(ctx, remote, moves)
+	var names []string
+	for _, m := range moves {
+		names = append(names, m.Ref)
+	}
+	there, seenErr := r.remoteRefs(ctx, remote, names)
 	if seenErr != nil {
 		return remoteError("push to", remote, err)
 	}
@@ -75,12 +80,8 @@ func (r *Repo) Push(ctx context.Context, remote string, moves ...Move) error {
 	return remoteError("push to", remote, err)
 }
 
-// remoteRefs asks what the refs of moves are on the remote now.
-func (r *Repo) remoteRefs(ctx context.Context, remote string, moves []Move) (map[string]string, error) {
-	var names []string
-	for _, m := range moves {
-		names = append(names, m.Ref)
-	}
+// remoteRefs asks what refs are on the remote now.
+func (r *Repo) remoteRefs(ctx context.Context, remote string, names []string) (map[string]string, error) {
 	out, err := r.network(ctx, remote, []string{"ls-remote"}, names)
 	if err != nil {
 		return nil, err
@@ -131,6 +132,11 @@ func (r *Repo) talk(ctx context.Context, m Remote, before, command, rest []strin
 	}
 	args := slices.Concat(before, command, []string{end, address}, rest)
 	return r.git(ctx, call{args: args, env: append(env, ssh...)})
+}
+
+// Address is the URL that a remote, given by name or URL, is read from.
+func (r *Repo) Address(ctx context.Context, remote string) (string, error) {
+	return r.address(ctx, remote, false)
 }
 
 // address is the URL of a remote that is given by its name. With the name, git would also move refs/remotes/.

@@ -37,6 +37,28 @@ func WorkTree(ctx context.Context, dir string) (commit string, dirty bool, err e
 	return changed, true, nil
 }
 
+// Head is the ref that is checked out in dir's repository ("" for none), and its commit ("" before the first).
+func Head(ctx context.Context, dir string) (ref, commit string, err error) {
+	r, err := Open(ctx, dir)
+	if err != nil {
+		return "", "", err
+	}
+	at := call{args: []string{"-C", dir, "symbolic-ref", "--quiet", "HEAD"}}
+	out, err := r.git(ctx, at)
+	if code, ok := proc.ExitCode(err); ok && code == 1 { // a commit is checked out, and no branch
+		out, err = "", nil
+	}
+	if err != nil {
+		return "", "", err
+	}
+	at.args = []string{"-C", dir, "rev-parse", "--verify", "--quiet", "HEAD^{commit}"}
+	id, err := r.git(ctx, at)
+	if code, ok := proc.ExitCode(err); ok && code == 1 {
+		id, err = "", nil
+	}
+	return strings.TrimSpace(out), strings.TrimSpace(id), err
+}
+
 // TopLevel is the folder of the work tree that dir is in.
 func TopLevel(ctx context.Context, dir string) (string, error) {
 	out, err := proc.Run(ctx, proc.Cmd{Program: "git", Args: []string{"-C", dir, "rev-parse", "--show-toplevel"}, Env: env()})

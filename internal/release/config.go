@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"github.com/garrison-nix/garrison/internal/fleet"
+	"github.com/garrison-nix/garrison/internal/git"
 	"github.com/garrison-nix/garrison/internal/tomlfile"
 )
 
@@ -29,6 +30,16 @@ type Config struct {
 		Source  string `toml:"source"`  // default "main"
 		Release string `toml:"release"` // default "release"
 	} `toml:"branches"`
+	Source struct {
+		// Signers are the public SSH keys of those who may sign commits on the source branch. With any, all commits since the last
+		// release must be signed by one of those that both that release and the new one name.
+		Signers []string `toml:"signers"`
+	} `toml:"source"`
+	// Mirrors are repositories that get releases too, when Remote has them.
+	Mirrors []string `toml:"mirrors"`
+	Hub     struct {
+		URL string `toml:"url"` // of the hub to wake when there is a release; its token does not stand here
+	} `toml:"hub"`
 	Hosts struct {
 		// Manual hosts are evaluated and re-keyed, but no agent deploys them.
 		Manual []string `toml:"manual"`
@@ -84,6 +95,16 @@ func ParseConfig(name string, data []byte) (Config, error) {
 	if r := c.Secrets.Rules; r != nil && *r != "" && (path.Clean(*r) != *r || path.IsAbs(*r) || strings.HasPrefix(*r, "..")) {
 		return c, fleet.Errorf(fleet.Bad, fleet.CodeConfig, "%s: secrets.rules is %q, which is not the path of a file in the repository", name, *r).
 			WithHint("write it from the root, like secrets/secrets.nix")
+	}
+	for i, k := range c.Source.Signers {
+		if signer(k) == "" {
+			return c, fleet.Errorf(fleet.Bad, fleet.CodeConfig, "%s: source.signers[%d] is not a public SSH key", name, i).WithHint("write it as the file ending in .pub has it: ssh-ed25519 AAAA… name")
+		}
+	}
+	for _, m := range c.Mirrors {
+		if err := checkMirror(m); err != nil {
+			return c, fleet.Errorf(fleet.Bad, fleet.CodeConfig, "%s: mirrors has %q: %v", name, git.Redact(m), err)
+		}
 	}
 	for _, k := range c.Check.Commands {
 		if k.Name == "" || k.Run == "" {

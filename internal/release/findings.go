@@ -62,9 +62,17 @@ func (f Finding) WriteAnnotation(w io.Writer) error {
 	}
 	text := fmt.Sprintf("::group::%s: %s\n%s\n::endgroup::\n", data(f.Kind+" "+f.Name), verdict, harmless(f.Detail))
 	if !f.Passed {
-		text += fmt.Sprintf("::error title=%s::%s\n", property("garrison: "+f.Kind+" "+f.Name), data(f.Detail))
+		var b strings.Builder
+		_ = Annotate(&b, "error", "garrison: "+f.Kind+" "+f.Name, f.Detail)
+		text += b.String()
 	}
 	_, err := io.WriteString(w, text)
+	return err
+}
+
+// Annotate writes an annotation of a kind, "error" or "warning", in that language.
+func Annotate(w io.Writer, kind, title, text string) error {
+	_, err := fmt.Fprintf(w, "::%s title=%s::%s\n", kind, property(title), data(text))
 	return err
 }
 

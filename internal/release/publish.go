@@ -1,6 +1,7 @@
 package release
 
 import (
+	"cmp"
 	"context"
 	"time"
 
@@ -59,13 +60,23 @@ func (s *state) publish(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	err = s.Repo.Push(ctx, s.Remote,
-		git.Move{Ref: "refs/heads/" + branch, From: s.branchTip, To: s.commit},
-		git.Move{Ref: "refs/tags/" + name, From: "", To: tag})
-	if err != nil {
+	moves := []git.Move{{Ref: "refs/heads/" + branch, From: s.branchTip, To: s.commit}, {Ref: "refs/tags/" + name, From: "", To: tag}}
+	if s.OnlyNewest {
+		moves = append(moves, git.Move{Ref: "refs/heads/" + source, From: s.source, To: s.source})
+	}
+	if err := s.Repo.Push(ctx, s.Remote, moves...); err != nil {
+		if fleet.CodeOf(err) == fleet.CodeRace {
+			err = cmp.Or(s.newest(ctx), err)
+		}
+		return err
+	}
+	if err := s.Repo.UpdateRef(ctx, headsRef+branch, s.commit); err != nil { // as a fetch would
 		return err
 	}
 	s.outcome.State = fleet.RunReleased
 	s.outcome.Release = refTo(m, git.Tag{ID: tag, Commit: s.commit})
+	if s.Published != nil {
+		s.Published()
+	}
 	return nil
 }

@@ -52,6 +52,7 @@ type Options struct {
 
 	SigningKey     string // SSH private key, a file; a dry run does without
 	AllowedSigners string // who may have signed the previous release; "" means only SigningKey itself
+	SourceSigners  string // who may have signed the commits, a file; "" for what the last release's garrison.toml says
 	Identities     func() ([]age.Identity, error)
 	VerifyWith     []HostKey // what they can decrypt is tried before anything is published
 	Cache          func(Config) (Cache, error)
@@ -65,6 +66,12 @@ type Options struct {
 	// KeepGoing publishes although a host's system does not build, if garrison.toml allows it for that host (hosts.partial).
 	KeepGoing bool
 	DryRun    bool // stop before building, publish nothing
+	// OnlyNewest gives up with CodeSuperseded when the source branch moves on.
+	OnlyNewest bool
+	// Mirror is how one of garrison.toml's mirrors is reached, perhaps with credentials; nil: as it stands there.
+	Mirror func(url string) string
+	// Published is told when a release is on Remote, before mirrors get it; may be nil.
+	Published func()
 	// KeepLog keeps what nix says in the repository, in a file that Outcome.Log names.
 	KeepLog bool
 	// Evaluated is told how many hosts have been evaluated, of how many, and Pushed how far the push is; may be nil.
@@ -91,6 +98,7 @@ type Outcome struct {
 	Rotate   []string          `json:"rotate,omitempty"` // who could read what, and may not any more
 	Failed   []string          `json:"failed,omitempty"` // hosts that keep their previous system, because theirs does not build
 	Pushed   *client.Stats     `json:"pushed,omitempty"`
+	Mirrors  []Mirrored        `json:"mirrors,omitempty"`
 	Log      string            `json:"log,omitempty"` // the file with all that nix said
 }
 
@@ -129,7 +137,8 @@ const (
 // Run makes a release. Stages are recorded in the context's proc.Timeline. Errors are
 // fleet.Errors: besides those of its stages CodeBusy when another run works in the same repository,
 // CodeRace when somebody else published meanwhile (run it again), CodeNotDescendant when
-// the source is not built on what was released last.
+// the source is not built on what was released last, CodeSuperseded when something newer was pushed (OnlyNewest), and CodeUnsigned, CodeUnknownKey
+// or CodeSignature when commits are not signed as they must be. That a mirror does not get the release is no error: Outcome.Mirrors says so.
 func Run(ctx context.Context, o Options) (Outcome, error) {
 	unlock, err := lockRepo(o.Repo)
 	if err != nil {
@@ -141,6 +150,9 @@ func Run(ctx context.Context, o Options) (Outcome, error) {
 	var known *fleet.Error
 	if err != nil && ctx.Err() == nil && !errors.As(err, &known) {
 		err = fleet.Errorf(fleet.Local, fleet.CodeInternal, "the release failed").WithCause(err)
+	}
+	if err == nil && !s.DryRun {
+		s.outcome.Mirrors, err = s.mirror(ctx)
 	}
 	return s.outcome, err
 }
@@ -175,6 +187,9 @@ func (s *state) run(ctx context.Context) (failure error) {
 		}
 		defer func() { end(failure) }()
 	}
+	if err := s.newest(ctx); err != nil {
+		return err
+	}
 	if err := s.settle(ctx); err != nil {
 		return err
 	}
@@ -185,11 +200,16 @@ func (s *state) run(ctx context.Context) (failure error) {
 		if s.cache, err = s.Cache(s.config); err != nil { // before the long work, not after it
 			return err
 		}
-		if err := proc.Stage(ctx, fleet.Build, func() error { return s.build(ctx) }); err != nil {
-			return err
-		}
-		if err := proc.Stage(ctx, fleet.Push, func() error { return s.push(ctx) }); err != nil {
-			return err
+		for _, long := range []struct {
+			stage fleet.Stage
+			do    func(context.Context) error
+		}{{fleet.Build, s.build}, {fleet.Push, s.push}} {
+			if err := s.newest(ctx); err != nil {
+				return err
+			}
+			if err := proc.Stage(ctx, long.stage, func() error { return long.do(ctx) }); err != nil {
+				return err
+			}
 		}
 	}
 	return proc.Stage(ctx, fleet.Publish, func() error { return s.publish(ctx) })
@@ -210,6 +230,16 @@ func (s *state) prepare(ctx context.Context) (released bool, err error) {
 	}
 	if err := s.findSource(ctx); err != nil {
 		return false, err
+	}
+	if s.OnlyNewest {
+		source, _ := s.branches()
+		tip, _, err := s.Repo.Resolve(ctx, headsRef+source+"^{commit}")
+		if err == nil {
+			err = s.supersededBy(tip)
+		}
+		if err != nil {
+			return false, err
+		}
 	}
 	if err := s.findPrevious(ctx); err != nil {
 		return false, err
@@ -236,6 +266,9 @@ func (s *state) prepare(ctx context.Context) (released bool, err error) {
 				return false, err
 			}
 		}
+	}
+	if err := s.vouched(ctx); err != nil {
+		return false, err
 	}
 	s.blobs, err = s.Repo.Blobs(ctx, s.source)
 	return false, err

@@ -22,7 +22,57 @@ func (s *state) testSource(ctx context.Context) error {
 	return s.readSource(ctx, "a branch "+branch, headsRef+branch)
 }
 
-func testSourceBranch(host string) string { return host + "-test" }
+// testSuffix ends the names of test branches, and those of their releases.
+const testSuffix = "-test"
+
+func testSourceBranch(host string) string { return host + testSuffix }
+
+// Tidy takes away the branches of test releases whose test branches are gone, here and at the mirrors, and names them. What no tag of a
+// test release points at is left alone.
+func Tidy(ctx context.Context, o Options) (gone []string, mirrors []Mirrored, err error) {
+	unlock, err := lockRepo(o.Repo)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer unlock()
+	s := &state{Options: o.withLog()}
+	if err := fetch(ctx, s.Repo, s.Remote); err != nil {
+		return nil, nil, err
+	}
+	if err := s.findSource(ctx); err != nil {
+		return nil, nil, err
+	}
+	heads, err := s.Repo.Refs(ctx, headsRef)
+	if err != nil {
+		return nil, nil, err
+	}
+	_, released, err := s.releaseRefs(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	var moves []git.Move
+	local := map[string]string{}
+	for name, ref := range heads {
+		host := testedHost(name)
+		if _, there := heads[testSourceBranch(host)]; host == "" || there || !released[ref.Commit] {
+			continue
+		}
+		gone = append(gone, name)
+		moves = append(moves, git.Move{Ref: "refs/heads/" + name, From: ref.Commit})
+		local[headsRef+name] = ""
+	}
+	slices.Sort(gone)
+	if len(moves) > 0 {
+		if err := s.Repo.Push(ctx, s.Remote, moves...); err != nil {
+			return nil, nil, err
+		}
+		if err := s.Repo.UpdateRefs(ctx, local); err != nil {
+			return gone, nil, err
+		}
+	}
+	mirrors, err = s.mirror(ctx)
+	return gone, mirrors, err
+}
 
 // prepareTest makes sure that the source is built on the newest release's and counts the number. It is true when this very
 // source was made a test release on that before.

@@ -44,18 +44,9 @@ func LoadIdentitiesWith(path string, ui *plugin.ClientUI) ([]age.Identity, error
 			WithHint("it must be readable and hold AGE-SECRET-KEY lines or an OpenSSH private key").WithCause(err)
 	}
 	defer clear(data)
-	return parseNamed("the identity file "+path, data, ui)
-}
-
-// ParseIdentities is LoadIdentities for what was read already, from what is called name.
-func ParseIdentities(name string, data []byte) ([]age.Identity, error) {
-	return parseNamed("the identity in "+name, data, silentUI())
-}
-
-func parseNamed(name string, data []byte, ui *plugin.ClientUI) ([]age.Identity, error) {
 	ids, err := parseIdentities(data, ui)
 	if err != nil {
-		return nil, fleet.Errorf(fleet.Local, fleet.CodeKey, "%s cannot be used: %v", name, err).
+		return nil, fleet.Errorf(fleet.Local, fleet.CodeKey, "the identity file %s cannot be used: %v", path, err).
 			WithHint("it must hold AGE-SECRET-KEY lines (age-keygen) or an OpenSSH private key without passphrase, ssh-ed25519 or ssh-rsa")
 	}
 	return ids, nil
