@@ -173,7 +173,9 @@ func (j *ciJob) work(ctx context.Context) (err error) {
 	}
 	j.openForge(ctx)
 	if j.config, _, err = release.Settings(ctx, j.repo, j.remote); err != nil {
-		j.tell(ctx, cmp.Or(j.event.Head, j.event.Commit), "check", err)
+		if j.event.Kind == ci.Push {
+			j.tell(ctx, j.event.Commit, "check", err)
+		}
 		return err
 	}
 	j.out.Task = ci.Decide(j.event, j.config.Branches.Source, j.config.Branches.Release)

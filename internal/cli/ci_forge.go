@@ -14,7 +14,8 @@ import (
 
 // ciForge is the forge that a run tells how far it is; what it does not take is told to people at the end, and fails nothing.
 type ciForge struct {
-	api forge.Forge // nil when there is none to tell
+	api     forge.Forge // nil when there is none to tell
+	refuses bool        // the token may not set statuses
 
 	mu       sync.Mutex
 	warnings []string
@@ -57,13 +58,14 @@ func (j *ciJob) openForge(ctx context.Context) {
 
 // status sets one of a commit's statuses besides those of stages.
 func (j *ciJob) status(ctx context.Context, commit, name string, state forge.State, text string) {
-	if j.forge.api == nil || commit == "" {
+	if j.forge.api == nil || j.forge.refuses || commit == "" {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), forgeTime)
 	defer cancel()
 	err := j.forge.api.SetStatus(ctx, commit, forge.Status{Context: "garrison/" + name, State: state, Text: j.secrets.redact(text), URL: j.event.RunURL})
 	if err != nil {
+		j.forge.refuses = fleet.CodeOf(err) == fleet.CodeUnauthorized
 		j.warn("the forge does not take the status garrison/"+name, err)
 	}
 }
@@ -87,7 +89,7 @@ func (j *ciJob) tell(ctx context.Context, commit, name string, err error) {
 
 // beginStages has the stages told from now on; the returned function says how they ended.
 func (j *ciJob) beginStages(commit string) (onStage func(fleet.StageTime, bool), end func(context.Context, error)) {
-	if j.forge.api == nil {
+	if j.forge.api == nil || j.forge.refuses {
 		return j.live.stage, func(context.Context, error) {}
 	}
 	stages := forge.NewStages(j.forge.api, commit, j.event.RunURL, slog.New(&j.forge))

@@ -16,11 +16,13 @@ import (
 func (j *ciJob) planPull(ctx context.Context) error {
 	commit, err := j.bring(ctx)
 	if err != nil {
-		j.tell(ctx, j.event.Head, "check", err)
 		return err
 	}
 	head := j.event.Head // statuses are seen there; commit may be a merge of it
-	if head == "" {
+	switch {
+	case j.event.InActions: // the job has a status of its own; for one more, its token would have to be one that may push
+		head = ""
+	case head == "":
 		head = commit
 	}
 	if err := j.check(ctx, commit, head); err != nil {

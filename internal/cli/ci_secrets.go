@@ -112,7 +112,11 @@ func (s *ciSecrets) file(name, content string) (string, error) {
 	if err != nil {
 		return "", fleet.Errorf(fleet.Local, fleet.CodeKey, "%s cannot be kept in memory", name).WithCause(err)
 	}
-	return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), fd), nil
+	self, err := os.Readlink("/proc/self") // not by our own number: a runner may have one for itself, and /proc another
+	if err != nil {
+		return "", fleet.Errorf(fleet.Local, fleet.CodeKey, "%s cannot be kept in memory: there is no /proc", name).WithHint("give it as a file: %s_FILE", name).WithCause(err)
+	}
+	return fmt.Sprintf("/proc/%s/fd/%d", self, fd), nil
 }
 
 // leastHidden is the shortest part of a secret that is searched for in what is printed, in bytes: shorter ones stand everywhere.

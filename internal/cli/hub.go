@@ -248,7 +248,7 @@ func (a *app) newCI(ctx context.Context, c HubFile, h *hub.Hub, logDir string, a
 		return nil, err
 	}
 	r := &releaser{nix: *n, options: release.Options{
-		Repo: repo, Remote: c.CI.Remote, SigningKey: c.CI.SigningKey, AllowedSigners: c.CI.AllowedSigners,
+		Repo: repo, Remote: c.CI.Remote, SigningKey: c.CI.SigningKey, AllowedSigners: c.CI.AllowedSigners, SourceSigners: c.CI.SourceSigners, Published: h.WakeAgents,
 		Identities: identities(c.CI.Identity), Cache: func(release.Config) (release.Cache, error) { return cl, nil }, Log: log, NoFetch: true,
 	}}
 	return hub.NewCI(hub.CI{Releaser: r, Hub: h, Poll: time.Duration(c.CI.Poll), LogDir: logDir, Log: log}), nil

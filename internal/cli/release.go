@@ -24,6 +24,7 @@ type releaseFlags struct {
 	evalFlags
 	repo, remote, source  string
 	key, identity, signer string
+	sourceSigners         string
 	cacheURL, cacheToken  string
 	rollbackTo            int
 	test                  string
@@ -49,6 +50,7 @@ the release branch and a signed tag in one atomic push. If anything fails, nothi
 	fl.StringVar(&f.key, "key", "", "SSH private key that signs the release")
 	fl.StringVar(&f.identity, "identity", "", "private key (age or SSH) that secrets on the source branch are readable with")
 	fl.StringVar(&f.signer, "allowed-signers", "", "file with the keys that may have signed earlier releases (default: --key)")
+	fl.StringVar(&f.sourceSigners, "source-signers", "", "file with the keys that may sign commits on the source branch (default: source.signers of the last release)")
 	fl.StringVar(&f.cacheURL, "cache", "", "URL of the cache, with its name (default: cache.url in garrison.toml)")
 	fl.StringVar(&f.cacheToken, "cache-token-file", "", "file with the token that may push to the cache")
 	f.verifyWith = verifyWith(cmd)
@@ -95,7 +97,7 @@ func (a *app) runRelease(ctx context.Context, f releaseFlags, asJSON bool) error
 	a.listen(n, progress)
 	t := &proc.Timeline{OnStage: progress.stage}
 	out, err := release.Run(proc.WithTimeline(ctx, t), release.Options{
-		Repo: repo, Remote: f.remote, Source: f.source, SigningKey: f.key, AllowedSigners: f.signer,
+		Repo: repo, Remote: f.remote, Source: f.source, SigningKey: f.key, AllowedSigners: f.signer, SourceSigners: f.sourceSigners,
 		Identities: identities(f.identity), VerifyWith: keys, Cache: f.cache, Trace: os.Getenv("TRACEPARENT"),
 		Jobs: f.jobs, EvalMemory: int64(f.memory), DryRun: f.dryRun, KeepGoing: f.keepGoing, RollbackTo: f.rollbackTo, Test: f.test, Nix: n, Log: a.logger(),
 		KeepLog: true, Evaluated: progress.evaluated, Pushed: progress.pushed,

@@ -28,6 +28,7 @@ type Config[Cache any] struct {
 		Poll           tomlfile.Duration `toml:"poll"`   // default 60s
 		SigningKey     string            `toml:"signingKey"`
 		AllowedSigners string            `toml:"allowedSigners"` // who may have signed earlier releases; default: signingKey
+		SourceSigners  string            `toml:"sourceSigners"`  // who may have signed the commits; default: source.signers of the last release
 		Identity       string            `toml:"identity"`       // private key that secrets on the source branch are readable with
 	} `toml:"ci"`
 }

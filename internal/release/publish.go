@@ -75,7 +75,7 @@ func (s *state) publish(ctx context.Context) error {
 	}
 	s.outcome.State = fleet.RunReleased
 	s.outcome.Release = refTo(m, git.Tag{ID: tag, Commit: s.commit})
-	if s.Published != nil {
+	if s.Published != nil && len(s.config.Mirrors) > 0 {
 		s.Published()
 	}
 	return nil

@@ -70,7 +70,7 @@ type Options struct {
 	OnlyNewest bool
 	// Mirror is how one of garrison.toml's mirrors is reached, perhaps with credentials; nil: as it stands there.
 	Mirror func(url string) string
-	// Published is told when a release is on Remote, before mirrors get it; may be nil.
+	// Published is told when a release is on Remote and mirrors have yet to get it, which may take long; may be nil.
 	Published func()
 	// KeepLog keeps what nix says in the repository, in a file that Outcome.Log names.
 	KeepLog bool
