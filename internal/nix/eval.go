@@ -292,13 +292,13 @@ func (n *Nix) Check(ctx context.Context, f Flake, system, name string) (drvPath 
 }
 
 func (n *Nix) eval(ctx context.Context, into any, expr string) error {
-	temp, done, err := tempFolder()
+	temp, held, done, err := tempFolder()
 	if err != nil {
 		return err
 	}
 	defer done()
 	own := *n
-	own.Env = append(slices.Clip(n.Env), "TMPDIR="+temp)
+	own.Env, own.held = append(slices.Clip(n.Env), "TMPDIR="+temp), held
 	out, err := own.run(ctx, "nix", "eval", "--json", "--no-write-lock-file", "--option", "warn-dirty", "false", "--expr", expr)
 	if err != nil {
 		return err
