@@ -33,7 +33,7 @@ var (
 // docs/ARCHITECTURE.md explains.
 var mayImport = map[string][]string{
 	"internal/fleet": {}, "internal/durable": {}, "internal/nar": {},
-	"internal/deploy": base, "internal/closure": base, "internal/comin": base, "internal/ci": with("internal/forge", "internal/proc"),
+	"internal/deploy": base, "internal/closure": base, "internal/comin": base, "internal/wiring": base, "internal/ci": with("internal/forge", "internal/proc"),
 	"internal/secret": with("internal/secret/sops"), "internal/secret/sops": base,
 	"internal/proc": base, "internal/metrics": base, "internal/tomlfile": base, "internal/hostkey": base, "internal/stream": base,
 	"internal/git": with("internal/proc"), "internal/nix": with("internal/proc"), "internal/forge": with("internal/proc"),

@@ -48,6 +48,20 @@ func (m *remote) exact(tag string) string {
 	return fmt.Sprintf("+refs/tags/%s:%s%s%s", tag, m.prefix(), tagsRef, tag)
 }
 
+// Named is a remote as the configuration has it.
+type Named struct {
+	Name string
+	git.Remote
+}
+
+// GitRemotes are the remotes, with their names.
+func (c Config) GitRemotes() (list []Named) {
+	for _, r := range c.remotes() {
+		list = append(list, Named{r.name, r.Remote})
+	}
+	return list
+}
+
 // remotes are those of the configuration.
 func (c Config) remotes() []*remote {
 	all := c.Remotes

@@ -70,7 +70,12 @@ const maxHubAnswer = 64 << 20 // bytes
 
 // askHub makes one request and returns the answer's body.
 func askHub(ctx context.Context, url, tokenFile, method, path string) ([]byte, error) {
-	resp, err := openHub(ctx, url, tokenFile, method, path)
+	return askHubAs(ctx, url, tokenFrom(tokenFile), method, path)
+}
+
+// askHubAs is askHub with a token from anywhere; nil is none.
+func askHubAs(ctx context.Context, url string, token func() (string, error), method, path string) ([]byte, error) {
+	resp, err := openHubAs(ctx, url, token, method, path)
 	if err != nil {
 		return nil, err
 	}
@@ -84,11 +89,15 @@ func askHub(ctx context.Context, url, tokenFile, method, path string) ([]byte, e
 
 // openHub makes one request and returns the answer of a hub that did what it was asked for.
 func openHub(ctx context.Context, url, tokenFile, method, path string) (*http.Response, error) {
+	return openHubAs(ctx, url, tokenFrom(tokenFile), method, path)
+}
+
+func openHubAs(ctx context.Context, url string, token func() (string, error), method, path string) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, method, strings.TrimSuffix(url, "/")+path, nil)
 	if err != nil {
 		return nil, fleet.Errorf("", fleet.CodeUsage, "%q is not a hub's URL", url).WithCause(err)
 	}
-	if token := tokenFrom(tokenFile); token != nil {
+	if token != nil {
 		t, err := token()
 		if err != nil {
 			return nil, err

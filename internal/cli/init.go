@@ -18,18 +18,24 @@ import (
 
 func (a *app) initialize() *cobra.Command {
 	var from, dir string
+	var f initFlags
 	cmd := &cobra.Command{
-		Use:   "init --from-comin FILE",
-		Short: "Make a host's configuration of one for comin",
-		Long: `Init reads a configuration of comin and prints a NixOS module with the options of Garrison's agent
-that do the same; its first lines say what did not carry over, and why. docs/MIGRATION.md has the steps.
+		Use:   "init",
+		Short: "Set a fleet's repository up for Garrison, or make a host's configuration of one for comin",
+		Long: `Init finds out what there is (hosts, remote and forge, source branch, who reads the secrets) and writes what is missing: garrison.toml and
+the workflow for the forge's Actions into the work tree; the keys that sign releases and, for a cache that is new, what it
+has, into $XDG_CONFIG_HOME/garrison/, never into the repository; and beside them a patch that puts the agent's module into
+flake.nix, which you apply yourself. A file that is there is never overwritten: where it differs, the difference is shown,
+and the exit code is 4. It can be run again at any time.
 
-FILE is the YAML file that comin runs with (systemctl cat comin names it), or a Nix file, ending in
-.nix, that sets services.comin. With --write the module and an agent.toml go into a folder.`,
+With --from-comin it reads a configuration of comin instead, and prints a NixOS module with the options of Garrison's agent
+that do the same; its first lines say what did not carry over, and why. docs/MIGRATION.md has the steps. FILE is the YAML file
+that comin runs with (systemctl cat comin names it), or a Nix file, ending in .nix, that sets services.comin. With --write the
+module and an agent.toml go into a folder.`,
 		Args: exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if from == "" {
-				return usage(cmd, errors.New("--from-comin is missing: it is what init can begin with"))
+				return a.initFleet(cmd.Context(), f)
 			}
 			p, err := readComin(cmd.Context(), from)
 			if err != nil {
@@ -48,6 +54,19 @@ FILE is the YAML file that comin runs with (systemctl cat comin names it), or a 
 	}
 	cmd.Flags().StringVar(&from, "from-comin", "", "comin's configuration: its YAML file, or a .nix file that sets services.comin")
 	cmd.Flags().StringVar(&dir, "write", "", "folder to write garrison.nix and agent.toml to; nothing is overwritten")
+	fl := cmd.Flags()
+	fl.StringVar(&f.repo, "repo", ".", "the fleet's repository on this machine")
+	fl.StringVar(&f.remote, "remote", "origin", "name of the remote that hosts fetch releases from")
+	fl.StringVar(&f.forge, "forge", "", "forgejo, gitea, github or none (default: the remote's server is asked)")
+	fl.StringVar(&f.runner, "runner", "", "label of the runners that have nix and garrison (default: nixos)")
+	fl.StringVar(&f.cache, "cache", "", "URL of the cache, with its name (default: none)")
+	fl.StringVar(&f.pushToken, "cache-token-file", "", "file with the token that may push to the cache")
+	fl.StringVar(&f.identity, "identity", "", "private key (age or SSH) that reads the secrets on the source branch, for CI")
+	fl.StringVar(&f.moduleURL, "module-url", "github:garrison-nix/garrison", "flake with Garrison's modules")
+	fl.BoolVar(&f.setSecrets, "set-secrets", false, "set the secrets of the forge's Actions (Forgejo, Gitea)")
+	fl.StringVar(&f.tokenFile, "forge-token-file", "", "file with a token for the forge, of the scope write:repository (default: $GARRISON_FORGE_TOKEN)")
+	fl.BoolVar(&f.dryRun, "dry-run", false, "say what would be written, and write nothing")
+	f.evalFlags.add(fl)
 	return cmd
 }
 

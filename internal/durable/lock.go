@@ -51,7 +51,10 @@ func Held(path string) (bool, error) {
 	return false, err
 }
 
-// Unlock frees the lock. A second call is an error.
+// File is what holds the lock: a program that inherits it holds the lock, too, for as long as it runs.
+func (l *FileLock) File() *os.File { return l.f }
+
+// Unlock frees the lock, unless a program has inherited it. A second call is an error.
 func (l *FileLock) Unlock() error { return l.f.Close() }
 
 func lock(path string, how int) (*FileLock, error) {

@@ -89,6 +89,7 @@ const (
 //	POST /api/v1/diffs           report:<host>   a fleet.HostDiff
 //	POST /api/v1/acts            report:<host>   a fleet.Act
 //	POST /api/v1/logs            report:<host>   a fleet.LogPart
+//	GET  /api/v1/token           any             what the token that the request comes with is for
 //	GET  /api/v1/stream          any             fleet.StreamEvents as server-sent events; ?kinds=wake for agents
 //	GET  /api/v1/hosts           read            [fleet.Status]
 //	GET  /api/v1/hosts/{host}    read            fleet.Status; below it:
@@ -106,6 +107,7 @@ func (h *Hub) Handler() http.Handler {
 		mux.Handle("POST /api/v1/webhook", h.Hooks)
 	}
 	mux.HandleFunc("POST /api/v1/reports", h.allow(ScopeReport, h.serveReport))
+	mux.HandleFunc("GET /api/v1/token", h.allow("", h.serveToken))
 	mux.HandleFunc("GET /api/v1/stream", h.allow("", h.serveStream))
 	mux.HandleFunc("GET /api/v1/hosts", h.allow(ScopeRead, h.serveHosts))
 	mux.HandleFunc("POST /api/v1/deployments", h.allow(ScopeReport, h.serveDeployment))
@@ -158,6 +160,14 @@ func (h *Hub) allow(scope string, next http.HandlerFunc) http.HandlerFunc {
 func scopesOf(r *http.Request) []string {
 	s, _ := r.Context().Value(scopesKey{}).([]string)
 	return s
+}
+
+// serveToken tells a token's scopes to who holds it.
+func (h *Hub) serveToken(w http.ResponseWriter, r *http.Request) {
+	h.answer(w, struct {
+		Schema int      `json:"schema"`
+		Scopes []string `json:"scopes"`
+	}{1, scopesOf(r)}, nil)
 }
 
 func (h *Hub) serveWake(w http.ResponseWriter, r *http.Request) {

@@ -149,6 +149,14 @@ func TestScopes(t *testing.T) {
 			}
 		}
 	}
+	for token, want := range map[string]string{"wake": `{"schema":1,"scopes":["wake"]}`, "report:joker": `{"schema":1,"scopes":["report:joker"]}`} {
+		if got, body := w.ask("GET", "/api/v1/token", token, ""); got != 200 || strings.TrimSpace(body) != want {
+			t.Errorf("what %s is for: %d %s", token, got, body)
+		}
+	}
+	if got, _ := w.ask("GET", "/api/v1/token", "nobody", ""); got != 401 {
+		t.Errorf("what nobody's token is for: %d", got)
+	}
 	if got, _ := w.ask("GET", "/api/v1/stream", "", ""); got != 401 {
 		t.Errorf("the stream for nobody: %d", got)
 	}

@@ -138,6 +138,17 @@ type Host struct {
 	HostKeys []string      `json:"hostKeys"` // services.garrison.hostKeys, else age.rekey.hostPubkey; none when not declared
 	// Checks are services.garrison.checks, sorted by name.
 	Checks []fleet.HealthCheck `json:"-"`
+	Agent  Agent               `json:"agent"`
+}
+
+// Agent is what Garrison's module says of a host; the zero value where the host does not have it.
+type Agent struct {
+	Enable  bool   `json:"enable"`
+	Signers string `json:"signers"` // the text of its allowed-signers file, "" where that is not made by the flake
+	Caches  []struct {
+		URL       string `json:"url"`
+		PublicKey string `json:"publicKey"`
+	} `json:"caches"`
 }
 
 // SecretFile is a secret that a host declares.
@@ -159,7 +170,7 @@ func (n *Nix) Host(ctx context.Context, f Flake, kind Kind, name string) (Host, 
 // and fills in the rest; after an error nothing but Took counts. What may stand in a host:
 // config.system.build.toplevel as in NixOS, config.age.secrets as in agenix, rekeyFile and config.age.rekey.hostPubkey
 // as in agenix-rekey, config.sops.secrets as in sops-nix; and our own config.services.garrison.hostKeys, a key or a list of them,
-// and config.services.garrison.checks.
+// config.services.garrison.checks, and what Agent is made of.
 func (n *Nix) Hosts(ctx context.Context, hosts []Host) error {
 	began := time.Now()
 	var flakes []Flake
@@ -232,6 +243,11 @@ in {
 	out = top.outPath;
 	inherit (top) system;
 	inherit secrets;
+	agent = {
+		enable = host.config.services.garrison.agent.enable or false;
+		signers = host.config.environment.etc."garrison/allowed-signers".text or "";
+		caches = map (c: { inherit (c) url publicKey; }) (host.config.services.garrison.agent.caches or [ ]);
+	};
 	checks = plain (host.config.services.garrison.checks or { });
 	hostKeys = map (k: if builtins.isPath k then builtins.readFile k else toString k)
 		(if own != [ ] then own else [ (host.config.age.rekey.hostPubkey or "") ]);
@@ -276,13 +292,13 @@ func (n *Nix) Check(ctx context.Context, f Flake, system, name string) (drvPath 
 }
 
 func (n *Nix) eval(ctx context.Context, into any, expr string) error {
-	temp, done, err := tempFolder()
+	temp, held, done, err := tempFolder()
 	if err != nil {
 		return err
 	}
 	defer done()
 	own := *n
-	own.Env = append(slices.Clip(n.Env), "TMPDIR="+temp)
+	own.Env, own.held = append(slices.Clip(n.Env), "TMPDIR="+temp), held
 	out, err := own.run(ctx, "nix", "eval", "--json", "--no-write-lock-file", "--option", "warn-dirty", "false", "--expr", expr)
 	if err != nil {
 		return err

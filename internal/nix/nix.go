@@ -40,6 +40,7 @@ type Nix struct {
 	Env []string
 	// OnEvent is told how far it is while it builds; may be nil.
 	OnEvent func(Event)
+	held    *os.File // of a temporary folder's lock
 	// Log gets what nix says while it evaluates, builds and fetches; nil drops it.
 	Log io.Writer
 }
@@ -109,7 +110,7 @@ func (n *Nix) run(ctx context.Context, program string, args ...string) ([]byte, 
 	if n.EvalHeap > 0 {
 		env = append(env, fmt.Sprintf("GC_MAXIMUM_HEAP_SIZE=%d", n.EvalHeap)) // of the Boehm collector that nix uses
 	}
-	return proc.Run(ctx, proc.Cmd{Program: program, Args: args, Stderr: n.Log, MaxStdout: cmp.Or(n.MaxStdout, maxStdout), Env: env})
+	return proc.Run(ctx, proc.Cmd{Program: program, Args: args, Stderr: n.Log, MaxStdout: cmp.Or(n.MaxStdout, maxStdout), Env: env, Keep: n.held})
 }
 
 // Message is Nix's own complaint in what it said on standard error: from its first line that

@@ -14,8 +14,9 @@ import (
 const tempPrefix = "garrison-nix-"
 
 // tempFolder makes a temporary folder for one nix, which leaves things there: checkouts of submodules, and everything when it is killed.
-// done removes it with all that is in it.
-func tempFolder() (dir string, done func(), err error) {
+// done removes it with all that is in it. nix inherits the lock: when only we are killed, it goes on, and of a checkout from which a part is missing it
+// would remember for good that this is what the flake is.
+func tempFolder() (dir string, held *os.File, done func(), err error) {
 	for range 3 { // sweep may take a folder that is not locked yet for one that was left
 		var own string
 		if own, err = os.MkdirTemp("", tempPrefix); err != nil {
@@ -27,11 +28,11 @@ func tempFolder() (dir string, done func(), err error) {
 		}
 		dir = filepath.Join(own, "tmp")
 		if err = os.Mkdir(dir, 0o700); err == nil {
-			return dir, func() { _ = errors.Join(os.RemoveAll(own), lock.Unlock()) }, nil // what could not be removed, sweep removes later
+			return dir, lock.File(), func() { _ = errors.Join(os.RemoveAll(own), lock.Unlock()) }, nil // what could not be removed, sweep removes later
 		}
 		_ = lock.Unlock()
 	}
-	return "", nil, fleet.Errorf(fleet.Local, fleet.CodeState, "cannot make a temporary folder in %s", os.TempDir()).WithCause(err).
+	return "", nil, nil, fleet.Errorf(fleet.Local, fleet.CodeState, "cannot make a temporary folder in %s", os.TempDir()).WithCause(err).
 		WithHint("make room there, or name another folder by TMPDIR")
 }
 

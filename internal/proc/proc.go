@@ -34,6 +34,8 @@ type Cmd struct {
 	Stderr io.Writer
 	// MaxStdout bounds what is kept, in bytes; more is an error. 0 means 64 MiB.
 	MaxStdout int
+	// Keep is a file that the program has open for as long as it runs, a lock, say; nil for none.
+	Keep *os.File
 	// Idle runs the program, and what it starts, when nobody else has use for the processor.
 	Idle bool
 }
@@ -108,6 +110,9 @@ func command(ctx context.Context, c Cmd) *exec.Cmd {
 	cmd.Dir = c.Dir
 	cmd.Env = append(environ(), c.Env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if c.Keep != nil {
+		cmd.ExtraFiles = []*os.File{c.Keep}
+	}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
 	cmd.WaitDelay = killDelay
 	return cmd

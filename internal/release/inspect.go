@@ -10,6 +10,7 @@ import (
 	"filippo.io/age"
 
 	"github.com/garrison-nix/garrison/internal/fleet"
+	"github.com/garrison-nix/garrison/internal/nix"
 	"github.com/garrison-nix/garrison/internal/secret"
 )
 
@@ -102,10 +103,18 @@ func look(ctx context.Context, o Options, only string) (*state, *evaluation, err
 
 // Declared is which secret files the hosts of a commit declare, and all files of it.
 type Declared struct {
+	Config   Config
+	Names    []string            // of all hosts, sorted
 	Hosts    map[string][]string // secret file → the hosts that declare it
 	HostKeys map[string][]string
-	Files    []string // sorted
+	Agents   map[string]nix.Agent // by host
+	Files    []string             // sorted
 	Rules    *secret.Rules
+}
+
+// Editors are the public keys of those who may read secrets on the source branch, as garrison.toml or agenix's rules say.
+func (d *Declared) Editors() []string {
+	return slices.Concat(d.Config.Secrets.Editors, d.Rules.Editors(d.HostKeys))
 }
 
 // DeclaredSecrets evaluates every host of a commit for the secrets that it declares. Of o it needs Repo, Source (the commit) and Nix.
@@ -118,9 +127,12 @@ func DeclaredSecrets(ctx context.Context, o Options) (*Declared, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Declared{Hosts: map[string][]string{}, Rules: s.rules, HostKeys: in.HostKeys, Files: slices.Sorted(maps.Keys(s.blobs))}
+	d := &Declared{Config: s.config, Names: found.names(), Agents: map[string]nix.Agent{}, Hosts: map[string][]string{}, Rules: s.rules, HostKeys: in.HostKeys, Files: slices.Sorted(maps.Keys(s.blobs))}
 	for _, w := range in.Files {
 		d.Hosts[w.Path] = append(d.Hosts[w.Path], w.Hosts...)
+	}
+	for _, h := range found.hosts {
+		d.Agents[h.Name] = h.Agent
 	}
 	return d, nil
 }

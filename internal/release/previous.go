@@ -150,7 +150,7 @@ func (s *state) verifyTag(ctx context.Context, tag string) error {
 	}
 	if s.publicKey == "" {
 		var err error
-		if s.publicKey, err = publicKey(ctx, s.SigningKey); err != nil {
+		if s.publicKey, err = PublicKey(ctx, s.SigningKey); err != nil {
 			return err
 		}
 	}
@@ -163,11 +163,12 @@ func (s *state) verifyTag(ctx context.Context, tag string) error {
 
 // CheckKey makes sure that the signing key can be used, before any work is done.
 func CheckKey(ctx context.Context, file string) error {
-	_, err := publicKey(ctx, file)
+	_, err := PublicKey(ctx, file)
 	return err
 }
 
-func publicKey(ctx context.Context, file string) (string, error) {
+// PublicKey is the public half of a signing key, as OpenSSH writes it.
+func PublicKey(ctx context.Context, file string) (string, error) {
 	if _, err := os.Stat(file); err != nil {
 		return "", keyError(file, err)
 	}

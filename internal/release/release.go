@@ -219,7 +219,7 @@ func (s *state) run(ctx context.Context) (failure error) {
 // the source was released before.
 func (s *state) prepare(ctx context.Context) (released bool, err error) {
 	if s.SigningKey != "" || !s.DryRun { // before any work, not after it
-		if s.publicKey, err = publicKey(ctx, s.SigningKey); err != nil {
+		if s.publicKey, err = PublicKey(ctx, s.SigningKey); err != nil {
 			return false, err
 		}
 	}

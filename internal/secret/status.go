@@ -133,3 +133,6 @@ func (k *Keyring) tags() map[Stanza]string {
 	}
 	return tags
 }
+
+// Anonymous says that the file does not tell whose key it is.
+func (r Reader) Anonymous() bool { return r.anonymous }

@@ -281,6 +281,15 @@ func (c *Client) isPlain(ctx context.Context) bool {
 	return err == nil
 }
 
+// Reach asks for what Nix asks a cache first. Errors: as others', CodeUnauthorized where it wants a token.
+func (c *Client) Reach(ctx context.Context) error {
+	_, err := c.files.get(ctx, cacheInfo, maxNarInfo)
+	if err != nil {
+		return c.explain("read "+cacheInfo, err)
+	}
+	return nil
+}
+
 // Info describes a cache.
 type Info struct {
 	Schema      int       `json:"schema"`
