@@ -27,8 +27,8 @@ import (
 	"github.com/garrison-nix/garrison/internal/sandbox"
 )
 
-// atForge is a fleet's repository at a Gitea, and hubs that hear of it. They look at git every hour: what happens earlier, happens because of a webhook.
-type atForge struct {
+// hubTown is a fleet's repository at a Gitea, and hubs that hear of it. They look at git every hour: what happens earlier, happens because of a webhook.
+type hubTown struct {
 	t     testing.TB
 	dir   string
 	forge *forgetest.Gitea
@@ -39,9 +39,9 @@ type atForge struct {
 
 const webhookSecret = "a secret of the tests' webhooks"
 
-func newAtForge(t testing.TB) *atForge {
+func newHubTown(t testing.TB) *hubTown {
 	t.Helper()
-	w := &atForge{t: t, dir: t.TempDir(), forge: forgetest.Start(t)}
+	w := &hubTown{t: t, dir: t.TempDir(), forge: forgetest.Start(t)}
 	busybox, err := exec.LookPath("busybox")
 	if err == nil {
 		busybox, err = filepath.EvalSymlinks(busybox)
@@ -66,20 +66,20 @@ func newAtForge(t testing.TB) *atForge {
 	return w
 }
 
-func (w *atForge) must(err error) {
+func (w *hubTown) must(err error) {
 	w.t.Helper()
 	if err != nil {
 		w.t.Fatal(err)
 	}
 }
 
-func (w *atForge) write(name, text string) {
+func (w *hubTown) write(name, text string) {
 	w.t.Helper()
 	w.must(os.WriteFile(filepath.Join(w.dir, name), []byte(text), 0o600))
 }
 
 // do runs a program in the clone and returns what it printed.
-func (w *atForge) do(program string, args ...string) string {
+func (w *hubTown) do(program string, args ...string) string {
 	w.t.Helper()
 	cmd := exec.Command(program, args...)
 	cmd.Dir, cmd.Env = w.clone, w.env
@@ -93,7 +93,7 @@ func (w *atForge) do(program string, args ...string) string {
 }
 
 // push commits a change and pushes it to a branch.
-func (w *atForge) push(branch, text string) (commit string) {
+func (w *hubTown) push(branch, text string) (commit string) {
 	w.t.Helper()
 	w.write("fleet/text", text)
 	w.do("git", "commit", "--quiet", "--all", "--message", text)
@@ -103,7 +103,7 @@ func (w *atForge) push(branch, text string) (commit string) {
 
 // hubAtForge is a hub that hears of the repository by a webhook.
 type hubAtForge struct {
-	w   *atForge
+	w   *hubTown
 	cmd *exec.Cmd
 	dir string
 	url string
@@ -111,7 +111,7 @@ type hubAtForge struct {
 }
 
 // hub starts a hub in a folder of its own, with more in hub.toml. A second time it is the same hub, at the same address.
-func (w *atForge) hub(name, more string) *hubAtForge {
+func (w *hubTown) hub(name, more string) *hubAtForge {
 	w.t.Helper()
 	h := &hubAtForge{w: w, dir: filepath.Join(w.dir, name), log: filepath.Join(w.dir, name, "log")}
 	listen := "127.0.0.1:0"
@@ -170,7 +170,7 @@ func (h *hubAtForge) stop() {
 	}
 }
 
-func (w *atForge) until(what string, ok func() bool) {
+func (w *hubTown) until(what string, ok func() bool) {
 	w.t.Helper()
 	for end := time.Now().Add(time.Minute); !ok(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(end) {
@@ -180,7 +180,7 @@ func (w *atForge) until(what string, ok func() bool) {
 }
 
 // statuses waits until the commit has these, "context state text"; of a text its beginning.
-func (w *atForge) statuses(commit string, want ...string) {
+func (w *hubTown) statuses(commit string, want ...string) {
 	w.t.Helper()
 	var got []string
 	defer func() {
@@ -251,7 +251,7 @@ func (h *hubAtForge) wakes() <-chan time.Time {
 }
 
 // manifest is that of a release at the forge.
-func (w *atForge) manifest(name string) *fleet.Manifest {
+func (w *hubTown) manifest(name string) *fleet.Manifest {
 	w.t.Helper()
 	w.do("git", "fetch", "--quiet", "--tags", "origin")
 	repo, err := git.Open(w.t.Context(), w.clone)
@@ -266,7 +266,7 @@ func (w *atForge) manifest(name string) *fleet.Manifest {
 // TestHubAtForge: a push wakes the built-in CI by a webhook; a hub beside it, without CI, hears of the release and wakes its agents; the
 // forge is told how far either is, also over a restart; a test branch comes and goes.
 func TestHubAtForge(t *testing.T) {
-	w := newAtForge(t)
+	w := newHubTown(t)
 	ci := fmt.Sprintf("[ci]\nremote = %q\nsigningKey = %q\npoll = \"1h\"\n[follow]\npoll = \"1h\"\n", w.repo.Push, filepath.Join(w.dir, "key"))
 	first := w.hub("ci", ci)
 	w.repo.Hook(t, first.url+"/api/v1/webhook", webhookSecret)
@@ -337,7 +337,7 @@ func (h *hubAtForge) newestRun() fleet.Run {
 // BenchmarkForgeWake publishes releases at a Gitea, as another CI would, and takes the time from when that is done until an agent is woken by a hub
 // that a webhook tells of it.
 func BenchmarkForgeWake(b *testing.B) {
-	w := newAtForge(b)
+	w := newHubTown(b)
 	w.push("main", "one")
 	h := w.hub("follower", fmt.Sprintf("[follow]\nremote = %q\npoll = \"1h\"\nallowedSigners = %q\n", w.repo.URL+".git", filepath.Join(w.dir, "signers")))
 	w.write("signers", "garrison "+string(readFile(b, filepath.Join(w.dir, "key.pub"))))
