@@ -111,8 +111,6 @@ LEVEL = Warn
 ISSUE_INDEXER_TYPE = db
 [queue]
 TYPE = channel
-[picture]
-DISABLE_GRAVATAR = true
 [cron.update_checker]
 ENABLED = false
 [oauth2]
