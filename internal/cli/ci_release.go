@@ -84,7 +84,7 @@ func (j *ciJob) releaseOptions() release.Options {
 	return release.Options{
 		Repo: j.repo, Remote: j.remote, SigningKey: in["GARRISON_KEY"], AllowedSigners: in["GARRISON_ALLOWED_SIGNERS"], SourceSigners: in["GARRISON_SOURCE_SIGNERS"],
 		Identities: identities(in["GARRISON_IDENTITY"]), Cache: j.cache().cache, Trace: os.Getenv("TRACEPARENT"),
-		Jobs: j.flags.jobs, EvalMemory: int64(j.flags.memory), OnlyNewest: true, Mirror: j.secrets.mirror,
+		Jobs: j.flags.jobs, EvalMemory: int64(j.flags.memory), OnlyNewest: true, Mirror: j.secrets.mirrors.letIn,
 		Nix: j.nix, Log: j.logger(), Evaluated: j.live.evaluated, Pushed: j.live.pushed,
 	}
 }

@@ -40,7 +40,7 @@ type ciSecrets struct {
 	token   string            // of the forge
 	job     bool              // the token is GitLab's for the job, which its API hardly takes
 	hidden  []string
-	mirrors []*url.URL
+	mirrors credentials
 	open    []*os.File
 }
 
@@ -84,7 +84,12 @@ func takeSecrets(f ciFlags, stranger, inActions bool, stderr io.Writer) (*ciSecr
 		}
 	}
 	if file := s.files["GARRISON_MIRROR_CREDENTIALS"]; file != "" && failed == nil {
-		failed = s.readMirrors(file)
+		s.mirrors, failed = readCredentials(file, "the mirrors' credentials")
+		for _, u := range s.mirrors {
+			if token, ok := u.User.Password(); ok {
+				s.hideValue(token)
+			}
+		}
 	}
 	if failed != nil {
 		s.close()
@@ -178,57 +183,26 @@ func (h *hiding) Write(b []byte) (int, error) {
 func (s *ciSecrets) letIn(address string, kind forge.Kind, home string) string {
 	u, err := url.Parse(address)
 	at, herr := url.Parse(home)
-	const jobUser = "gitlab-ci-token" // with a token that may fetch and no more; GitLab puts it into the remote's URL
-	if s.token == "" || err != nil || herr != nil || u.User != nil && (u.User.Username() != jobUser || s.job) || u.Scheme != at.Scheme || u.Host != at.Host || u.Scheme != "https" && u.Scheme != "http" {
+	if s.token == "" || err != nil || herr != nil || u.User != nil && (u.User.Username() != gitlabJobUser || s.job) || u.Scheme != at.Scheme || u.Host != at.Host || u.Scheme != "https" && u.Scheme != "http" {
 		return address
 	}
-	user := "x-access-token"
-	switch {
-	case kind == forge.GitLab && s.job:
-		user = jobUser
-	case kind == forge.GitLab:
-		user = "oauth2"
-	}
-	u.User = url.UserPassword(user, s.token)
+	u.User = url.UserPassword(forgeUser(kind, s.job), s.token)
 	return u.String()
 }
 
-// readMirrors reads lines as git-credential-store(1) has them.
-func (s *ciSecrets) readMirrors(file string) error {
-	data, err := readSmall(file)
-	if err != nil {
-		return fleet.Errorf(fleet.Local, fleet.CodeKey, "cannot read the mirrors' credentials").WithHint("they must be a file with lines like https://user:token@host").WithCause(err)
+// forgeUser is the name that goes with a token where git asks for one; of GitLab's own jobs it is another.
+func forgeUser(kind forge.Kind, job bool) string {
+	switch {
+	case kind == forge.GitLab && job:
+		return gitlabJobUser
+	case kind == forge.GitLab:
+		return "oauth2"
 	}
-	for line := range strings.Lines(string(data)) {
-		if line = strings.TrimSpace(line); line == "" || strings.HasPrefix(line, "#") {
-			continue
-		}
-		u, err := url.Parse(line)
-		if err != nil || u.User == nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" {
-			return fleet.Errorf(fleet.Local, fleet.CodeKey, "the mirrors' credentials have a line that is not like https://user:token@host") // which is not shown
-		}
-		if token, ok := u.User.Password(); ok {
-			s.hideValue(token)
-		}
-		s.mirrors = append(s.mirrors, u)
-	}
-	return nil
+	return "x-access-token"
 }
 
-// mirror is a mirror's URL with what lets us in to its host.
-func (s *ciSecrets) mirror(address string) string {
-	u, err := url.Parse(address)
-	if err != nil || u.User != nil {
-		return address
-	}
-	for _, m := range s.mirrors {
-		if m.Scheme == u.Scheme && m.Host == u.Host {
-			u.User = m.User
-			return u.String()
-		}
-	}
-	return address
-}
+// gitlabJobUser comes with a token that may fetch and no more; GitLab puts it into the remote's URL.
+const gitlabJobUser = "gitlab-ci-token"
 
 func (s *ciSecrets) close() {
 	for _, f := range s.open {

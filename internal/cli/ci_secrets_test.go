@@ -80,7 +80,7 @@ func TestSecretsAreTaken(t *testing.T) {
 		"http://git.example.net/fleet.git":  "http://git.example.net/fleet.git",
 		"git@git.example.net:fleet.git":     "git@git.example.net:fleet.git",
 	} {
-		if got := s.mirror(in); got != want {
+		if got := s.mirrors.letIn(in); got != want {
 			t.Errorf("%s: %s", in, got)
 		}
 	}

@@ -233,42 +233,9 @@ func (a *app) newCI(ctx context.Context, c HubFile, h *hub.Hub, w *watchers, log
 	if err != nil {
 		return nil, err
 	}
-	r := &releaser{nix: *n, options: release.Options{
+	r := &releaser{nix: *n, config: c, options: release.Options{
 		Repo: w.follower.Repo, Remote: c.CI.Remote, SigningKey: c.CI.SigningKey, AllowedSigners: c.CI.AllowedSigners, SourceSigners: c.CI.SourceSigners,
 		Identities: identities(c.CI.Identity), Cache: func(release.Config) (release.Cache, error) { return cl, nil }, Log: log, NoFetch: true, OnlyNewest: true, Published: func() { w.follower.Hint(time.Now()) },
 	}}
 	return hub.NewCI(hub.CIOptions{Releaser: r, Hub: h, Released: w.follower.Moved, Forge: w.forge, Poll: time.Duration(c.CI.Poll), LogDir: logDir, Log: log}), nil
-}
-
-// releaser is a hub.Releaser by package release.
-type releaser struct {
-	nix     nix.Nix
-	options release.Options
-}
-
-func (r *releaser) Look(ctx context.Context) (hub.Branches, error) {
-	b, err := release.Look(ctx, r.options.Repo, r.options.Remote)
-	return hub.Branches(b), err
-}
-
-func (r *releaser) Tidy(ctx context.Context) error {
-	_, _, err := release.Tidy(ctx, r.options) // what is wrong with a mirror it says itself
-	return err
-}
-
-func (r *releaser) Tip(ctx context.Context, branch string) (string, error) {
-	tips, err := git.ListBranches(ctx, git.Remote{URL: r.options.Remote}, branch)
-	return tips[branch], err
-}
-
-func (r *releaser) Release(ctx context.Context, job hub.Job, out io.Writer) (fleet.RunState, *fleet.ReleaseRef, error) {
-	n := r.nix
-	n.Log = out
-	o := r.options
-	o.Nix, o.PushedAt = &n, job.Source.PushedAt
-	if o.Test = job.Test; o.Test == "" {
-		o.Source = job.Source.Commit
-	}
-	result, err := release.Run(ctx, o)
-	return result.State, result.Release, err
 }

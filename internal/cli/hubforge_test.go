@@ -29,12 +29,13 @@ import (
 
 // hubTown is a fleet's repository at a Gitea, and hubs that hear of it. They look at git every hour: what happens earlier, happens because of a webhook.
 type hubTown struct {
-	t     testing.TB
-	dir   string
-	forge *forgetest.Gitea
-	repo  *forgetest.Repo
-	clone string
-	env   []string
+	t      testing.TB
+	dir    string
+	forge  *forgetest.Gitea
+	repo   *forgetest.Repo
+	clone  string
+	mirror string
+	env    []string
 }
 
 const webhookSecret = "a secret of the tests' webhooks"
@@ -62,6 +63,8 @@ func newHubTown(t testing.TB) *hubTown {
 	w.do("git", "remote", "add", "origin", w.repo.Push)
 	w.write("fleet/flake.nix", strings.ReplaceAll(minimalFlake, "SYSTEM", strconv.Quote(nixSystem())))
 	w.write("fleet/text", "zero")
+	w.mirror = filepath.Join(w.dir, "mirror.git")
+	w.write("fleet/garrison.toml", fmt.Sprintf("mirrors = [%q]\n", w.mirror))
 	w.do("git", "add", "--all")
 	return w
 }
@@ -267,7 +270,7 @@ func (w *hubTown) manifest(name string) *fleet.Manifest {
 // forge is told how far either is, also over a restart; a test branch comes and goes.
 func TestHubAtForge(t *testing.T) {
 	w := newHubTown(t)
-	ci := fmt.Sprintf("[ci]\nremote = %q\nsigningKey = %q\npoll = \"1h\"\n[follow]\npoll = \"1h\"\n", w.repo.Push, filepath.Join(w.dir, "key"))
+	ci := fmt.Sprintf("[ci]\nremote = %q\nsigningKey = %q\npoll = \"1h\"\n[follow]\npoll = \"1h\"\n", w.repo.URL+".git", filepath.Join(w.dir, "key"))
 	first := w.hub("ci", ci)
 	w.repo.Hook(t, first.url+"/api/v1/webhook", webhookSecret)
 	commit := w.push("main", "one")
@@ -286,7 +289,13 @@ func TestHubAtForge(t *testing.T) {
 	first.says("joker", m, fleet.PhaseIdle)
 	w.statuses(commit, "garrison/rollout pending release-1: 1 of 2 hosts")
 	first.stop()
+	w.do("git", "init", "--quiet", "--bare", w.mirror) // which was not there, and gets what it lacks without another release
 	first = w.hub("ci", ci)
+	w.until("the mirror has release-1", func() bool {
+		refs, err := exec.Command("git", "--git-dir", w.mirror, "for-each-ref", "--format=%(refname)").Output()
+		w.must(err)
+		return string(refs) == "refs/heads/release\nrefs/tags/release-1\n"
+	})
 	first.says("ursula", m, fleet.PhaseHeld)
 	w.statuses(commit, "garrison/rollout failure release-1: 1 of 2 hosts; failed: ursula")
 	second.stop() // it never heard of a host, and would say so of the next release

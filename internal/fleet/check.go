@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -52,8 +53,10 @@ const (
 )
 
 var (
-	checkName = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9 ._@:-]{0,98}[A-Za-z0-9])?$`)
-	unitName  = regexp.MustCompile(`^[A-Za-z0-9:_.\\@-]{1,240}\.(service|socket|target|timer|mount|automount|path|swap|device|slice|scope)$`)
+	checkName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9 ._@:-]{0,98}[A-Za-z0-9])?$`) })
+	unitName  = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^[A-Za-z0-9:_.\\@-]{1,240}\.(service|socket|target|timer|mount|automount|path|swap|device|slice|scope)$`)
+	})
 )
 
 // Timeout and Interval are TimeoutSeconds and IntervalSeconds.
@@ -143,7 +146,7 @@ func (c HealthCheck) validate() error {
 		}
 	}
 	switch {
-	case !checkName.MatchString(c.Name):
+	case !checkName().MatchString(c.Name):
 		return errors.New("its name must be of letters, digits and ._@:- and at most 100 long")
 	case kinds != 1:
 		return errors.New("it must have one of command, http, tcp and unit")
@@ -151,7 +154,7 @@ func (c HealthCheck) validate() error {
 		return fmt.Errorf("its command must begin with the absolute path of a program, not %q", c.Command[0])
 	case strings.Contains(strings.Join(c.Command, ""), "\x00"):
 		return errors.New("its command has a NUL in it, which no program can be given")
-	case c.Unit != "" && !unitName.MatchString(c.Unit):
+	case c.Unit != "" && !unitName().MatchString(c.Unit):
 		return fmt.Errorf("%q is not the full name of a systemd unit, such as nginx.service", c.Unit)
 	case !(c.TimeoutSeconds > 0 && c.TimeoutSeconds <= maxCheckSeconds):
 		return fmt.Errorf("its timeout of %v s must be above 0 and at most %d s", c.TimeoutSeconds, maxCheckSeconds)

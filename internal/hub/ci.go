@@ -26,7 +26,7 @@ type Releaser interface {
 	Release(ctx context.Context, job Job, out io.Writer) (fleet.RunState, *fleet.ReleaseRef, error)
 	// Tip is where a branch of the remote is now, "" when it is not there. It touches nothing that Release works with.
 	Tip(ctx context.Context, branch string) (commit string, err error)
-	// Tidy takes away the test releases whose test branches are gone.
+	// Tidy takes away the test releases whose test branches are gone, and gives mirrors what they lack.
 	Tidy(ctx context.Context) error
 }
 
@@ -34,7 +34,7 @@ type Releaser interface {
 type Branches struct {
 	Source fleet.Source            // its Commit is "" when there is none to release
 	Tests  map[string]fleet.Source // the test branches, by host
-	Left   bool                    // there are test releases whose test branches are gone
+	Left   bool                    // there are test releases whose test branches are gone, or mirrors that lag behind
 }
 
 // Job is what to release.
@@ -222,9 +222,9 @@ func (c *CI) work(ctx context.Context, seen Branches, main *followed, tests map[
 		case ctx.Err() != nil:
 			return 0
 		case err == nil:
-			c.Log.Info("test releases whose branches are gone were taken away")
+			c.Log.Info("test releases whose branches are gone were taken away, and mirrors asked what they lack")
 		default: // which is no reason to let the rest wait
-			c.Log.Warn("test releases whose branches are gone cannot be taken away", "err", err)
+			c.Log.Warn("what earlier runs left cannot be tidied", "err", err)
 		}
 	}
 	for _, host := range slices.Sorted(maps.Keys(tests)) {

@@ -27,12 +27,14 @@ type Config[Cache any] struct {
 
 	// CI is built-in when Remote is set.
 	CI struct {
-		Remote         string            `toml:"remote"` // URL of the fleet's repository
-		Poll           tomlfile.Duration `toml:"poll"`   // default 60s
-		SigningKey     string            `toml:"signingKey"`
-		AllowedSigners string            `toml:"allowedSigners"` // who may have signed earlier releases; default: signingKey
-		SourceSigners  string            `toml:"sourceSigners"`  // who may have signed the commits; default: source.signers of the last release
-		Identity       string            `toml:"identity"`       // private key that secrets on the source branch are readable with
+		Remote string `toml:"remote"` // URL of the fleet's repository
+		// CredentialsFile has lines like https://user:token@host, for Remote and mirrors. At the forge its token does without one.
+		CredentialsFile string            `toml:"credentialsFile"`
+		Poll            tomlfile.Duration `toml:"poll"` // default 60s
+		SigningKey      string            `toml:"signingKey"`
+		AllowedSigners  string            `toml:"allowedSigners"` // who may have signed earlier releases; default: signingKey
+		SourceSigners   string            `toml:"sourceSigners"`  // who may have signed the commits; default: source.signers of the last release
+		Identity        string            `toml:"identity"`       // private key that secrets on the source branch are readable with
 	} `toml:"ci"`
 
 	// Follow says where releases are published, whoever makes them.

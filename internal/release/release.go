@@ -11,7 +11,9 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"filippo.io/age"
@@ -286,14 +288,18 @@ func (s *state) findSource(ctx context.Context) error {
 	}
 	name, rev := s.Source, s.Source
 	if s.Source == "" {
-		name, rev = "a branch "+defaultSource, headsRef+defaultSource
+		first, err := s.firstBranch(ctx)
+		if err != nil {
+			return err
+		}
+		name, rev = "a branch "+first, headsRef+first
 	}
 	if err := s.readSource(ctx, name, rev); err != nil {
 		return err
 	}
 	branch := s.config.Branches.Source
 	if s.Source == "" {
-		if branch == defaultSource {
+		if rev == headsRef+branch {
 			return nil
 		}
 		return s.readSource(ctx, "a branch "+branch, headsRef+branch)
@@ -307,6 +313,32 @@ func (s *state) findSource(ctx context.Context) error {
 			WithHint("push it there first: what is released must be what everybody sees on %s", branch)
 	}
 	return err
+}
+
+// firstBranch is where garrison.toml is looked for while nobody knows which branch is the source: main or, where there is none, the one branch whose own file
+// says that it is the source.
+func (s *state) firstBranch(ctx context.Context) (string, error) {
+	heads, err := s.Repo.Refs(ctx, headsRef)
+	if _, there := heads[defaultSource]; there || err != nil {
+		return defaultSource, err
+	}
+	found := defaultSource
+	for _, name := range slices.Sorted(maps.Keys(heads)) {
+		c, err := s.readConfig(ctx, heads[name].Commit)
+		var wrong *fleet.Error
+		switch {
+		case errors.As(err, &wrong) && wrong.Class == fleet.Bad: // somebody's branch with a bad file
+		case err != nil:
+			return "", err
+		case c.Branches.Source == name:
+			if found != defaultSource {
+				return "", fleet.Errorf(fleet.Bad, fleet.CodeConfig, "the branches %s and %s of %s both say that they are the source", found, name, git.Redact(s.Remote)).
+					WithHint("branches.source in %s must name one, on both; or name a commit with --source", ConfigPath)
+			}
+			found = name
+		}
+	}
+	return found, nil
 }
 
 func (s *state) readSource(ctx context.Context, name, rev string) error {

@@ -298,6 +298,20 @@ func TestBranches(t *testing.T) {
 	if err != nil || seen.Source.Commit != out.Manifest.Source.Commit || seen.Source.Branch != "stable" {
 		t.Errorf("%+v, %v", seen, err)
 	}
+
+	// There is no main, but a branch that calls itself the source; then there are two.
+	w.do("git", "--git-dir", w.origin, "symbolic-ref", "HEAD", "refs/heads/stable")
+	w.do("git", "push", "--quiet", "--delete", "origin", "main")
+	w.write("text", "on stable")
+	w.do("git", "commit", "--quiet", "--all", "--allow-empty", "-m", "Without a main")
+	w.do("git", "push", "--quiet", "origin", "HEAD:stable")
+	if out := w.release(); out.Manifest.Source.Branch != "stable" || out.Manifest.Source.Subject != "Without a main" {
+		t.Errorf("%+v", out.Manifest.Source)
+	}
+	w.write("garrison.toml", "[branches]\nsource = \"trunk\"\n"+string(text))
+	w.do("git", "commit", "--quiet", "--all", "-m", "Trunk")
+	w.do("git", "push", "--quiet", "origin", "HEAD:trunk")
+	w.refuse(fleet.Bad, fleet.CodeConfig, []string{"stable and trunk"})
 }
 
 // TestLook: test branches and what is left of them are seen, and what is wrong with garrison.toml keeps nobody from seeing that there is something to release.

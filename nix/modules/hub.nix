@@ -24,7 +24,7 @@ let
     follow-credentials = cfg.follow.credentialsFile;
     follow-ssh-key = cfg.follow.sshKeyFile;
   } // words.tokenKeys cfg.cache.tokenKeyFiles
-    // (if withCI then { signing-key = cfg.ci.signingKeyFile; identity = cfg.ci.identityFile; ssh-key = cfg.ci.sshKeyFile; } else { });
+    // (if withCI then { signing-key = cfg.ci.signingKeyFile; identity = cfg.ci.identityFile; ssh-key = cfg.ci.sshKeyFile; ci-credentials = cfg.ci.credentialsFile; } else { });
   given = filter (name: secrets.${name} != null) (attrNames secrets);
   # A path of the repository, which only tokensFile may be, is copied to the store.
   file = name: if name == "tokens" then "${secrets.tokens}" else toString secrets.${name};
@@ -39,7 +39,9 @@ let
       inherit (cfg.ci) remote poll;
       signingKey = credential "signing-key";
       identity = credential "identity";
+      credentialsFile = credential "ci-credentials";
       allowedSigners = if cfg.ci.allowedSigners == [ ] then null else "/etc/garrison/hub-allowed-signers";
+      sourceSigners = if cfg.ci.sourceSigners == [ ] then null else "/etc/garrison/hub-source-signers";
     };
     follow = {
       inherit (cfg.follow) remote branch poll silent knownHostsFile;
@@ -70,7 +72,7 @@ let
       message = "${at}.ci.signingKeyFile is not set: a release must be signed. Make a key: ssh-keygen -t ed25519 -N '' -f release-key.";
     }
     {
-      assertion = withCI || cfg.ci.signingKeyFile == null && cfg.ci.identityFile == null && cfg.ci.sshKeyFile == null;
+      assertion = withCI || cfg.ci.signingKeyFile == null && cfg.ci.identityFile == null && cfg.ci.sshKeyFile == null && cfg.ci.credentialsFile == null;
       message = "${at}.ci has keys but no remote, so no CI would run. Set ${at}.ci.remote to the URL of the fleet's repository.";
     }
     {
@@ -94,6 +96,7 @@ let
     (secretFile "${at}.ci.signingKeyFile" cfg.ci.signingKeyFile)
     (secretFile "${at}.ci.identityFile" cfg.ci.identityFile)
     (secretFile "${at}.ci.sshKeyFile" cfg.ci.sshKeyFile)
+    (secretFile "${at}.ci.credentialsFile" cfg.ci.credentialsFile)
     (duration "${at}.ci.poll" cfg.ci.poll)
     (hostPort "${at}.listen" cfg.listen)
     {
@@ -104,6 +107,7 @@ let
   ++ map (secretFile "${at}.cache.tokenKeyFiles") cfg.cache.tokenKeyFiles
   ++ map (name: absolute "${at}: the file of ${name}" secrets.${name}) given
   ++ map (signerKey "${at}.ci.allowedSigners") cfg.ci.allowedSigners
+  ++ map (signerKey "${at}.ci.sourceSigners") cfg.ci.sourceSigners
   ++ map (signerKey "${at}.follow.allowedSigners") cfg.follow.allowedSigners;
 in
 {
@@ -143,6 +147,12 @@ in
         default = [ ];
         description = "Keys that may have signed earlier releases; empty: the release key alone. To change the key, list both.";
       };
+      credentialsFile = absent (types.either types.path types.str) { description = "Lines like https://user:token@host, for remote and mirrors over HTTPS; a repository at the forge needs none beside forge.tokenFile, which must then be one that may push."; };
+      sourceSigners = mkOption {
+        type = types.listOf types.str;
+        default = [ ];
+        description = "Keys that may sign commits on the source branch; empty: source.signers of the last release, and anybody where it has none.";
+      };
     };
     follow = {
       remote = absent types.str { description = "URL of the repository with the releases, where another CI makes them; unset: ci.remote."; };
@@ -180,6 +190,7 @@ in
     environment.etc = lib.mkMerge [
       { "garrison/hub.toml".text = toml; }
       (lib.mkIf (withCI && cfg.ci.allowedSigners != [ ]) { "garrison/hub-allowed-signers".text = words.signers cfg.ci.allowedSigners; })
+      (lib.mkIf (withCI && cfg.ci.sourceSigners != [ ]) { "garrison/hub-source-signers".text = words.signers cfg.ci.sourceSigners; })
       (lib.mkIf (cfg.follow.allowedSigners != [ ]) { "garrison/hub-follow-signers".text = words.signers cfg.follow.allowedSigners; })
     ];
 
