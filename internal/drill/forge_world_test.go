@@ -427,10 +427,10 @@ func (w *town) rollout(commit string) {
 }
 
 // status wants a stage's status of a commit.
-func (w *town) status(commit, stage, state string) {
+func (w *town) status(commit, stage, state, says string) {
 	w.t.Helper()
-	if s := w.repo.Statuses(w.t, commit)["garrison/"+stage]; s.State != state || !strings.Contains(s.URL, "/actions/runs/") {
-		w.t.Errorf("the status %s of %.12s is %+v, not %s", stage, commit, s, state)
+	if s := w.repo.Statuses(w.t, commit)["garrison/"+stage]; s.State != state || !strings.Contains(s.Description, says) || !strings.Contains(s.URL, "/actions/runs/") {
+		w.t.Errorf("the status %s of %.12s is %+v, not %s %q", stage, commit, s, state, says)
 	}
 }
 
