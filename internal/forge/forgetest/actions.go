@@ -43,7 +43,7 @@ host: {workdir_parent: %[1]s/work}
 	command := func(args ...string) *exec.Cmd {
 		cmd := exec.Command(filepath.Join(g.programs, "runner"), append(args, "--config", config)...)
 		cmd.Dir = dir
-		cmd.Env = append([]string{"HOME=" + dir, "PATH=" + os.Getenv("PATH"), "TMPDIR=" + os.Getenv("TMPDIR"), "LANG=C.UTF-8"}, env...)
+		cmd.Env = append([]string{"HOME=" + dir, "PATH=" + os.Getenv("PATH"), "TMPDIR=" + os.TempDir(), "LANG=C.UTF-8"}, env...)
 		return cmd
 	}
 	if out, err := command("register", "--no-interactive", "--instance", g.URL, "--token", registration.Token, "--name", filepath.Base(dir)).CombinedOutput(); err != nil {

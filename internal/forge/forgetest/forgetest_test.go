@@ -26,6 +26,8 @@ jobs:
       - run: |
           echo "$GREETING from ${{ secrets.PLACE }} and ${{ vars.TIME }}"
           git clone -q "$GITHUB_SERVER_URL/$GITHUB_REPOSITORY" .
+          git fetch -q origin "$GITHUB_REF"
+          git checkout -q FETCH_HEAD
           sh ./check
         env:
           TIME: ${{ vars.TIME }}
@@ -89,7 +91,7 @@ func TestGitea(t *testing.T) {
 		t.Errorf("pull request %d", n)
 	}
 	if run := r.AwaitRun(t, "pull_request", git(true, "rev-parse", "HEAD")); run.Conclusion != "failure" {
-		t.Errorf("the pull request's run ends with %q", run.Conclusion)
+		t.Errorf("the pull request's run ends with %q: %s", run.Conclusion, r.Log(t, run))
 	}
 	other := g.User(t, "other")
 	r.Collaborator(t, other, "write")

@@ -111,8 +111,6 @@ LEVEL = Warn
 ISSUE_INDEXER_TYPE = db
 [queue]
 TYPE = channel
-[picture]
-DISABLE_GRAVATAR = true
 [cron.update_checker]
 ENABLED = false
 [oauth2]
@@ -125,7 +123,7 @@ ENABLED = false
 func (g *Gitea) command(args ...string) *exec.Cmd {
 	cmd := exec.Command(filepath.Join(g.programs, "gitea"), append(args, "--config", g.config())...)
 	cmd.Dir = g.dir
-	cmd.Env = []string{"HOME=" + g.dir, "PATH=" + os.Getenv("PATH"), "USER=root", "TMPDIR=" + os.Getenv("TMPDIR"), "GITEA_WORK_DIR=" + g.dir}
+	cmd.Env = []string{"HOME=" + g.dir, "PATH=" + os.Getenv("PATH"), "USER=root", "TMPDIR=" + os.TempDir(), "GITEA_WORK_DIR=" + g.dir}
 	return cmd
 }
 
