@@ -55,7 +55,7 @@ func newCILab(t *testing.T) *ciLab {
 	flake := strings.ReplaceAll(minimalFlake, "SYSTEM", strconv.Quote(nixSystem()))
 	l.write("flake.nix", flake)
 	l.write("text", "first")
-	l.write("garrison.toml", "[cache]\nurl = \""+cache.CacheURL()+"\"\n\n[[check.commands]]\nname = \"looks\"\nrun = \"sleep $(cat slow || echo 0); ! test -e broken && ! env | grep -e PRIVATE -e _TOKEN= -e GARRISON_KEY -e GARRISON_IDENTITY\"\n")
+	l.write("garrison.toml", "[cache]\nurl = \""+cache.CacheURL()+"\"\n\n[[check.commands]]\nname = \"looks\"\nrun = \"! test -e broken && ! env | grep -e PRIVATE -e _TOKEN= -e GARRISON_KEY -e GARRISON_IDENTITY\"\n")
 	l.write(".forgejo/workflows/garrison.yml", ci.Workflow(ci.WorkflowOptions{}))
 	return l
 }
@@ -142,7 +142,7 @@ func (l *ciLab) wantStatus(commit, name, state, says string) {
 	}
 }
 
-// From a push in the forge to a release, and everything else that the workflow is called for.
+// What the workflow is called for besides what TestForge of package drill shows on a host: pull requests, newer inputs; and what a forge does not take.
 func TestCIOnForge(t *testing.T) {
 	l := newCILab(t)
 	first := l.push("The fleet")
@@ -185,49 +185,8 @@ func TestCIOnForge(t *testing.T) {
 		t.Errorf("comments: %q", comments)
 	}
 
-	// The same, pushed to main: a failed status, and the releases are byte for byte what they were.
-	l.git("checkout", "--quiet", "main")
-	l.write("broken", "")
-	l.write("text", "third")
-	broken := l.push("Broken")
-	log = l.run("push", broken, "failure")
-	l.wantStatus(broken, "check", "failure", "1 of 4 findings are failures")
-	if now := l.repo.Refs(t); now["refs/heads/release"] != refs["refs/heads/release"] || now["refs/tags/release-2"] != "" {
-		t.Errorf("the releases are %v, log:\n%s", now, log)
-	}
-
-	// A test branch, made and deleted.
-	l.git("checkout", "--quiet", "-b", "joker-test", first)
-	l.write("text", "for the joker")
-	l.run("push", l.push("For the joker"), "success")
-	if refs := l.repo.Refs(t); refs["refs/heads/release-joker-test"] == "" || refs["refs/tags/release-joker-test-1"] == "" {
-		t.Errorf("there is no test release: %v", refs)
-	}
-	l.git("push", "--quiet", "origin", ":joker-test")
-	l.run("delete", l.git("rev-parse", "main"), "success")
-	if refs := l.repo.Refs(t); refs["refs/heads/release-joker-test"] != "" {
-		t.Errorf("the test release stays: %v", refs)
-	}
-
 	// What the forge does not take is told at the end, with the scope that is missing, and fails nothing.
 	l.git("checkout", "--quiet", "main")
-	l.git("rm", "--quiet", "broken")
-	fixed := l.push("Fixed")
-	l.run("push", fixed, "success")
-
-	// Two quick pushes: the first run is over before it publishes, and says so where people look; the second one is released.
-	l.write("slow", "4")
-	older := l.push("Slow")
-	l.write("slow", "0")
-	newer := l.push("Newer")
-	if log = l.run("push", older, "success"); !strings.Contains(log, "superseded by "+newer[:12]) {
-		t.Errorf("the older run says:\n%s", log)
-	}
-	l.run("push", newer, "success")
-	if s := l.repo.Statuses(t, older); !strings.Contains(s["garrison/check"].Description+s["garrison/evaluate"].Description, "superseded by "+newer[:12]) {
-		t.Errorf("the statuses of the older push are %+v", s)
-	}
-	l.wantStatus(newer, "publish", "success", "")
 	l.write("text", "fourth")
 	l.push("By hand [skip ci]")
 	got := l.byHand(l.forge.Token(t, l.user, "read:repository"))

@@ -59,7 +59,7 @@ func (j *ciJob) makeRelease(ctx context.Context, test, commit string) error {
 	}
 	onStage, end := j.beginStages(ready.Commit)
 	j.time.OnStage = onStage
-	out, err := release.Run(ctx, o)
+	out, err := j.outlast(ctx, o)
 	if err == nil {
 		wake() // also for what was released before, perhaps by a run that died before it could say so
 	}
@@ -77,6 +77,26 @@ func (j *ciJob) makeRelease(ctx context.Context, test, commit string) error {
 		j.tellRelease(out, false)
 	}
 	return nil
+}
+
+// A forge that is restarted is back within a minute.
+var remotePauses = [...]time.Duration{5 * time.Second, 15 * time.Second, 40 * time.Second}
+
+// outlast makes a release, and tries again when the remote was away in the middle: what was evaluated and built is there then.
+func (j *ciJob) outlast(ctx context.Context, o release.Options) (out release.Outcome, err error) {
+	for _, pause := range remotePauses {
+		out, err = release.Run(ctx, o)
+		if fleet.CodeOf(err) != fleet.CodeRemote || fleet.ClassOf(err) != fleet.Transient {
+			return out, err
+		}
+		j.say("%v; trying again in %v", err, pause)
+		select {
+		case <-ctx.Done():
+			return out, err
+		case <-time.After(pause):
+		}
+	}
+	return release.Run(ctx, o)
 }
 
 func (j *ciJob) releaseOptions() release.Options {

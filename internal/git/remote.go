@@ -210,7 +210,7 @@ func remoteError(doing, remote string, err error) error {
 			WithHint("renew the token or key that git uses for it").WithCause(redacted(err))
 	case strings.Contains(said, "[remote rejected]") && !strings.Contains(said, "cannot lock ref"):
 		return fleet.Errorf(fleet.Local, fleet.CodeUnauthorized, "cannot %s %s: it does not let us move these refs", doing, Redact(remote)).
-			WithHint("a hook or a protection of branch or tag is in the way: let the release user write to them").WithCause(redacted(err))
+			WithHint("a hook or a protection of branch or tag is in the way: let the release user write to them; a CI job is that user when it has its token, GARRISON_FORGE_TOKEN").WithCause(redacted(err))
 	case errors.Is(err, errFull) || strings.Contains(said, "No space left on device"):
 		return fleet.Errorf(fleet.Local, fleet.CodeGit, "cannot %s %s: no space left on this machine", doing, Redact(remote)).
 			WithHint("make room on the disk, then run it again").WithCause(redacted(err))
