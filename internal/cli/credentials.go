@@ -33,7 +33,7 @@ func readCredentials(file, what string) (credentials, error) {
 // letIn is a repository's URL with what lets us in to its host; git gets it from there by its environment alone.
 func (c credentials) letIn(address string) string {
 	u, err := url.Parse(address)
-	if err != nil || u.User != nil {
+	if err != nil || u.User != nil || u.Host == "" { // a folder has no host: nothing lets in to it
 		return address
 	}
 	for _, m := range c {

@@ -1,0 +1,27 @@
+package cli
+
+import (
+	"net/url"
+	"testing"
+)
+
+func TestCredentialsLetIn(t *testing.T) {
+	user := url.UserPassword("garrison", "secret")
+	all := credentials{
+		{User: user}, // which must fit nothing, not even a folder
+		{Scheme: "https", Host: "git.example.org", User: user},
+	}
+	for address, want := range map[string]string{
+		"https://git.example.org/fleet.git":      "https://garrison:secret@git.example.org/fleet.git",
+		"https://me@git.example.org/fleet.git":   "https://me@git.example.org/fleet.git",
+		"http://git.example.org/fleet.git":       "http://git.example.org/fleet.git",
+		"https://git.example.org:8443/fleet.git": "https://git.example.org:8443/fleet.git",
+		"ssh://git.example.org/fleet.git":        "ssh://git.example.org/fleet.git",
+		"git@git.example.org:fleet.git":          "git@git.example.org:fleet.git",
+		"/srv/git/fleet.git":                     "/srv/git/fleet.git",
+	} {
+		if got := all.letIn(address); got != want {
+			t.Errorf("%s: %s, not %s", address, got, want)
+		}
+	}
+}
