@@ -7,7 +7,7 @@ import (
 	"github.com/garrison-nix/garrison/internal/fleet"
 )
 
-// credentials let in to servers of repositories: URLs like https://user:token@host.
+// credentials let in to servers of repositories, or to what is below a folder of one: URLs like https://user:token@host.
 type credentials []*url.URL
 
 // readCredentials reads lines as git-credential-store(1) has them; what says what they are.
@@ -37,7 +37,7 @@ func (c credentials) letIn(address string) string {
 		return address
 	}
 	for _, m := range c {
-		if m.Scheme == u.Scheme && m.Host == u.Host {
+		if m.Scheme == u.Scheme && m.Host == u.Host && strings.HasPrefix(u.Path, strings.TrimRight(m.Path, "/")+"/") {
 			u.User = m.User
 			return u.String()
 		}

@@ -66,7 +66,10 @@ func (a *app) hubWake() *cobra.Command {
 	return cmd
 }
 
-const maxHubAnswer = 64 << 20 // bytes
+const (
+	maxHubAnswer = 64 << 20 // bytes
+	hubTime      = time.Minute
+)
 
 // askHub makes one request and returns the answer's body.
 func askHub(ctx context.Context, url, tokenFile, method, path string) ([]byte, error) {
@@ -75,6 +78,8 @@ func askHub(ctx context.Context, url, tokenFile, method, path string) ([]byte, e
 
 // askHubAs is askHub with a token from anywhere; nil is none.
 func askHubAs(ctx context.Context, url string, token func() (string, error), method, path string) ([]byte, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, hubTime, fleet.Errorf(fleet.Transient, fleet.CodeTimeout, "the hub %s does not answer within %s", url, hubTime))
+	defer cancel()
 	resp, err := openHubAs(ctx, url, token, method, path)
 	if err != nil {
 		return nil, err
