@@ -421,8 +421,10 @@ func (w *town) rollout(commit string) {
 		}
 		return slices.Contains(told, "success")
 	})
-	if told[0] != "pending" || told[len(told)-1] != "success" {
-		w.t.Errorf("the rollout's statuses were %v", told)
+	for _, state := range told[:len(told)-1] { // a host that is quicker than the forge may leave it no time to be told of more than the end
+		if state != "pending" || told[len(told)-1] != "success" {
+			w.t.Errorf("the rollout's statuses were %v", told)
+		}
 	}
 }
 

@@ -1,28 +1,26 @@
-package nix
+package nix_test
 
 import (
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/garrison-nix/garrison/internal/nix"
+	"github.com/garrison-nix/garrison/internal/nix/nixtest"
 )
 
 // Settings are read from the Nix of the system, and from the newest.
 func TestSettings(t *testing.T) {
-	newest, err := exec.Command("../../scripts/fetch-nix", "sid").Output()
-	if err != nil {
-		t.Fatal(err)
-	}
 	conf := t.TempDir()
 	if err := os.WriteFile(filepath.Join(conf, "nix.conf"), []byte("experimental-features = nix-command flakes\nsandbox = false\nextra-substituters = https://cache.example.org/fleet\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	t.Setenv("NIX_CONF_DIR", conf)
 	t.Setenv("NIX_CONFIG", "")
-	for _, path := range []string{os.Getenv("PATH"), filepath.Join(strings.TrimSpace(string(newest)), "bin") + ":" + os.Getenv("PATH")} {
+	for _, path := range []string{os.Getenv("PATH"), nixtest.Newest(t) + ":" + os.Getenv("PATH")} {
 		t.Setenv("PATH", path)
-		n, err := Find(t.Context())
+		n, err := nix.Find(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
