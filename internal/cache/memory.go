@@ -48,7 +48,7 @@ type answer struct {
 	// elsewhere says that the archive was not fetched yet from the cache that it is pulled from.
 	elsewhere bool
 	until     time.Time
-	mayCome   bool // from a cache that is pulled from
+	mayChange bool // otherwise than by what this server is told: in a cache that is pulled from, or as time goes by
 
 	seen atomic.Pointer[time.Time] // the blob
 }
@@ -119,7 +119,7 @@ func (s *Server) recall(ctx context.Context, now time.Time, k memoryKey, holds f
 		return nil, err
 	}
 	switch {
-	case s.Alone && !a.mayCome:
+	case s.Alone && !a.mayChange:
 		a.until = now.Add(aloneValid)
 	case a.ok || s.Alone:
 		a.until = now.Add(memoryValid)
@@ -150,7 +150,7 @@ func (s *Server) path(ctx context.Context, now time.Time, c *Cache, hashPart str
 			return nil, err
 		}
 		from := c.from(record.Upstream)
-		a := &answer{ok: ok && (record.Upstream == "" || from != nil), nar: record.Nar, signers: c.signedBy, mayCome: len(c.PullThrough) > 0, elsewhere: record.Nar.Blob == ""}
+		a := &answer{ok: ok && (record.Upstream == "" || from != nil), nar: record.Nar, signers: c.signedBy, mayChange: len(c.PullThrough) > 0, elsewhere: record.Nar.Blob == ""}
 		if a.ok {
 			a.text, err = s.signed(c, record, from)
 			a.length = []string{strconv.Itoa(len(a.text))}
@@ -163,7 +163,7 @@ func (s *Server) path(ctx context.Context, now time.Time, c *Cache, hashPart str
 func (s *Server) narOf(ctx context.Context, c *Cache, hash nar.Hash) (Nar, error) {
 	a, err := s.recall(ctx, time.Now(), memoryKey{c.Name, hash.Nix32()}, func(*answer) bool { return true }, func() (*answer, error) {
 		n, ok, err := s.Index.NarOf(ctx, c.Name, hash)
-		return &answer{ok: ok, nar: n}, err
+		return &answer{ok: ok, nar: n, mayChange: true}, err
 	})
 	if err != nil {
 		return Nar{}, err
