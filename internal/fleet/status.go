@@ -21,6 +21,7 @@ const (
 	PhaseWaiting    Phase = "waiting"    // staged; Wait says for what
 	PhaseTesting    Phase = "testing"    // runs a test release, which no boot takes
 	PhaseOverruled  Phase = "overruled"  // somebody chose another system than the newest release says
+	PhaseUnheard    Phase = "unheard"    // said by hubs alone: of a host that a release names, and that never reported
 )
 
 // Phases are all of them.
@@ -121,6 +122,31 @@ type Status struct {
 	Push      Contact       `json:"push"`              // the caches that they go to
 	Last      *Deployment   `json:"last,omitempty"`
 	NextPoll  time.Time     `json:"nextPoll"`
+	Disks     []Disk        `json:"disks,omitempty"`
+	// Credentials are those of the agent whose end is known.
+	Credentials []Credential `json:"credentials,omitempty"`
+	// Seen is a hub's word, and missing in what an agent says.
+	Seen *Seen `json:"seen,omitempty"`
+}
+
+// Seen is what a hub adds to what a host says.
+type Seen struct {
+	At     time.Time  `json:"at"`               // when it last reported, by the hub's clock; zero: never
+	Silent *time.Time `json:"silent,omitempty"` // since when it should have, and did not
+	Gone   bool       `json:"gone,omitempty"`   // the newest release does not name it
+}
+
+// Disk is the space on a file system that a host cannot do without.
+type Disk struct {
+	Of         string `json:"of"` // what is on it: store, state, boot
+	FreeBytes  int64  `json:"freeBytes"`
+	TotalBytes int64  `json:"totalBytes"`
+}
+
+// Credential is a token or key, and until when it is valid.
+type Credential struct {
+	Name string    `json:"name"` // what it lets in to, in words
+	Ends time.Time `json:"ends"`
 }
 
 // Reboot says that a host must be rebooted, or what became of that.
@@ -163,6 +189,9 @@ type Run struct {
 	Stages    []StageTime `json:"stages"`
 	Release   *ReleaseRef `json:"release,omitempty"`
 	Failure   *Failure    `json:"failure,omitempty"`
+	// By is who made it: "" for the hub's own CI, else the name of the token that told of it.
+	By  string `json:"by,omitempty"`
+	URL string `json:"url,omitempty"` // of a page about it
 }
 
 // RunState is how far a Run is.
@@ -179,7 +208,8 @@ const (
 // StreamEvent is one message of the hub's stream. Wake is the only kind that an agent acts on,
 // and all that it does is to look at git again.
 type StreamEvent struct {
-	Kind   string  `json:"kind"` // "wake", "run", "host"
+	Kind   string  `json:"kind"` // "wake", "run", "host", "event"
 	Run    *Run    `json:"run,omitempty"`
 	Status *Status `json:"status,omitempty"`
+	Event  *Event  `json:"event,omitempty"`
 }

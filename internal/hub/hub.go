@@ -49,6 +49,37 @@ type Store interface {
 	PutRun(ctx context.Context, r fleet.Run) (id int64, err error)
 	// Runs are the newest runs, at most so many, newest first.
 	Runs(ctx context.Context, most int) ([]fleet.Run, error)
+	Past
+}
+
+// Past is the part of Store that keeps what happened.
+type Past interface {
+	// PutEvents keeps events in that order and gives each the next Seq; one whose Source and ID are known is passed over, and not among those returned.
+	PutEvents(ctx context.Context, events []fleet.Event) ([]fleet.Event, error)
+	// Events are those of the types asked for (none: all) with a Seq above after, oldest first; or, where after is -1, the newest, newest first. At most so many.
+	Events(ctx context.Context, types []string, after int64, most int) ([]fleet.Event, error)
+	// PutRelease keeps a release by its number; one that is known stays as it is.
+	PutRelease(ctx context.Context, p fleet.Published) error
+	// Releases are those with a number below before (0: all), newest first, at most so many.
+	Releases(ctx context.Context, before, most int) ([]fleet.Published, error)
+	// DeploymentsOf are the deployments of a release on all hosts, in the order in which they were told.
+	DeploymentsOf(ctx context.Context, release int) ([]fleet.Deployment, error)
+	// DeploymentsSince are those that ended at that time or later, on all hosts, in the order in which they ended.
+	DeploymentsSince(ctx context.Context, since time.Time) ([]fleet.Deployment, error)
+	// PutDrill keeps a report by its ID. Drills are the newest, newest first, at most so many.
+	PutDrill(ctx context.Context, r fleet.DrillReport) error
+	Drills(ctx context.Context, most int) ([]fleet.DrillReport, error)
+	// Forget removes all that is kept of a host but events; false when nothing was.
+	Forget(ctx context.Context, host string) (bool, error)
+	// Prune removes what is older than k allows, some at a time; more says that there is more to remove.
+	Prune(ctx context.Context, k Keep, now time.Time) (more bool, err error)
+}
+
+// Keep says how long what happened is kept. The newest releases, and what hosts have now, stay.
+type Keep struct {
+	Events  time.Duration // and alerts that are over
+	History time.Duration // deployments, acts, releases, runs, drills
+	Logs    int           // of deployments, a host
 }
 
 // Options are what a hub needs.

@@ -1,0 +1,91 @@
+package fleet
+
+import "time"
+
+// Published is a release as a hub saw it on the release branch.
+type Published struct {
+	Schema     int        `json:"schema"`
+	Release    ReleaseRef `json:"release"`
+	CreatedAt  time.Time  `json:"createdAt"` // as its manifest says
+	SeenAt     time.Time  `json:"seenAt"`    // by this hub
+	Trace      string     `json:"traceparent,omitempty"`
+	RollbackTo int        `json:"rollbackTo,omitempty"`
+	Hosts      int        `json:"hosts"`   // that follow it
+	Changed    []string   `json:"changed"` // those that get another system than by the release before
+	Manual     []string   `json:"manual,omitempty"`
+}
+
+// ReleaseState is how far a release is on its hosts.
+type ReleaseState string
+
+// The states of a release on its hosts.
+const (
+	ReleaseUnderWay   ReleaseState = "under-way"
+	ReleaseDone       ReleaseState = "done"       // all hosts have it
+	ReleaseFailed     ReleaseState = "failed"     // a host will not have it by itself
+	ReleaseSuperseded ReleaseState = "superseded" // a newer one came before all hosts had it
+)
+
+// ReleaseView is a release with all that a hub knows of it.
+type ReleaseView struct {
+	Published
+	State ReleaseState `json:"state"`
+	Text  string       `json:"text"`          // how far it is, in a line
+	Run   *Run         `json:"run,omitempty"` // of CI, where it was told of one
+	// Progress is of every host concerned, by name; missing in lists of releases.
+	Progress []HostProgress `json:"progress,omitempty"`
+	DoneAt   *time.Time     `json:"doneAt,omitempty"` // when the last host had it
+}
+
+// HostProgress is where a host is with a release.
+type HostProgress struct {
+	Host       string      `json:"host"`
+	Standing   string      `json:"standing"` // done, under way, failed, waits, retrying, silent, unchanged, superseded
+	Why        string      `json:"why,omitempty"`
+	Deployment *Deployment `json:"deployment,omitempty"` // its last one of that release
+}
+
+// Stats are a fleet's figures over a time. Durations are seconds; what cannot be told, for want of cases, is missing.
+type Stats struct {
+	Schema      int       `json:"schema"`
+	From        time.Time `json:"from"`
+	Until       time.Time `json:"until"`
+	Releases    int       `json:"releases"`
+	Deployments int       `json:"deployments"`
+	// LeadTime is from a push (or, where that is not known, the commit) to the last of its hosts that has it.
+	LeadTime *Spread `json:"leadTime,omitempty"`
+	// ChangeFailures are releases that failed on a host; the rate is of all that reached one.
+	ChangeFailures    int      `json:"changeFailures"`
+	ChangeFailureRate *float64 `json:"changeFailureRate,omitempty"`
+	// TimeToRestore is from a host's failed deployment to its next one that was committed.
+	TimeToRestore *Spread `json:"timeToRestore,omitempty"`
+	RunsFailed    int     `json:"runsFailed"`
+	Runs          int     `json:"runs"`
+}
+
+// Spread is what a number of durations look like, in seconds.
+type Spread struct {
+	Count  int     `json:"count"`
+	Median float64 `json:"median"`
+	P95    float64 `json:"p95"`
+	Most   float64 `json:"most"`
+}
+
+// DrillReport is how a drill ended, as whoever ran it tells a hub.
+type DrillReport struct {
+	Schema    int             `json:"schema"`
+	ID        string          `json:"id"` // unique
+	StartedAt time.Time       `json:"startedAt"`
+	EndedAt   time.Time       `json:"endedAt"`
+	Where     string          `json:"where"` // "sandbox", or the host that it was about
+	Passed    bool            `json:"passed"`
+	Scenarios []DrillScenario `json:"scenarios"`
+}
+
+// DrillScenario is one thing that was drilled.
+type DrillScenario struct {
+	Name    string  `json:"name"`
+	Result  string  `json:"result"` // pass, fail, skip
+	Detail  string  `json:"detail,omitempty"`
+	Seconds float64 `json:"seconds"`
+}
