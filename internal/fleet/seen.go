@@ -70,22 +70,3 @@ type Spread struct {
 	P95    float64 `json:"p95"`
 	Most   float64 `json:"most"`
 }
-
-// DrillReport is how a drill ended, as whoever ran it tells a hub.
-type DrillReport struct {
-	Schema    int             `json:"schema"`
-	ID        string          `json:"id"` // unique
-	StartedAt time.Time       `json:"startedAt"`
-	EndedAt   time.Time       `json:"endedAt"`
-	Where     string          `json:"where"` // "sandbox", or the host that it was about
-	Passed    bool            `json:"passed"`
-	Scenarios []DrillScenario `json:"scenarios"`
-}
-
-// DrillScenario is one thing that was drilled.
-type DrillScenario struct {
-	Name    string  `json:"name"`
-	Result  string  `json:"result"` // pass, fail, skip
-	Detail  string  `json:"detail,omitempty"`
-	Seconds float64 `json:"seconds"`
-}
