@@ -81,7 +81,7 @@ func TestExplain(t *testing.T) {
 	} {
 		fmt.Fprintf(&got, "## %s\n", c.name)
 		a := &app{Stdio: Stdio{Out: &got}}
-		a.tellExplanation(explain(c.s))
+		a.tellExplanation(fleet.Explain(c.s))
 		fmt.Fprintln(&got)
 	}
 	file := filepath.Join("testdata", "explain.txt")
@@ -103,7 +103,7 @@ func TestExplain(t *testing.T) {
 func TestEveryPhaseIsExplained(t *testing.T) {
 	for _, p := range fleet.Phases() {
 		s := fleet.Status{Phase: p, Target: &fleet.Target{}}
-		if e := explain(s); len(e.Why) != 1 || bytes.Contains([]byte(e.Why[0].Said+s.Meaning()), []byte("does not know:")) || bytes.Contains([]byte(s.Meaning()), []byte("that this garrison")) {
+		if e := fleet.Explain(s); len(e.Why) != 1 || bytes.Contains([]byte(e.Why[0].Said+s.Meaning()), []byte("does not know:")) || bytes.Contains([]byte(s.Meaning()), []byte("that this garrison")) {
 			t.Errorf("%s: %+v; %s", p, e, s.Meaning())
 		}
 	}

@@ -116,7 +116,7 @@ func (a *app) tellStatus(s fleet.Status) {
 	tellFailure("FAILED", s.Failure, time.Time{})
 	if b := s.Reboot; b != nil {
 		if b.Needed {
-			line("REBOOT", "%s", rebootMeaning(*b))
+			line("REBOOT", "%s", b.Meaning())
 		}
 		tellFailure("REBOOT", b.Failure, time.Time{})
 	}

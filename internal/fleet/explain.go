@@ -1,0 +1,207 @@
+package fleet
+
+import (
+	"fmt"
+	"strings"
+)
+
+// Explanation is why a host is where it is: sentences, in the order in which they matter, each with what to type about it.
+type Explanation struct {
+	Schema int      `json:"schema"`
+	Host   string   `json:"host"`
+	Why    []Reason `json:"why"`
+}
+
+// Reason is one of the sentences.
+type Reason struct {
+	About    string   `json:"about"` // a phase, or a flag of the status
+	Said     string   `json:"said"`
+	Commands []string `json:"commands"` // to type, if this is to change
+}
+
+// Explain makes sentences of a status.
+func Explain(s Status) Explanation {
+	e := Explanation{Schema: StatusSchema, Host: s.Host, Why: []Reason{}}
+	add := func(about, said string, commands ...string) {
+		if commands == nil {
+			commands = []string{}
+		}
+		e.Why = append(e.Why, Reason{about, said, commands})
+	}
+	addFailure := func(about, begin string, f *Failure) {
+		add(about, begin+failed(f)+".", hints(f)...)
+	}
+	said, commands := explainPhase(s)
+	add(string(s.Phase), said, commands...)
+	if p := s.Suspended; p != nil && s.Phase != PhaseWaiting {
+		add("suspended", fmt.Sprintf("Since %s, %s keeps activations from starting until %s: %s.", Moment(p.Since), p.By, Moment(p.Until), p.Reason), "garrison resume")
+	}
+	if d := s.Drifted; d != nil && s.Phase != PhaseOverruled || s.Drift && d == nil {
+		add("drift", "It runs "+s.Systems.Current+", to which somebody switched it by hand"+sinceDrift(d)+".", "garrison history")
+	}
+	if b := s.Reboot; b != nil && b.Needed && s.Phase != PhaseReboot {
+		add("reboot", "Its kernel, initrd or kernel modules are not those that were booted: "+b.Meaning()+".", "systemctl reboot")
+	}
+	if b := s.Reboot; b != nil && b.Failure != nil {
+		addFailure("rebooted", "The agent rebooted it, or tried to: ", b.Failure)
+	}
+	if f := s.Failure; f != nil && s.Phase != PhaseHeld && s.Phase != PhaseRetrying {
+		addFailure("failure", "The last failure: ", f)
+	}
+	if r := s.Refused; r != nil {
+		addFailure("refused", fmt.Sprintf("Since %s, the release branch points at something that is not an acceptable release, and nothing of it is used: ", Moment(r.Since)), &r.Failure)
+	}
+	for _, r := range s.Remotes {
+		if r.Ignored != nil {
+			addFailure("test", "What the host's test branch points at is not tried: ", &r.Ignored.Failure)
+		}
+	}
+	if f := s.Remote.Failure; f != nil {
+		addFailure("remote", fmt.Sprintf("Since %s, it cannot see new releases: ", Moment(s.Remote.Since)), f)
+	}
+	if f := s.Hub.Failure; f != nil {
+		addFailure("hub", fmt.Sprintf("Since %s, the hub is not reached: releases are polled for, and the hub's picture of this host is old: ", Moment(s.Hub.Since)), f)
+	}
+	return e
+}
+
+func sinceDrift(d *Drift) string {
+	if d == nil {
+		return ""
+	}
+	return " " + Moment(d.Since)
+}
+
+// explainPhase says what the phase means here, and what would change it.
+func explainPhase(s Status) (string, []string) {
+	since := "Since " + Moment(s.Since) + ", this host "
+	release, newest, running := "a release", "the newest release", "nothing that was confirmed"
+	if s.Target != nil {
+		release = s.Target.Release.Name()
+	}
+	if s.Newest != nil {
+		newest = s.Newest.Name()
+	}
+	if s.Active != nil {
+		running = s.Active.Release.Name()
+	}
+	switch s.Phase {
+	case PhaseNew:
+		return since + "has not seen a release. The first one that is published and verified is deployed.", []string{"garrison release (in CI, or where the repository is)"}
+	case PhaseIdle:
+		return since + "runs what " + newest + " says. A newer release that changes it changes this.", nil
+	case PhaseManual:
+		if s.Failure != nil {
+			return since + "is in no release: " + newest + " does not know it, and it is left as it is.", nil
+		}
+		return since + "is left to be deployed by hand, as garrison.toml says (hosts.manual).", []string{"garrison deploy STOREPATH"}
+	case PhaseStaging:
+		return since + "fetches the system of " + release + ". It is activated when it is there whole.", []string{"garrison suspend --reason WHY --for 1h (to keep it from that)"}
+	case PhaseActivating:
+		return since + "is switched to " + release + ". It is kept if it passes its checks, else " + running + " comes back.", []string{"garrison status"}
+	case PhaseReboot:
+		said := since + "waits for a reboot: " + running + " is what it boots next, and cannot be switched to while it runs."
+		if s.Reboot != nil && s.Reboot.At != nil {
+			said += " The agent reboots it at " + Moment(*s.Reboot.At) + "."
+		}
+		return said, []string{"systemctl reboot"}
+	case PhaseHeld:
+		return since + "holds " + release + ", which failed here for a reason of its own: " + failed(s.Failure) + ". What was confirmed before is " + running +
+			". It is not tried again by itself; a newer release with another system for this host ends that.", append(hints(s.Failure), "garrison retry")
+	case PhaseRetrying:
+		said := since + "tries " + release + " again and again, for the network, the cache or the host itself is at fault: " + failed(s.Failure) + "."
+		if s.RetryAt != nil {
+			said += " The next try is at " + Moment(*s.RetryAt) + "."
+		}
+		return said, append(hints(s.Failure), "garrison retry")
+	case PhaseTesting:
+		test := "a test release"
+		if s.Test != nil {
+			test = s.Test.Name()
+		}
+		return since + "tries " + test + ". No boot takes it: " + running + " is what comes back with one, when the test branch is deleted, or with a newer release.",
+			[]string{"garrison deploy " + newest + " (to end it here)"}
+	case PhaseOverruled:
+		return explainOverruled(s, since, newest)
+	case PhaseWaiting:
+		return explainWaiting(s, since, release)
+	}
+	return since + "is in a phase that this garrison does not know: " + string(s.Phase) + ".", nil
+}
+
+// hints are what a failure says helps against it.
+func hints(f *Failure) []string {
+	if f == nil || f.Hint == "" {
+		return nil
+	}
+	return []string{f.Hint}
+}
+
+func failed(f *Failure) string {
+	if f == nil {
+		return "nobody knows why"
+	}
+	return strings.TrimRight(FirstLine(f.Message), ".")
+}
+
+func explainOverruled(s Status, since, newest string) (string, []string) {
+	back := []string{}
+	if s.Newest != nil {
+		back = append(back, "garrison deploy "+newest)
+	}
+	until := " It is left alone until a release newer than " + newest + " brings this host another system."
+	switch {
+	case s.Drifted != nil:
+		return since + "runs " + s.Drifted.Current + ", to which somebody switched it by hand." + until, back
+	case s.Choice != nil:
+		return since + fmt.Sprintf("runs %s, which %s chose by garrison %s%s.", s.Choice.Release.Name(), s.Choice.By, s.Choice.Act, reason(s.Choice.Reason)) + until, back
+	}
+	return since + "runs what somebody chose." + until, back
+}
+
+func explainWaiting(s Status, since, release string) (string, []string) {
+	said := since + "has " + release + " in its store, and waits " + s.WaitsFor() + "."
+	if s.Wait == nil {
+		return said, nil
+	}
+	switch s.Wait.For {
+	case ForResume:
+		if p := s.Suspended; p != nil {
+			said += fmt.Sprintf(" %s suspended activations %s: %s.", p.By, Moment(p.Since), p.Reason)
+		}
+		return said, []string{"garrison resume"}
+	case ForConfirm:
+		return said, []string{"garrison confirm " + release, "garrison confirm " + release + " --now (whatever the window)"}
+	case ForWindow:
+		if s.Target != nil && s.Target.Release.Number == 0 && s.Target.Release.Test == "" {
+			return said, []string{"garrison deploy " + s.Target.OutPath + " --now"}
+		}
+		return said, []string{"garrison confirm " + release + " --now"}
+	}
+	return said + " Then it is brought back to " + release + ", as onDrift says.", []string{"garrison suspend --reason WHY --for 1h (to keep it from that)"}
+}
+
+// Meaning says what becomes of a reboot that is needed.
+func (b Reboot) Meaning() string {
+	switch {
+	case b.At != nil:
+		return "needed; the agent reboots this host at " + Moment(*b.At)
+	case b.Tried:
+		return "needed; the agent rebooted once for it already, and leaves it to a person now"
+	}
+	return "needed; reboot when it suits"
+}
+
+// FirstLine is s up to its first line break: what of an error fits in a line.
+func FirstLine(s string) string {
+	line, _, _ := strings.Cut(s, "\n")
+	return line
+}
+
+// reason is a reason as the end of a sentence.
+func reason(s string) string {
+	if s == "" {
+		return ""
+	}
+	return " (" + s + ")"
+}
