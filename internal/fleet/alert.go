@@ -67,3 +67,27 @@ type Delivery struct {
 	GivenUp  bool       `json:"givenUp,omitempty"`
 	Error    string     `json:"error,omitempty"` // of the last attempt
 }
+
+// SenderState is how a sender of a hub does.
+type SenderState struct {
+	Schema    int        `json:"schema"`
+	Name      string     `json:"name"`
+	Type      string     `json:"type"`
+	Pending   int        `json:"pending"`             // deliveries that are not done, at most some hundred
+	Oldest    *time.Time `json:"oldest,omitempty"`    // when the first of them was queued
+	Delivered *time.Time `json:"delivered,omitempty"` // when something last was
+	Attempts  int        `json:"attempts,omitempty"`  // of the delivery that is tried
+	NextAt    *time.Time `json:"nextAt,omitempty"`    // when one is tried again
+	Error     string     `json:"error,omitempty"`     // of the last attempt, if it failed
+	GivenUp   int        `json:"givenUp,omitempty"`   // of the last deliveries that are done
+	Template  string     `json:"template,omitempty"`  // why the configured text could not be made; the default was sent
+}
+
+// SenderTest is what came of a test message.
+type SenderTest struct {
+	Schema  int     `json:"schema"`
+	Name    string  `json:"name"`
+	Type    string  `json:"type"`
+	Error   string  `json:"error,omitempty"` // "" if it was taken
+	Seconds float64 `json:"seconds"`
+}

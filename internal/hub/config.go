@@ -134,11 +134,13 @@ func (c *Config[Cache]) FollowFrom() git.Remote {
 
 // Scopes that a token may have. ScopeReport is followed by a colon and a host's name.
 const (
-	ScopePush   = "push"   // upload to the hub's cache, and read it
-	ScopeCache  = "cache"  // everything with every cache of the hub
-	ScopeWake   = "wake"   // have the hub look at git
-	ScopeRead   = "read"   // runs, hosts, the whole stream; the hub's cache
-	ScopeReport = "report" // report:<host>: speak for that host, hear wakes, read the hub's cache
+	ScopePush    = "push"    // upload to the hub's cache, and read it
+	ScopeCache   = "cache"   // everything with every cache of the hub
+	ScopeWake    = "wake"    // have the hub look at git
+	ScopeRead    = "read"    // runs, hosts, the whole stream; the hub's cache
+	ScopeCI      = "ci"      // tell of runs of CI and of drills
+	ScopeOperate = "operate" // test senders, forget a host
+	ScopeReport  = "report"  // report:<host>: speak for that host, hear wakes, read the hub's cache
 )
 
 // Token is one entry of the tokens file; of the secret only the SHA-256 is known.
@@ -174,9 +176,9 @@ func ReadTokens(path string) (Tokens, error) {
 		}
 		for _, s := range k.Scopes {
 			kind, host, _ := strings.Cut(s, ":")
-			if !slices.Contains([]string{ScopePush, ScopeCache, ScopeWake, ScopeRead}, s) && (kind != ScopeReport || !fleet.ValidHostName(host)) {
+			if !slices.Contains([]string{ScopePush, ScopeCache, ScopeWake, ScopeRead, ScopeCI, ScopeOperate}, s) && (kind != ScopeReport || !fleet.ValidHostName(host)) {
 				return t, fleet.Errorf(fleet.Local, fleet.CodeConfig, "%s: token %q has the unknown scope %q", path, k.Name, s).
-					WithHint("scopes are: push, cache, wake, read, report:<host>")
+					WithHint("scopes are: push, cache, wake, read, ci, operate, report:<host>")
 			}
 		}
 	}

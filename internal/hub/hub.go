@@ -90,6 +90,7 @@ type Options struct {
 	Wake   func(at time.Time)     // told when somebody says that there is something to look at; nil: agents are
 	Hooks  http.Handler           // gets what a forge delivers; nil: nothing is taken
 	Told   func()                 // that a host reported; may be nil
+	Alerts Alerts                 // nil: nobody knows what is wrong
 	LogDir string                 // of CI runs
 	Log    *slog.Logger
 }
@@ -128,6 +129,9 @@ const (
 //	     …/acts?n=N              read            [fleet.Act], newest first
 //	     …/logs?deployment=N     read            what was said in it; ?follow=1 for what is said now
 //	     …/diff                  read            fleet.HostDiff
+//	GET  /api/v1/alerts          read            [fleet.Alert] that are open; ?all=1&n=N the newest, newest first
+//	GET  /api/v1/notify          read            [fleet.SenderState]
+//	POST /api/v1/notify/test     operate         ?sender=NAME, as often as wanted: [fleet.SenderTest]
 //	GET  /api/v1/runs?n=N        read            [fleet.Run], newest first
 //	GET  /api/v1/runs/{id}/log   read            what the run's programs said; ?follow=1 until it has ended
 func (h *Hub) Handler() http.Handler {
@@ -152,6 +156,11 @@ func (h *Hub) Handler() http.Handler {
 	mux.HandleFunc("GET /api/v1/hosts/{host}/diff", h.allow(ScopeRead, h.serveHostDiff))
 	mux.HandleFunc("GET /api/v1/runs", h.allow(ScopeRead, h.serveRuns))
 	mux.HandleFunc("GET /api/v1/runs/{id}/log", h.allow(ScopeRead, h.serveRunLog))
+	if h.Alerts != nil {
+		mux.HandleFunc("GET /api/v1/alerts", h.allow(ScopeRead, h.serveAlerts))
+		mux.HandleFunc("GET /api/v1/notify", h.allow(ScopeRead, h.serveSenders))
+		mux.HandleFunc("POST /api/v1/notify/test", h.allow(ScopeOperate, h.serveSenderTest))
+	}
 	mux.Handle("/", h.Cache)
 	return mux
 }
