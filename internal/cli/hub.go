@@ -161,7 +161,7 @@ func (a *app) runHub(ctx context.Context, c HubFile) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, store.Close()) }()
-	h := hub.New(hub.Options{Store: store, Tokens: tokens, LogDir: logDir, Log: log})
+	h := hub.New(hub.Options{Store: store, Tokens: tokens, Silent: time.Duration(c.Follow.Silent), LogDir: logDir, Log: log})
 	caches, closeCaches, err := openCache(ctx, c.Cache, c.DataDir, cache.Options{Tokens: grantOf(tokens, c.Cache.Name), Roots: h.InUse, Log: log})
 	if err != nil {
 		return err

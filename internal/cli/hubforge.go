@@ -33,14 +33,18 @@ func newWatchers(ctx context.Context, c HubFile, h *hub.Hub, caches *cache.Serve
 		return nil, err
 	}
 	w := &watchers{}
-	newest := func(*fleet.Manifest) {}
+	newest := h.SetNewest
 	if c.Forge.TokenFile != "" {
 		if w.forge, err = forge.Open(forge.Config{Kind: c.Forge.Kind, URL: c.Forge.URL, API: c.Forge.API, Repo: c.Forge.Repo, Token: tokenFrom(c.Forge.TokenFile)}); err != nil {
 			return nil, err
 		}
-		w.announcer = hub.NewAnnouncer(hub.AnnounceOptions{SetStatus: w.forge.SetStatus, Hosts: h.Store.Statuses,
+		w.announcer = hub.NewAnnouncer(hub.AnnounceOptions{SetStatus: w.forge.SetStatus, Hosts: h.Hosts,
 			File: filepath.Join(c.DataDir, "rollout.json"), Silent: time.Duration(c.Follow.Silent), Log: log})
-		h.Told, newest = w.announcer.Reported, w.announcer.Newest
+		h.Told = w.announcer.Reported
+		newest = func(m *fleet.Manifest) {
+			h.SetNewest(m)
+			w.announcer.Newest(m)
+		}
 	}
 	w.follower = hub.NewFollower(hub.FollowOptions{Remote: c.FollowFrom(), Repo: repo, Branch: c.Follow.Branch, Signers: c.Follow.AllowedSigners,
 		Poll: time.Duration(c.Follow.Poll), Wake: h.WakeAgents, Newest: newest, Log: log})

@@ -14,6 +14,8 @@ func (s Status) Meaning() string {
 	switch s.Phase {
 	case PhaseNew:
 		return "has not seen a release yet"
+	case PhaseUnheard:
+		return "has never reported"
 	case PhaseIdle:
 		return "runs what the newest release says"
 	case PhaseManual:

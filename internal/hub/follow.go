@@ -41,7 +41,7 @@ func NewFollower(o FollowOptions) *Follower {
 	return &Follower{FollowOptions: o, hints: make(chan struct{}, 1)}
 }
 
-const publishedRef = "refs/garrison/published/"
+const newestRef = "refs/garrison/published/newest"
 
 // Concerns says whether the ref is one that agents follow.
 func (f *Follower) Concerns(ref string) bool {
@@ -80,8 +80,13 @@ func (f *Follower) Moved(r fleet.ReleaseRef) {
 	f.Hint(time.Now())
 }
 
-// Run follows until ctx ends.
+// Run follows until ctx ends. Until it has seen what is published now, the newest release is what it was when the hub last looked.
 func (f *Follower) Run(ctx context.Context) {
+	if m, err := f.remembered(ctx); err != nil && ctx.Err() == nil {
+		f.Log.Warn("which release was the newest is not known before the remote answers", "err", err)
+	} else if m != nil {
+		f.Newest(m)
+	}
 	for failures := 0; ctx.Err() == nil; {
 		err := f.look(ctx)
 		pause := jittered(f.Poll)
@@ -151,7 +156,7 @@ func (f *Follower) manifest(ctx context.Context, tip string) (*fleet.Manifest, e
 	slices.Sort(numbers)
 	newest := error(fleet.Errorf(fleet.Bad, fleet.CodeUnsigned, "no release tag points at it"))
 	for i, n := range slices.Backward(numbers) {
-		m, err := f.readTag(ctx, fleet.TagName(n), tags[fleet.TagName(n)])
+		m, err := f.fetchTag(ctx, fleet.TagName(n), tags[fleet.TagName(n)])
 		if err == nil || fleet.ClassOf(err) != fleet.Bad {
 			return m, err
 		}
@@ -162,11 +167,30 @@ func (f *Follower) manifest(ctx context.Context, tip string) (*fleet.Manifest, e
 	return nil, newest
 }
 
-func (f *Follower) readTag(ctx context.Context, name string, ref git.Ref) (*fleet.Manifest, error) {
+// fetchTag is the manifest of a tag at the remote, if it may be believed.
+func (f *Follower) fetchTag(ctx context.Context, name string, ref git.Ref) (*fleet.Manifest, error) {
 	// The one ref takes the place of the last: what it refers to is kept for the next fetch, and no more.
-	if err := f.Repo.FetchFrom(ctx, f.Remote, "+refs/tags/"+name+":"+publishedRef+"newest"); err != nil {
+	if err := f.Repo.FetchFrom(ctx, f.Remote, "+refs/tags/"+name+":"+newestRef); err != nil {
 		return nil, err
 	}
+	return f.readTag(ctx, name, ref)
+}
+
+// remembered is the manifest of the release that was the newest when it was last looked; nil when there is none.
+func (f *Follower) remembered(ctx context.Context) (*fleet.Manifest, error) {
+	id, found, err := f.Repo.Resolve(ctx, newestRef)
+	if err != nil || !found {
+		return nil, err
+	}
+	tag, err := f.Repo.ReadTag(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	return f.readTag(ctx, tag.Name, git.Ref{ID: id, Commit: tag.Commit})
+}
+
+// readTag is the manifest of a tag that is here, if it may be believed.
+func (f *Follower) readTag(ctx context.Context, name string, ref git.Ref) (*fleet.Manifest, error) {
 	if f.Signers != "" {
 		if err := f.Repo.VerifyTag(ctx, ref.ID, f.Signers); err != nil {
 			return nil, err

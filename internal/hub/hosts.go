@@ -47,10 +47,15 @@ func (h *Hub) serveReport(w http.ResponseWriter, r *http.Request) {
 	if !report(w, r, &s, func() (int, string) { return s.Schema, s.Host }) {
 		return
 	}
-	if now := time.Now().UTC(); s.At.After(now.Add(maxSkew)) {
-		s.At = now // or nothing that it says once its clock is right again would be taken for newer
+	now := time.Now().UTC()
+	if ahead := s.At.Sub(now); ahead > maxSkew {
+		s.At, s.NextPoll = now, s.NextPoll.Add(-ahead) // or nothing that it says once its clock is right again would be taken for newer
 	}
-	err := h.Store.PutStatus(r.Context(), s)
+	s.Seen = &fleet.Seen{At: now}
+	_, err := h.heardBefore(r.Context())
+	if err == nil {
+		err = h.Store.PutStatus(r.Context(), s)
+	}
 	received := fleet.Received{Schema: fleet.StatusSchema}
 	if err == nil {
 		h.events.send(fleet.StreamEvent{Kind: "host", Status: &s})
@@ -129,7 +134,7 @@ func (h *Hub) kept(w http.ResponseWriter, host string, err error) bool {
 const maxHistoryAsk = 100
 
 func (h *Hub) serveHost(w http.ResponseWriter, r *http.Request) {
-	s, found, err := h.Store.Status(r.Context(), r.PathValue("host"))
+	s, found, err := h.Host(r.Context(), r.PathValue("host"))
 	h.answerFound(w, s, found, err)
 }
 

@@ -91,6 +91,7 @@ type Options struct {
 	Hooks  http.Handler           // gets what a forge delivers; nil: nothing is taken
 	Told   func()                 // that a host reported; may be nil
 	Alerts Alerts                 // nil: nobody knows what is wrong
+	Silent time.Duration          // that a host that is due may take to report before it counts as silent; 0: for ever
 	LogDir string                 // of CI runs
 	Log    *slog.Logger
 }
@@ -100,10 +101,13 @@ type Hub struct {
 	Options
 	events broker
 	live   live
+	sight  sight
 }
 
 // New makes a hub.
-func New(o Options) *Hub { return &Hub{Options: o} }
+func New(o Options) *Hub {
+	return &Hub{Options: o, sight: sight{started: time.Now().UTC()}}
+}
 
 const (
 	maxReport  = 1 << 20 // bytes
@@ -236,7 +240,7 @@ func (h *Hub) NoteRun(ctx context.Context, r fleet.Run) (int64, error) {
 }
 
 func (h *Hub) serveHosts(w http.ResponseWriter, r *http.Request) {
-	list, err := h.Store.Statuses(r.Context())
+	list, err := h.Hosts(r.Context())
 	h.answer(w, list, err)
 }
 

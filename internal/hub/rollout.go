@@ -25,7 +25,7 @@ func Rollout(m *fleet.Manifest, hosts []fleet.Status, now time.Time, silent time
 	for host, e := range m.Hosts {
 		s := known[host]
 		where, why := standingOf(s, m, e)
-		if where > done && now.Sub(later(s.At, m.CreatedAt)) > silent {
+		if where > done && now.Sub(later(expected(s), m.CreatedAt)) > silent {
 			where, why = away, ""
 		}
 		if why != "" {
