@@ -21,39 +21,55 @@ func Rollout(m *fleet.Manifest, hosts []fleet.Status, now time.Time, silent time
 	for _, s := range hosts {
 		known[s.Host] = s
 	}
-	at := map[standing][]string{}
+	at := stood{}
 	for host, e := range m.Hosts {
 		s := known[host]
-		where, why := standingOf(s, m, e)
+		where, why := standingOf(s, m.Number, m.CreatedAt, e.OutPath)
 		if where > done && now.Sub(later(expected(s), m.CreatedAt)) > silent {
 			where, why = away, ""
 		}
-		if why != "" {
-			host += " (" + why + ")"
-		}
-		at[where] = append(at[where], host)
+		at.add(where, host, why)
 	}
-	all := len(m.Hosts)
-	r := forge.Status{Context: RolloutContext, State: forge.Pending}
+	state, text := at.text(len(m.Hosts))
+	return forge.Status{Context: RolloutContext, State: state, Text: m.Name() + ": " + text}
+}
+
+// stood are the hosts of a release by where they are with it.
+type stood map[standing][]string
+
+func (at stood) add(where standing, host, why string) {
+	if why != "" {
+		host += " (" + why + ")"
+	}
+	at[where] = append(at[where], host)
+}
+
+// text says in a line how far a release is that so many hosts follow.
+func (at stood) text(all int) (forge.State, string) {
+	state := forge.Pending
 	parts := []string{fmt.Sprintf("%d of %d hosts", len(at[done]), all)}
 	switch {
 	case len(at[failed]) > 0:
-		r.State = forge.Failure
+		state = forge.Failure
 	case len(at[done]) == all:
-		r.State = forge.Success
+		state = forge.Success
 		parts[0] = fmt.Sprintf("all %d hosts", all)
 		if all == 1 {
 			parts[0] = "its one host"
 		}
 	}
+	return state, strings.Join(append(parts, at.wanting()...), "; ")
+}
+
+// wanting names the hosts that somebody may have to look after.
+func (at stood) wanting() (parts []string) {
 	for _, kind := range []standing{failed, away, needsSomebody, retrying} {
 		if list := at[kind]; len(list) > 0 {
 			slices.Sort(list)
 			parts = append(parts, kind.String()+": "+few(list))
 		}
 	}
-	r.Text = m.Name() + ": " + strings.Join(parts, "; ")
-	return r
+	return parts
 }
 
 // Superseded is what becomes of a rollout that had not come to its end when the next release came.
@@ -79,14 +95,14 @@ func (s standing) String() string {
 	return [...]string{failed: "failed", done: "done", underWay: "under way", needsSomebody: "waits", retrying: "retrying", away: "silent"}[s]
 }
 
-// standingOf says where a host is with release m, which has e for it, and in a word why.
-func standingOf(s fleet.Status, m *fleet.Manifest, e fleet.Entry) (standing, string) {
+// standingOf says where a host is with the newest release, and in a word why. system is what that has for the host; "" where that is not known, and the host's word is taken.
+func standingOf(s fleet.Status, release int, created time.Time, system string) (standing, string) {
 	switch {
-	case s.Newest == nil || s.Newest.Number < m.Number:
+	case s.Newest == nil || s.Newest.Number < release:
 		if s.Refused != nil {
 			return failed, "refused, " + string(s.Refused.Failure.Code)
 		}
-		if f := s.Remote.Failure; f != nil && s.At.After(m.CreatedAt) {
+		if f := s.Remote.Failure; f != nil && s.At.After(created) {
 			return retrying, string(f.Code)
 		}
 		return underWay, ""
@@ -94,7 +110,7 @@ func standingOf(s fleet.Status, m *fleet.Manifest, e fleet.Entry) (standing, str
 		return failed, whyFailed(s)
 	case s.Drift:
 		return needsSomebody, "drift"
-	case s.Phase == fleet.PhaseIdle && s.Failure == nil && s.Active != nil && s.Active.OutPath == e.OutPath:
+	case s.Phase == fleet.PhaseIdle && s.Failure == nil && s.Active != nil && (system == "" || s.Active.OutPath == system):
 		return done, ""
 	case s.Phase == fleet.PhaseReboot:
 		return needsSomebody, "reboot"
