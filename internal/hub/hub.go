@@ -136,6 +136,10 @@ const (
 //	GET  /api/v1/alerts          read            [fleet.Alert] that are open; ?all=1&n=N the newest, newest first
 //	GET  /api/v1/notify          read            [fleet.SenderState]
 //	POST /api/v1/notify/test     operate         ?sender=NAME, as often as wanted: [fleet.SenderTest]
+//	GET  /api/v1/releases        read            [fleet.ReleaseView] without progress, newest first; ?n=N, ?before=NUMBER
+//	GET  /api/v1/releases/{n}    read            fleet.ReleaseView
+//	GET  /api/v1/stats?days=N    read            fleet.Stats of the last N days
+//	GET  /api/v1/drills?n=N      read            [fleet.DrillReport], newest first
 //	GET  /api/v1/runs?n=N        read            [fleet.Run], newest first
 //	GET  /api/v1/runs/{id}/log   read            what the run's programs said; ?follow=1 until it has ended
 func (h *Hub) Handler() http.Handler {
@@ -158,6 +162,10 @@ func (h *Hub) Handler() http.Handler {
 	mux.HandleFunc("GET /api/v1/hosts/{host}/acts", h.allow(ScopeRead, h.serveHostActs))
 	mux.HandleFunc("GET /api/v1/hosts/{host}/logs", h.allow(ScopeRead, h.serveHostLogs))
 	mux.HandleFunc("GET /api/v1/hosts/{host}/diff", h.allow(ScopeRead, h.serveHostDiff))
+	mux.HandleFunc("GET /api/v1/releases", h.allow(ScopeRead, h.serveReleases))
+	mux.HandleFunc("GET /api/v1/releases/{number}", h.allow(ScopeRead, h.serveRelease))
+	mux.HandleFunc("GET /api/v1/stats", h.allow(ScopeRead, h.serveStats))
+	mux.HandleFunc("GET /api/v1/drills", h.allow(ScopeRead, h.serveDrills))
 	mux.HandleFunc("GET /api/v1/runs", h.allow(ScopeRead, h.serveRuns))
 	mux.HandleFunc("GET /api/v1/runs/{id}/log", h.allow(ScopeRead, h.serveRunLog))
 	if h.Alerts != nil {
