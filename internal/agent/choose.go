@@ -42,7 +42,7 @@ func (a *Agent) ofRelease(ctx context.Context, number int, s fleet.Status) (flee
 	if !there {
 		return target, fleet.Errorf(fleet.Bad, fleet.CodeNotFound, "%s has no host %s", name, a.Config.Host)
 	}
-	return *entry.Target(fleet.ReleaseRef{Number: number, Commit: ref.Commit, Tag: ref.ID, Source: m.Source}, time.Time{}), nil
+	return *entry.Target(m.Ref(ref.Commit, ref.ID), time.Time{}), nil
 }
 
 // past fetches and verifies an earlier release, which must be among the ancestors of the newest: its tag is not kept here. The first remote that has it will do.

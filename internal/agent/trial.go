@@ -70,7 +70,7 @@ func (l *looker) verifyTest(ctx context.Context, tip string, base int, k known, 
 			continue
 		}
 		seen, _ := fleet.TestTagNumber(l.host, k.tested.Test)
-		release := fleet.ReleaseRef{Test: name, Commit: tip, Tag: tag.ID, Source: m.Source}
+		release := m.Ref(tip, tag.ID)
 		switch {
 		case n < seen || n == seen && tag.ID != k.tested.Tag:
 			return deploy.TestFound{}, fleet.Errorf(fleet.Bad, fleet.CodeReplayed, "%s comes after %s: the number must go up", name, k.tested.Test).WithHint(again)

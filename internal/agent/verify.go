@@ -81,7 +81,7 @@ func (l *looker) verify(ctx context.Context, m *remote, tip string, k known, ref
 		return found, fleet.Errorf(fleet.Bad, fleet.CodeReplayed, "%s comes after %s: the number must go up", tag.Name, fleet.TagName(k.number)).
 			WithHint("publish a new release")
 	}
-	found.Release = fleet.ReleaseRef{Number: manifest.Number, Commit: tip, Tag: tag.ID, Source: manifest.Source}
+	found.Release = manifest.Ref(tip, tag.ID)
 	if e, ok := manifest.Hosts[l.host]; ok {
 		found.Entry = &e
 		if other := otherHost(l.host, e.OutPath, manifest, l.runs()); other != "" {

@@ -46,6 +46,15 @@ func (m *Manifest) Name() string {
 	return TagName(m.Number)
 }
 
+// Ref is how a release with that manifest is referred to; tag is the tag's object name.
+func (m *Manifest) Ref(commit, tag string) ReleaseRef {
+	r := ReleaseRef{Number: m.Number, Commit: commit, Tag: tag, Source: m.Source, Trace: m.Trace}
+	if m.Test != "" {
+		r.Number, r.Test = 0, m.Name()
+	}
+	return r
+}
+
 // NewestSource is the newest source commit that was ever released.
 func (m *Manifest) NewestSource() string {
 	if m.Newest != "" {

@@ -8,7 +8,6 @@ type Published struct {
 	Release    ReleaseRef `json:"release"`
 	CreatedAt  time.Time  `json:"createdAt"` // as its manifest says
 	SeenAt     time.Time  `json:"seenAt"`    // by this hub
-	Trace      string     `json:"traceparent,omitempty"`
 	RollbackTo int        `json:"rollbackTo,omitempty"`
 	Hosts      int        `json:"hosts"`   // that follow it
 	Changed    []string   `json:"changed"` // those that get another system than by the release before

@@ -37,6 +37,19 @@ type ReleaseRef struct {
 	Source Source `json:"source"`
 	// Test is the name of a test release's tag. Then Number is 0: it is no release.
 	Test string `json:"test,omitempty"`
+	// Trace is its manifest's; missing in what older agents tell.
+	Trace string `json:"traceparent,omitempty"`
+}
+
+// Push is the trace that r belongs to.
+func (r ReleaseRef) Push() Trace {
+	if t, ok := ParseTraceparent(r.Trace); ok {
+		return t
+	}
+	if r.Test != "" {
+		return NewTrace(r.Source.Commit, r.Source.Branch)
+	}
+	return NewTrace(r.Source.Commit, "")
 }
 
 // Target is a system that a host has or is to get, and where it came from.
@@ -192,6 +205,8 @@ type Run struct {
 	// By is who made it: "" for the hub's own CI, else the name of the token that told of it.
 	By  string `json:"by,omitempty"`
 	URL string `json:"url,omitempty"` // of a page about it
+	// Trace is the push's, as a traceparent; the release, if there is one, has the same.
+	Trace string `json:"traceparent,omitempty"`
 }
 
 // RunState is how far a Run is.

@@ -43,6 +43,15 @@ type Job struct {
 	Test   string // the one host that it is for; "" for the fleet
 }
 
+// trace is the traceparent of j's release: whoever makes one of that commit finds the same.
+func (j Job) trace() string {
+	of := ""
+	if j.Test != "" {
+		of = j.Source.Branch
+	}
+	return fleet.NewTrace(j.Source.Commit, of).String()
+}
+
 // CIOptions are what a CI needs.
 type CIOptions struct {
 	Releaser Releaser

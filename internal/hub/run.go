@@ -88,7 +88,7 @@ func (t teller) end(ctx context.Context, err error) {
 
 // run makes one run and keeps it. failure is why nothing was released; the error is that of store or log. main is what the source branch is at.
 func (c *CI) run(ctx context.Context, job Job, main fleet.Source, t *proc.Timeline) (failure, err error) {
-	r := fleet.Run{Schema: fleet.StatusSchema, Source: job.Source, State: fleet.RunRunning, StartedAt: time.Now().UTC(), Stages: t.Stages()}
+	r := fleet.Run{Schema: fleet.StatusSchema, Source: job.Source, State: fleet.RunRunning, StartedAt: time.Now().UTC(), Stages: t.Stages(), Trace: job.trace()}
 	if r.ID, err = c.Hub.NoteRun(ctx, r); err != nil {
 		return err, err
 	}

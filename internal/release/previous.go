@@ -20,7 +20,8 @@ type previous struct {
 }
 
 func (p *previous) ref() *fleet.ReleaseRef {
-	return refTo(p.manifest, p.tag)
+	r := p.manifest.Ref(p.tag.Commit, p.tag.ID)
+	return &r
 }
 
 // findPrevious finds the release that the release branch points at and notes where the branch is. When the branch is gone,

@@ -30,13 +30,30 @@ func (s *state) fillEntries() error {
 	return nil
 }
 
+// trace is the traceparent of what is released: the one given, that of the release that is there, or one that everybody would find.
+func (s *state) trace() string {
+	if _, ok := fleet.ParseTraceparent(s.Trace); ok {
+		return s.Trace
+	}
+	of := ""
+	switch {
+	case s.outcome.Release != nil && s.outcome.Release.Trace != "":
+		return s.outcome.Release.Trace
+	case s.Test != "":
+		of = testSourceBranch(s.Test)
+	case s.back != nil:
+		of = fleet.TagName(s.number)
+	}
+	return fleet.NewTrace(s.source, of).String()
+}
+
 // publish signs the tag and moves branch and tag on the remote, both or none.
 func (s *state) publish(ctx context.Context) error {
 	source, branch := s.branches()
 	m := &fleet.Manifest{
 		Schema: fleet.ManifestSchema, Number: s.number, CreatedAt: time.Now().UTC().Truncate(time.Millisecond),
 		Source: fleet.Source{Commit: s.source, Branch: source, Subject: s.subject(), PushedAt: s.PushedAt},
-		Trace:  s.Trace, Hosts: s.entries,
+		Trace:  s.trace(), Hosts: s.entries,
 	}
 	if s.back != nil {
 		m.RollbackTo, m.Newest = s.RollbackTo, s.prev.manifest.NewestSource()
@@ -74,7 +91,8 @@ func (s *state) publish(ctx context.Context) error {
 		return err
 	}
 	s.outcome.State = fleet.RunReleased
-	s.outcome.Release = refTo(m, git.Tag{ID: tag, Commit: s.commit})
+	released := m.Ref(s.commit, tag)
+	s.outcome.Release = &released
 	if s.Published != nil && len(s.config.Mirrors) > 0 {
 		s.Published()
 	}

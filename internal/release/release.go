@@ -60,7 +60,7 @@ type Options struct {
 	Cache          func(Config) (Cache, error)
 
 	PushedAt *time.Time // when CI heard of Source
-	Trace    string     // W3C traceparent
+	Trace    string     // traceparent (W3C Trace Context) of what CI does; else the release's follows from its source
 	NoFetch  bool       // Tip has just fetched
 	Jobs     int        // evaluations at a time; 0 means one a core
 	// EvalMemory bounds what all evaluations under way may take together, in bytes; 0 does not.
@@ -96,9 +96,10 @@ type Outcome struct {
 	State    fleet.RunState    `json:"state"`
 	Release  *fleet.ReleaseRef `json:"release,omitempty"`
 	Manifest *fleet.Manifest   `json:"manifest,omitempty"`
-	Rekeyed  []string          `json:"rekeyed"`          // paths of secrets whose bytes changed
-	Rotate   []string          `json:"rotate,omitempty"` // who could read what, and may not any more
-	Failed   []string          `json:"failed,omitempty"` // hosts that keep their previous system, because theirs does not build
+	Trace    string            `json:"traceparent,omitempty"` // of the release; known once the source is
+	Rekeyed  []string          `json:"rekeyed"`               // paths of secrets whose bytes changed
+	Rotate   []string          `json:"rotate,omitempty"`      // who could read what, and may not any more
+	Failed   []string          `json:"failed,omitempty"`      // hosts that keep their previous system, because theirs does not build
 	Pushed   *client.Stats     `json:"pushed,omitempty"`
 	Mirrors  []Mirrored        `json:"mirrors,omitempty"`
 	Log      string            `json:"log,omitempty"` // the file with all that nix said
@@ -149,6 +150,9 @@ func Run(ctx context.Context, o Options) (Outcome, error) {
 	defer unlock()
 	s := &state{Options: o.withLog(), outcome: Outcome{State: fleet.RunUnchanged, Rekeyed: []string{}}}
 	err = s.run(ctx)
+	if s.source != "" {
+		s.outcome.Trace = s.trace()
+	}
 	var known *fleet.Error
 	if err != nil && ctx.Err() == nil && !errors.As(err, &known) {
 		err = fleet.Errorf(fleet.Local, fleet.CodeInternal, "the release failed").WithCause(err)

@@ -33,13 +33,13 @@ func TestWay(t *testing.T) {
 		commit, pushed := w.change("Hello again"), time.Now().UTC().Truncate(time.Second)
 		timeline := &proc.Timeline{}
 		out, err := release.Run(proc.WithTimeline(t.Context(), timeline), w.with(func(o *release.Options) {
-			o.PushedAt, o.Trace = &pushed, "00-1-2-01"
+			o.PushedAt, o.Trace = &pushed, "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 		}))
 		w.must(err)
 		w.wantWhole(out)
 		m := out.Manifest
 		if out.Release.Number != 2 || len(out.Rekeyed) != 0 || m.Source.Commit != commit || m.Source.Subject != "Hello again" ||
-			!m.Source.PushedAt.Equal(pushed) || m.Trace != "00-1-2-01" {
+			!m.Source.PushedAt.Equal(pushed) || m.Trace != "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01" {
 			t.Errorf("%+v, %+v", out, m)
 		}
 		if got := w.parents(out); !slices.Equal(got, []string{first.Release.Commit, commit}) {
@@ -56,6 +56,10 @@ func TestWay(t *testing.T) {
 		}
 		if want := []fleet.Stage{fleet.Fetch, fleet.Evaluate, fleet.Rekey, fleet.Build, fleet.Push, fleet.Publish}; !slices.Equal(stages, want) {
 			t.Errorf("without changed secrets the stages are %v", stages)
+		}
+
+		if want := fleet.NewTrace(first.Manifest.Source.Commit, "").String(); first.Manifest.Trace != want || first.Release.Trace != want || out.Release.Trace != m.Trace {
+			t.Errorf("traces are %s and %s", first.Release.Trace, out.Release.Trace)
 		}
 
 		before := w.refs()

@@ -141,12 +141,3 @@ func (s *state) only(keys []HostKey, in secret.Input) []HostKey {
 		return k.Host != s.Test && (k.Host != "" || secret.OwnersOf(k.Identities, in.HostKeys) == nil)
 	})
 }
-
-// refTo is how a release with manifest m is referred to.
-func refTo(m *fleet.Manifest, tag git.Tag) *fleet.ReleaseRef {
-	r := &fleet.ReleaseRef{Number: m.Number, Commit: tag.Commit, Tag: tag.ID, Source: m.Source}
-	if m.Test != "" {
-		r.Number, r.Test = 0, m.Name()
-	}
-	return r
-}
