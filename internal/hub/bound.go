@@ -5,11 +5,11 @@ import (
 	"time"
 )
 
-// rate is how often something may be done: on average, and at once by who was quiet.
-type rate struct{ perSecond, burst float64 }
+// Rate is how often something may be done: on average, and at once by who was quiet.
+type Rate struct{ PerSecond, Burst float64 }
 
-// bound holds what each of a bounded number of callers has left of a rate. The zero value is ready.
-type bound struct {
+// Bound holds what each of a bounded number of callers has left of a rate. The zero value is ready.
+type Bound struct {
 	mu   sync.Mutex
 	left map[string]allowance
 }
@@ -21,8 +21,8 @@ type allowance struct {
 
 const callersKnown = 1000
 
-// admit takes one off what who has left; false when there is nothing.
-func (b *bound) admit(r rate, who string, now time.Time) bool {
+// Admit takes one off what who has left; false when there is nothing.
+func (b *Bound) Admit(r Rate, who string, now time.Time) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.left == nil {
@@ -33,9 +33,9 @@ func (b *bound) admit(r rate, who string, now time.Time) bool {
 		if len(b.left) >= callersKnown {
 			b.forget(r, now)
 		}
-		a = allowance{left: r.burst, at: now}
+		a = allowance{left: r.Burst, at: now}
 	}
-	a.left, a.at = min(r.burst, a.left+r.perSecond*now.Sub(a.at).Seconds()), now
+	a.left, a.at = min(r.Burst, a.left+r.PerSecond*now.Sub(a.at).Seconds()), now
 	ok := a.left >= 1
 	if ok {
 		a.left--
@@ -45,9 +45,9 @@ func (b *bound) admit(r rate, who string, now time.Time) bool {
 }
 
 // forget drops who has all of it left again; when all of them call at once, everybody: what they do together has a bound of its own.
-func (b *bound) forget(r rate, now time.Time) {
+func (b *Bound) forget(r Rate, now time.Time) {
 	for who, a := range b.left {
-		if a.left+r.perSecond*now.Sub(a.at).Seconds() >= r.burst {
+		if a.left+r.PerSecond*now.Sub(a.at).Seconds() >= r.Burst {
 			delete(b.left, who)
 		}
 	}
@@ -56,12 +56,12 @@ func (b *bound) forget(r rate, now time.Time) {
 	}
 }
 
-// give returns to who what was taken off.
-func (b *bound) give(r rate, who string) {
+// Give returns to who what was taken off.
+func (b *Bound) Give(r Rate, who string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if a, known := b.left[who]; known {
-		a.left = min(r.burst, a.left+1)
+		a.left = min(r.Burst, a.left+1)
 		b.left[who] = a
 	}
 }

@@ -23,7 +23,8 @@ type Config[Cache any] struct {
 	DataDir string `toml:"dataDir"` // default /var/lib/garrison-hub
 	Tokens  string `toml:"tokens"`  // a file of its own, read again when it changes
 
-	Cache Cache `toml:"cache"`
+	Cache Cache    `toml:"cache"`
+	Web   WebTable `toml:"web"`
 
 	// CI is built-in when Remote is set.
 	CI struct {
@@ -86,6 +87,9 @@ func ReadConfig[Cache any](path string) (Config[Cache], error) {
 		return c, fleet.Errorf(fleet.Local, fleet.CodeConfig, "%s: ci.signingKey is missing", path).WithHint("make one: ssh-keygen -t ed25519 -N '' -f FILE")
 	}
 	if err := c.checkForge(path); err != nil {
+		return c, err
+	}
+	if err := c.Web.check(path); err != nil {
 		return c, err
 	}
 	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
@@ -191,7 +195,12 @@ func (t Tokens) Scopes(secret string) (scopes []string, known bool) {
 	if secret == "" {
 		return nil, false
 	}
-	scopes, known = t.scopes[HashToken(secret)]
+	return t.ScopesOf(HashToken(secret))
+}
+
+// ScopesOf are those of the token whose secret has that hash, in small letters; known is false when it is none of ours.
+func (t Tokens) ScopesOf(hash string) (scopes []string, known bool) {
+	scopes, known = t.scopes[hash]
 	return scopes, known
 }
 
@@ -210,8 +219,8 @@ func (t Tokens) indexed() Tokens {
 	return t
 }
 
-// bearer is the token of "Authorization: Bearer …", or the password of Basic.
-func bearer(r *http.Request) string {
+// Bearer is the token of "Authorization: Bearer …", or the password of Basic.
+func Bearer(r *http.Request) string {
 	if _, password, ok := r.BasicAuth(); ok {
 		return password
 	}

@@ -152,7 +152,9 @@ func (h *Hub) serveHostActs(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func (h *Hub) serveHostLogs(w http.ResponseWriter, r *http.Request) {
+// ServeHostLogs answers with what was said on the path's {host} in its last deployment (?deployment=N: in that of a release), or is said in the one under
+// way; with ?follow=1 it goes on.
+func (h *Hub) ServeHostLogs(w http.ResponseWriter, r *http.Request) {
 	if r.URL.Query().Get("follow") != "" {
 		h.followLogs(w, r)
 		return

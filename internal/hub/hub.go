@@ -91,6 +91,7 @@ type Options struct {
 	Hooks  http.Handler           // gets what a forge delivers; nil: nothing is taken
 	Told   func()                 // that a host reported; may be nil
 	Alerts Alerts                 // nil: nobody knows what is wrong
+	Page   http.Handler           // gets what is below PagePath, and what browsers ask of /; nil: the cache does
 	Silent time.Duration          // that a host that is due may take to report before it counts as silent; 0: for ever
 	LogDir string                 // of CI runs
 	Log    *slog.Logger
@@ -116,7 +117,10 @@ const (
 	answerTime = 2 * time.Minute // for a request's body and its answer, streams excepted
 )
 
-// Handler serves the hub's API below /api/v1/, /healthz, and the cache everywhere else.
+// PagePath is the folder of the hub's web page. No cache can be named so.
+const PagePath = "/-/"
+
+// Handler serves the hub's API below /api/v1/, /healthz, the page, and the cache everywhere else.
 //
 //	POST /api/v1/wake            wake            something may have been pushed
 //	POST /api/v1/webhook         (signed)        what a forge says, see Webhooks
@@ -160,20 +164,30 @@ func (h *Hub) Handler() http.Handler {
 	mux.HandleFunc("GET /api/v1/hosts/{host}", h.allow(ScopeRead, h.serveHost))
 	mux.HandleFunc("GET /api/v1/hosts/{host}/history", h.allow(ScopeRead, h.serveHostHistory))
 	mux.HandleFunc("GET /api/v1/hosts/{host}/acts", h.allow(ScopeRead, h.serveHostActs))
-	mux.HandleFunc("GET /api/v1/hosts/{host}/logs", h.allow(ScopeRead, h.serveHostLogs))
+	mux.HandleFunc("GET /api/v1/hosts/{host}/logs", h.allow(ScopeRead, h.ServeHostLogs))
 	mux.HandleFunc("GET /api/v1/hosts/{host}/diff", h.allow(ScopeRead, h.serveHostDiff))
 	mux.HandleFunc("GET /api/v1/releases", h.allow(ScopeRead, h.serveReleases))
 	mux.HandleFunc("GET /api/v1/releases/{number}", h.allow(ScopeRead, h.serveRelease))
 	mux.HandleFunc("GET /api/v1/stats", h.allow(ScopeRead, h.serveStats))
 	mux.HandleFunc("GET /api/v1/drills", h.allow(ScopeRead, h.serveDrills))
 	mux.HandleFunc("GET /api/v1/runs", h.allow(ScopeRead, h.serveRuns))
-	mux.HandleFunc("GET /api/v1/runs/{id}/log", h.allow(ScopeRead, h.serveRunLog))
+	mux.HandleFunc("GET /api/v1/runs/{id}/log", h.allow(ScopeRead, h.ServeRunLog))
 	if h.Alerts != nil {
 		mux.HandleFunc("GET /api/v1/alerts", h.allow(ScopeRead, h.serveAlerts))
 		mux.HandleFunc("GET /api/v1/notify", h.allow(ScopeRead, h.serveSenders))
 		mux.HandleFunc("POST /api/v1/notify/test", h.allow(ScopeOperate, h.serveSenderTest))
 	}
 	mux.Handle("/", h.Cache)
+	if h.Page != nil {
+		mux.Handle(PagePath, h.Page)
+		mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) {
+			if strings.Contains(r.Header.Get("Accept"), "text/html") {
+				h.Page.ServeHTTP(w, r)
+				return
+			}
+			h.Cache.ServeHTTP(w, r)
+		})
+	}
 	return mux
 }
 
@@ -188,7 +202,7 @@ func (h *Hub) allow(scope string, next http.HandlerFunc) http.HandlerFunc {
 			http.Error(w, "the hub cannot read its tokens", http.StatusServiceUnavailable)
 			return
 		}
-		scopes, known := tokens.Scopes(bearer(r))
+		scopes, known := tokens.Scopes(Bearer(r))
 		has := func(s string) bool {
 			return s == scope || scope == ScopeReport && strings.HasPrefix(s, ScopeReport+":")
 		}
@@ -261,7 +275,8 @@ func (h *Hub) serveRuns(w http.ResponseWriter, r *http.Request) {
 	h.answer(w, list, err)
 }
 
-func (h *Hub) serveRunLog(w http.ResponseWriter, r *http.Request) {
+// ServeRunLog answers with the log of the run whose ID is the path's {id}; with ?follow=1 it goes on as it grows.
+func (h *Hub) ServeRunLog(w http.ResponseWriter, r *http.Request) {
 	id, err := strconv.ParseInt(r.PathValue("id"), 10, 64)
 	if err != nil || id < 1 {
 		http.Error(w, "a run's id is a number", http.StatusBadRequest)
@@ -298,6 +313,9 @@ func (h *Hub) serveStream(w http.ResponseWriter, r *http.Request) {
 	defer leave()
 	stream.Serve(w, r, events, func(text []byte) []byte { return text })
 }
+
+// Listen gives what happens, each a fleet.StreamEvent in JSON, until leave is called. The channel is closed for who does not keep up, and when streams end.
+func (h *Hub) Listen() (events <-chan []byte, leave func()) { return h.events.join(true) }
 
 // broker hands events to all listeners. The zero value is ready.
 type broker struct {

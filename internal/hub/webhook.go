@@ -30,7 +30,7 @@ type WebhookOptions struct {
 // to it; who does can have git looked at.
 type Webhooks struct {
 	WebhookOptions
-	sources, total, lines bound
+	sources, total, lines Bound
 	places                chan struct{} // for bodies, which are in memory
 
 	mu     sync.Mutex
@@ -48,9 +48,9 @@ const (
 
 // The bounds of what one address sends that the forge did not sign, of what all of them send, and of what is logged about it.
 var (
-	ofOne   = rate{perSecond: 1, burst: 20}
-	ofAll   = rate{perSecond: 20, burst: 100}
-	ofLines = rate{perSecond: 0.2, burst: 20}
+	ofOne   = Rate{PerSecond: 1, Burst: 20}
+	ofAll   = Rate{PerSecond: 20, Burst: 100}
+	ofLines = Rate{PerSecond: 0.2, Burst: 20}
 )
 
 // NewWebhooks makes Webhooks.
@@ -65,7 +65,7 @@ func (h *Webhooks) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_ = c.SetReadDeadline(now.Add(deliveryTime))
 	_ = c.SetWriteDeadline(now.Add(2 * deliveryTime))
 	defer func() { _ = c.SetWriteDeadline(time.Time{}) }() // the connection goes on to other requests
-	if !h.sources.admit(ofOne, from, now) || !h.total.admit(ofAll, "", now) {
+	if !h.sources.Admit(ofOne, from, now) || !h.total.Admit(ofAll, "", now) {
 		h.ignore(slog.LevelWarn, "too many webhooks are delivered", "from", from)
 		w.Header().Set("Retry-After", "10")
 		w.Header().Set("Connection", "close") // else its body would be waited for
@@ -106,7 +106,7 @@ func (h *Webhooks) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.ignore(slog.LevelWarn, "a webhook's delivery is ignored", "from", from, "err", err)
 		http.Error(w, "the delivery is not signed with a secret that the hub has", http.StatusUnauthorized)
 	default:
-		h.sources.give(ofOne, from)
+		h.sources.Give(ofOne, from)
 		w.WriteHeader(http.StatusAccepted)
 		fmt.Fprintln(w, h.take(hook, from, now))
 	}
@@ -150,7 +150,7 @@ func (h *Webhooks) isNew(delivery string) bool {
 
 // ignore logs why a delivery does nothing, within bounds.
 func (h *Webhooks) ignore(level slog.Level, why string, about ...any) {
-	admitted := h.lines.admit(ofLines, "", time.Now())
+	admitted := h.lines.Admit(ofLines, "", time.Now())
 	h.mu.Lock()
 	if !admitted {
 		h.hushed++

@@ -23,18 +23,18 @@ func TestWebhookMemory(t *testing.T) {
 
 // TestBound: who was quiet may do some at once, then as much as the rate allows; of callers, only so many are remembered.
 func TestBound(t *testing.T) {
-	var b bound
-	r, now := rate{perSecond: 2, burst: 3}, time.Now()
+	var b Bound
+	r, now := Rate{PerSecond: 2, Burst: 3}, time.Now()
 	admitted := func(after time.Duration) (n int) {
 		for range 10 {
-			if b.admit(r, "one", now.Add(after)) {
+			if b.Admit(r, "one", now.Add(after)) {
 				n++
 			}
 		}
 		return n
 	}
 	for after, want := range map[time.Duration]int{0: 3, time.Second: 2, time.Minute: 3} {
-		b = bound{}
+		b = Bound{}
 		if n := admitted(0); n != 3 {
 			t.Errorf("%d at first", n)
 		}
@@ -42,14 +42,14 @@ func TestBound(t *testing.T) {
 			t.Errorf("not %d after %s", want, after)
 		}
 	}
-	b = bound{}
+	b = Bound{}
 	admitted(0)
-	b.give(r, "one")
-	if !b.admit(r, "one", now) || b.admit(r, "one", now) {
+	b.Give(r, "one")
+	if !b.Admit(r, "one", now) || b.Admit(r, "one", now) {
 		t.Error("what was given back is there once")
 	}
 	for n := range 10 * callersKnown {
-		b.admit(r, fmt.Sprint(n), now.Add(time.Duration(n)*time.Millisecond))
+		b.Admit(r, fmt.Sprint(n), now.Add(time.Duration(n)*time.Millisecond))
 		if len(b.left) > callersKnown {
 			t.Fatalf("%d are known", len(b.left))
 		}
