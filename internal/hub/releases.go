@@ -51,6 +51,7 @@ type released struct {
 	newest   bool
 	next     *fleet.Published // that came after it; nil for the newest, and where it is not known
 	hosts    []fleet.Status   // as they are now; used of the newest alone
+	manifest *fleet.Manifest  // of the newest; nil while it is not known, and hosts are taken at their word
 	outcomes []Outcome        // of its deployments, in the order in which they ended
 	run      *fleet.Run
 }
@@ -78,7 +79,11 @@ func (r released) viewNewest(v *fleet.ReleaseView) {
 	at, known, confirmed := stood{}, map[string]bool{}, map[string]time.Time{}
 	add := func(s fleet.Status) {
 		known[s.Host] = true
-		where, why := standingOf(s, r.Release.Number, r.CreatedAt, "")
+		system := ""
+		if r.manifest != nil {
+			system = r.manifest.Hosts[s.Host].OutPath
+		}
+		where, why := standingOf(s, r.Release.Number, r.CreatedAt, system)
 		if where > done && s.Seen != nil && s.Seen.Silent != nil {
 			where, why = away, ""
 		}
@@ -290,6 +295,9 @@ func (h *Hub) released(ctx context.Context, before, most int) ([]released, error
 		if r.newest {
 			if r.hosts, err = h.Hosts(ctx); err != nil {
 				return nil, err
+			}
+			if m := h.Newest(); m != nil && m.Number == newest {
+				r.manifest = m
 			}
 		}
 		list = append(list, r)
