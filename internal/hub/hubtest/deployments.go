@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"reflect"
-	"strings"
 	"testing"
 	"time"
 
@@ -57,38 +56,7 @@ func deployments(t *testing.T, s hub.Store, again func() hub.Store) {
 	}
 }
 
-// manyDeployments: what is kept is bounded, for each host alone; logs go before the rest.
-func manyDeployments(t *testing.T, s hub.Store) {
-	ctx := t.Context()
-	must(t, s.PutDeployment(ctx, ended("other", 1, 1)))
-	const n = 150
-	for i := 1; i <= n; i++ {
-		must(t, s.PutDeployment(ctx, ended("joker", i, i)))
-	}
-	list, err := s.Deployments(ctx, "joker", 2*n)
-	if err != nil || len(list) < 50 || len(list) >= n || list[0].Release.Number != n {
-		t.Errorf("%d are kept, %v", len(list), err)
-	}
-	logs := 0
-	for i := 1; i <= n; i++ {
-		log, found, err := s.DeploymentLog(ctx, "joker", i)
-		must(t, err)
-		if found {
-			logs++
-			if !strings.HasPrefix(log, fmt.Sprintf("joker %d ", i)) {
-				t.Errorf("log of %d: %q", i, log)
-			}
-		}
-	}
-	if logs < 5 || logs >= len(list) {
-		t.Errorf("%d logs are kept, of %d deployments", logs, len(list))
-	}
-	if log, found, err := s.DeploymentLog(ctx, "other", 0); !found || err != nil {
-		t.Errorf("another host's went, too: %q, %v, %v", log, found, err)
-	}
-}
-
-// acts: in the order in which they are told; told again, one is there once, as the last. What is kept is bounded, for each host alone.
+// acts: in the order in which they are told; told again, one is there once, as the last.
 func acts(t *testing.T, s hub.Store, again func() hub.Store) {
 	ctx := t.Context()
 	act := func(host, name string, second int) fleet.Act {
@@ -105,17 +73,6 @@ func acts(t *testing.T, s hub.Store, again func() hub.Store) {
 		if want := []fleet.Act{act("joker", "retry", 5), act("joker", "suspend", 3)}; err != nil || !reflect.DeepEqual(list, want) {
 			t.Errorf("got %+v, %v\nwant %+v", list, err, want)
 		}
-	}
-	const n = 300
-	for i := 1; i <= n; i++ {
-		must(t, s.PutAct(ctx, act("joker", "retry", 10+i)))
-	}
-	list, err := s.Acts(ctx, "joker", 2*n)
-	if err != nil || len(list) < 100 || len(list) >= n || !list[0].At.Equal(act("", "", 10+n).At) {
-		t.Errorf("%d are kept, %v", len(list), err)
-	}
-	if list, err := s.Acts(ctx, "ratched", 10); err != nil || len(list) != 1 {
-		t.Errorf("another host's went, too: %v, %v", list, err)
 	}
 }
 

@@ -18,7 +18,6 @@ func Store(t *testing.T, open func(t *testing.T) (s hub.Store, again func() hub.
 	t.Run("Statuses", func(t *testing.T) { s, again := open(t); statuses(t, s, again) })
 	t.Run("Deployments", func(t *testing.T) { s, again := open(t); deployments(t, s, again) })
 	t.Run("Acts", func(t *testing.T) { s, again := open(t); acts(t, s, again) })
-	t.Run("ManyDeployments", func(t *testing.T) { s, _ := open(t); manyDeployments(t, s) })
 	t.Run("Diffs", func(t *testing.T) { s, again := open(t); diffs(t, s, again) })
 	t.Run("Runs", func(t *testing.T) { s, again := open(t); runs(t, s, again) })
 	t.Run("ManyAtOnce", func(t *testing.T) { s, _ := open(t); manyAtOnce(t, s) })

@@ -9,9 +9,10 @@ import (
 	"github.com/garrison-nix/garrison/internal/fleet"
 	"github.com/garrison-nix/garrison/internal/hub"
 	"github.com/garrison-nix/garrison/internal/hub/hubtest"
+	"github.com/garrison-nix/garrison/internal/hub/tables"
 )
 
-func open(t *testing.T, file string) *Store {
+func opened(t *testing.T, file string) *tables.Store {
 	t.Helper()
 	s, err := Open(t.Context(), file)
 	if err != nil {
@@ -27,7 +28,7 @@ func TestStore(t *testing.T) {
 		if err := os.Mkdir(filepath.Dir(file), 0o700); err != nil {
 			t.Fatal(err)
 		}
-		return open(t, file), func() hub.Store { return open(t, file) }
+		return opened(t, file), func() hub.Store { return opened(t, file) }
 	})
 }
 
@@ -44,16 +45,3 @@ func TestDamagedDatabase(t *testing.T) {
 	}
 }
 
-func TestOldRunsGo(t *testing.T) {
-	s := open(t, filepath.Join(t.TempDir(), "hub.db"))
-	if _, err := s.db.Exec(`INSERT INTO runs (id, run) VALUES (1, '{}'), (?, '{}')`, runsKept); err != nil {
-		t.Fatal(err)
-	}
-	id, err := s.PutRun(t.Context(), fleet.Run{})
-	if err != nil || id != runsKept+1 {
-		t.Fatal(id, err)
-	}
-	if list, err := s.Runs(t.Context(), 10); err != nil || len(list) != 2 {
-		t.Errorf("%d runs are left, %v", len(list), err)
-	}
-}
