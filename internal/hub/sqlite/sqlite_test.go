@@ -44,4 +44,3 @@ func TestDamagedDatabase(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
-

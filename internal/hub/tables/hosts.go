@@ -184,4 +184,3 @@ func (s *Store) Forget(ctx context.Context, host string) (was bool, err error) {
 	})
 	return was && err == nil, err
 }
-
