@@ -30,6 +30,8 @@ const (
 	ActAccept   = "accept"   // a refused tip
 	ActSwitched = "switched" // by hand: nixos-rebuild and the like
 	ActReboot   = "reboot"   // by the agent, in a window
+	// ActForgotten is a hub's: it was told to forget the host.
+	ActForgotten = "forgotten"
 )
 
 // Act is one of them, as history keeps it.

@@ -204,6 +204,16 @@ func (t Tokens) ScopesOf(hash string) (scopes []string, known bool) {
 	return scopes, known
 }
 
+// NameOf is the name of the token whose secret has that hash; by its hash, if it has none.
+func (t Tokens) NameOf(hash string) string {
+	for _, k := range t.Token {
+		if strings.EqualFold(k.SHA256, hash) && k.Name != "" {
+			return k.Name
+		}
+	}
+	return hash[:min(12, len(hash))]
+}
+
 // With returns t and one more token.
 func (t Tokens) With(k Token) Tokens {
 	t.Token = append(slices.Clip(t.Token), k)

@@ -2,7 +2,6 @@ package hub
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -17,17 +16,7 @@ import (
 // report reads a report into v, and has about tell its schema and host. It is false when it answered: because the report is
 // not one, or the token does not speak for its host.
 func report(w http.ResponseWriter, r *http.Request, v any, about func() (schema int, host string)) bool {
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxReport))
-	var tooLarge *http.MaxBytesError
-	switch {
-	case errors.As(err, &tooLarge):
-		http.Error(w, "the report has more than 1 MiB", http.StatusRequestEntityTooLarge)
-		return false
-	case err != nil:
-		return false // the client went away
-	}
-	if err := json.Unmarshal(body, v); err != nil {
-		http.Error(w, "the report is not what it should be, in JSON: "+err.Error(), http.StatusBadRequest)
+	if !document(w, r, v) {
 		return false
 	}
 	schema, host := about()
@@ -54,11 +43,14 @@ func (h *Hub) serveReport(w http.ResponseWriter, r *http.Request) {
 	s.Seen = &fleet.Seen{At: now}
 	_, err := h.heardBefore(r.Context())
 	if err == nil {
+		err = h.noteStatus(r.Context(), s, now)
+	}
+	if err == nil {
 		err = h.Store.PutStatus(r.Context(), s)
 	}
 	received := fleet.Received{Schema: fleet.StatusSchema}
 	if err == nil {
-		h.events.send(fleet.StreamEvent{Kind: "host", Status: &s})
+		h.events.send(fleet.StreamEvent{Kind: kindHost, Status: &s})
 		if h.Told != nil {
 			h.Told()
 		}
@@ -88,7 +80,11 @@ func (h *Hub) serveDeployment(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "the report is not of a deployment with a release and a log of at most 64 KiB", http.StatusBadRequest)
 		return
 	}
-	if h.kept(w, d.Deployment.Host, h.Store.PutDeployment(r.Context(), d)) {
+	events, err := deploymentEvent(d.Deployment)
+	if err = h.noteOf(r.Context(), d.Deployment.Host, events, err); err == nil {
+		err = h.Store.PutDeployment(r.Context(), d)
+	}
+	if h.kept(w, d.Deployment.Host, err) {
 		h.live.ended(d, time.Now())
 		w.WriteHeader(http.StatusNoContent)
 	}
@@ -103,7 +99,11 @@ func (h *Hub) serveAct(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "the report is not of an act with its name and time", http.StatusBadRequest)
 		return
 	}
-	if h.kept(w, a.Host, h.Store.PutAct(r.Context(), a)) {
+	events, err := actEvent(a)
+	if err = h.noteOf(r.Context(), a.Host, events, err); err == nil {
+		err = h.Store.PutAct(r.Context(), a)
+	}
+	if h.kept(w, a.Host, err) {
 		w.WriteHeader(http.StatusNoContent)
 	}
 }
@@ -117,14 +117,49 @@ func (h *Hub) serveDiffReport(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "the diff has more than 512 KiB", http.StatusBadRequest)
 		return
 	}
-	if h.kept(w, d.Host, h.Store.PutDiff(r.Context(), d)) {
+	if now := time.Now().UTC(); d.At.After(now.Add(maxSkew)) {
+		d.At = now
+	}
+	known, found, err := h.Store.Diff(r.Context(), d.Host)
+	if err == nil && (!found || !known.At.After(d.At)) { // else it was told before, and is told again
+		err = h.Store.PutDiff(r.Context(), d)
+	}
+	if h.kept(w, d.Host, err) {
 		w.WriteHeader(http.StatusNoContent)
 	}
 }
 
+// noteStatus makes an event of s if the host is in another phase since.
+func (h *Hub) noteStatus(ctx context.Context, s fleet.Status, now time.Time) error {
+	var was *fleet.Status
+	known, found, err := h.Store.Status(ctx, s.Host)
+	if err != nil {
+		return err
+	}
+	if found {
+		was = &known
+	}
+	events, err := phaseEvent(was, s, now)
+	err = h.noteOf(ctx, s.Host, events, err)
+	if errors.Is(err, errTooMany) {
+		if h.told.Admit(complaintRate, "complaint "+s.Host, now) {
+			h.Log.Warn("a host changes its phase too often: for now that makes no events", "host", s.Host)
+		}
+		return nil // what it says is kept all the same
+	}
+	return err
+}
+
+var complaintRate = Rate{PerSecond: 1.0 / 3600, Burst: 1}
+
 // kept answers when a report could not be kept.
 func (h *Hub) kept(w http.ResponseWriter, host string, err error) bool {
-	if err != nil {
+	switch {
+	case errors.Is(err, errTooMany):
+		tooMany(w, time.Minute, err.Error())
+	case errors.Is(err, errTooLong):
+		http.Error(w, err.Error(), http.StatusBadRequest)
+	case err != nil:
 		h.Log.Error("a report cannot be kept", "host", host, "err", err)
 		http.Error(w, "the report cannot be kept", http.StatusInternalServerError)
 	}

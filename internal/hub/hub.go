@@ -20,7 +20,6 @@ import (
 	"time"
 
 	"github.com/garrison-nix/garrison/internal/fleet"
-	"github.com/garrison-nix/garrison/internal/stream"
 )
 
 // Store keeps what was reported and what CI did. All of it can be lost.
@@ -90,6 +89,7 @@ type Options struct {
 	Wake   func(at time.Time)     // told when somebody says that there is something to look at; nil: agents are
 	Hooks  http.Handler           // gets what a forge delivers; nil: nothing is taken
 	Told   func()                 // that a host reported; may be nil
+	Noted  func()                 // that there are new events; may be nil
 	Alerts Alerts                 // nil: nobody knows what is wrong
 	Page   http.Handler           // gets what is below PagePath, and what browsers ask of /; nil: the cache does
 	Silent time.Duration          // that a host that is due may take to report before it counts as silent; 0: for ever
@@ -103,6 +103,9 @@ type Hub struct {
 	events broker
 	live   live
 	sight  sight
+	askers Bound      // by token
+	told   Bound      // by host
+	runs   sync.Mutex // held while a run of another CI is kept
 }
 
 // New makes a hub.
@@ -129,14 +132,18 @@ const PagePath = "/-/"
 //	POST /api/v1/diffs           report:<host>   a fleet.HostDiff
 //	POST /api/v1/acts            report:<host>   a fleet.Act
 //	POST /api/v1/logs            report:<host>   a fleet.LogPart
+//	POST /api/v1/runs            ci              a fleet.Run of another CI, answered by its id
+//	POST /api/v1/drills          ci              a fleet.DrillReport
 //	GET  /api/v1/token           any             what the token that the request comes with is for
 //	GET  /api/v1/stream          any             fleet.StreamEvents as server-sent events; ?kinds=wake for agents
+//	GET  /api/v1/events          read            [fleet.Event], newest first; ?n=N, ?types=T,T; ?after=SEQ: those after it, oldest first
 //	GET  /api/v1/hosts           read            [fleet.Status]
 //	GET  /api/v1/hosts/{host}    read            fleet.Status; below it:
 //	     …/history?n=N           read            [fleet.Deployment], newest first
 //	     …/acts?n=N              read            [fleet.Act], newest first
 //	     …/logs?deployment=N     read            what was said in it; ?follow=1 for what is said now
 //	     …/diff                  read            fleet.HostDiff
+//	DELETE /api/v1/hosts/{host}  operate         forgets all that it told, but events
 //	GET  /api/v1/alerts          read            [fleet.Alert] that are open; ?all=1&n=N the newest, newest first
 //	GET  /api/v1/notify          read            [fleet.SenderState]
 //	POST /api/v1/notify/test     operate         ?sender=NAME, as often as wanted: [fleet.SenderTest]
@@ -153,14 +160,14 @@ func (h *Hub) Handler() http.Handler {
 	if h.Hooks != nil {
 		mux.Handle("POST /api/v1/webhook", h.Hooks)
 	}
-	mux.HandleFunc("POST /api/v1/reports", h.allow(ScopeReport, h.serveReport))
+	mux.HandleFunc("POST /api/v1/reports", h.intake(ScopeReport, h.serveReport))
 	mux.HandleFunc("GET /api/v1/token", h.allow("", h.serveToken))
 	mux.HandleFunc("GET /api/v1/stream", h.allow("", h.serveStream))
 	mux.HandleFunc("GET /api/v1/hosts", h.allow(ScopeRead, h.serveHosts))
-	mux.HandleFunc("POST /api/v1/deployments", h.allow(ScopeReport, h.serveDeployment))
-	mux.HandleFunc("POST /api/v1/diffs", h.allow(ScopeReport, h.serveDiffReport))
-	mux.HandleFunc("POST /api/v1/acts", h.allow(ScopeReport, h.serveAct))
-	mux.HandleFunc("POST /api/v1/logs", h.allow(ScopeReport, h.servePart))
+	mux.HandleFunc("POST /api/v1/deployments", h.intake(ScopeReport, h.serveDeployment))
+	mux.HandleFunc("POST /api/v1/diffs", h.intake(ScopeReport, h.serveDiffReport))
+	mux.HandleFunc("POST /api/v1/acts", h.intake(ScopeReport, h.serveAct))
+	mux.HandleFunc("POST /api/v1/logs", h.intake(ScopeReport, h.servePart))
 	mux.HandleFunc("GET /api/v1/hosts/{host}", h.allow(ScopeRead, h.serveHost))
 	mux.HandleFunc("GET /api/v1/hosts/{host}/history", h.allow(ScopeRead, h.serveHostHistory))
 	mux.HandleFunc("GET /api/v1/hosts/{host}/acts", h.allow(ScopeRead, h.serveHostActs))
@@ -170,6 +177,10 @@ func (h *Hub) Handler() http.Handler {
 	mux.HandleFunc("GET /api/v1/releases/{number}", h.allow(ScopeRead, h.serveRelease))
 	mux.HandleFunc("GET /api/v1/stats", h.allow(ScopeRead, h.serveStats))
 	mux.HandleFunc("GET /api/v1/drills", h.allow(ScopeRead, h.serveDrills))
+	mux.HandleFunc("DELETE /api/v1/hosts/{host}", h.allow(ScopeOperate, h.serveForget))
+	mux.HandleFunc("GET /api/v1/events", h.allow(ScopeRead, h.serveEvents))
+	mux.HandleFunc("POST /api/v1/runs", h.intake(ScopeCI, h.serveRunReport))
+	mux.HandleFunc("POST /api/v1/drills", h.intake(ScopeCI, h.serveDrillReport))
 	mux.HandleFunc("GET /api/v1/runs", h.allow(ScopeRead, h.serveRuns))
 	mux.HandleFunc("GET /api/v1/runs/{id}/log", h.allow(ScopeRead, h.ServeRunLog))
 	if h.Alerts != nil {
@@ -191,7 +202,13 @@ func (h *Hub) Handler() http.Handler {
 	return mux
 }
 
-type scopesKey struct{}
+type callerKey struct{}
+
+// caller is whose token a request comes with.
+type caller struct {
+	hash   string
+	scopes []string
+}
 
 // allow lets requests through whose token has the scope; "" stands for any token of ours, ScopeReport for any host's.
 func (h *Hub) allow(scope string, next http.HandlerFunc) http.HandlerFunc {
@@ -202,12 +219,13 @@ func (h *Hub) allow(scope string, next http.HandlerFunc) http.HandlerFunc {
 			http.Error(w, "the hub cannot read its tokens", http.StatusServiceUnavailable)
 			return
 		}
-		scopes, known := tokens.Scopes(Bearer(r))
+		hash := HashToken(Bearer(r))
+		scopes, known := tokens.ScopesOf(hash)
 		has := func(s string) bool {
 			return s == scope || scope == ScopeReport && strings.HasPrefix(s, ScopeReport+":")
 		}
 		switch {
-		case !known:
+		case !known || Bearer(r) == "":
 			w.Header().Set("WWW-Authenticate", "Bearer")
 			http.Error(w, "this needs a token that the hub knows", http.StatusUnauthorized)
 		case scope != "" && !slices.ContainsFunc(scopes, has):
@@ -218,15 +236,17 @@ func (h *Hub) allow(scope string, next http.HandlerFunc) http.HandlerFunc {
 			_ = c.SetReadDeadline(time.Now().Add(answerTime))
 			_ = c.SetWriteDeadline(time.Now().Add(answerTime))
 			defer func() { _ = c.SetWriteDeadline(time.Time{}) }()
-			next(w, r.WithContext(context.WithValue(r.Context(), scopesKey{}, scopes)))
+			next(w, r.WithContext(context.WithValue(r.Context(), callerKey{}, caller{hash, scopes})))
 		}
 	}
 }
 
-func scopesOf(r *http.Request) []string {
-	s, _ := r.Context().Value(scopesKey{}).([]string)
-	return s
+func callerOf(r *http.Request) caller {
+	c, _ := r.Context().Value(callerKey{}).(caller)
+	return c
 }
+
+func scopesOf(r *http.Request) []string { return callerOf(r).scopes }
 
 // serveToken tells a token's scopes to who holds it.
 func (h *Hub) serveToken(w http.ResponseWriter, r *http.Request) {
@@ -246,7 +266,7 @@ func (h *Hub) serveWake(w http.ResponseWriter, r *http.Request) {
 }
 
 // WakeAgents tells all agents to look at git again.
-func (h *Hub) WakeAgents() { h.events.send(fleet.StreamEvent{Kind: "wake"}) }
+func (h *Hub) WakeAgents() { h.events.send(fleet.StreamEvent{Kind: kindWake}) }
 
 // CloseStreams ends all streams, for a shutdown; their listeners come back.
 func (h *Hub) CloseStreams() { h.events.closeAll() }
@@ -254,11 +274,13 @@ func (h *Hub) CloseStreams() { h.events.closeAll() }
 // NoteRun keeps a run of CI and shows it to whoever listens.
 func (h *Hub) NoteRun(ctx context.Context, r fleet.Run) (int64, error) {
 	id, err := h.Store.PutRun(ctx, r)
-	if err == nil {
-		r.ID = id
-		h.events.send(fleet.StreamEvent{Kind: "run", Run: &r})
+	if err != nil {
+		return id, err
 	}
-	return id, err
+	r.ID = id
+	h.events.send(fleet.StreamEvent{Kind: kindRun, Run: &r})
+	events, err := runEvent(r)
+	return id, h.note(ctx, events, err)
 }
 
 func (h *Hub) serveHosts(w http.ResponseWriter, r *http.Request) {
@@ -304,88 +326,4 @@ func (h *Hub) answer(w http.ResponseWriter, v any, err error) {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	_ = json.NewEncoder(w).Encode(v) // the client went away
-}
-
-// serveStream sends events until the client goes away. One of all events that does not keep up is dropped, and comes back.
-func (h *Hub) serveStream(w http.ResponseWriter, r *http.Request) {
-	all := slices.Contains(scopesOf(r), ScopeRead) && r.URL.Query().Get("kinds") != "wake"
-	events, leave := h.events.join(all)
-	defer leave()
-	stream.Serve(w, r, events, func(text []byte) []byte { return text })
-}
-
-// Listen gives what happens, each a fleet.StreamEvent in JSON, until leave is called. The channel is closed for who does not keep up, and when streams end.
-func (h *Hub) Listen() (events <-chan []byte, leave func()) { return h.events.join(true) }
-
-// broker hands events to all listeners. The zero value is ready.
-type broker struct {
-	mu        sync.Mutex
-	listeners map[chan []byte]bool // value: wants all kinds, not wakes alone
-	end       chan struct{}        // closed by closeAll; nil while nobody asked
-}
-
-const listenerQueue = 64
-
-func (b *broker) join(all bool) (events <-chan []byte, leave func()) {
-	queue := 1 // of an agent that has a wake-up before it, a second one says nothing new
-	if all {
-		queue = listenerQueue
-	}
-	ch := make(chan []byte, queue)
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.listeners == nil {
-		b.listeners = map[chan []byte]bool{}
-	}
-	b.listeners[ch] = all
-	return ch, func() {
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		delete(b.listeners, ch)
-	}
-}
-
-func (b *broker) send(e fleet.StreamEvent) {
-	data, err := json.Marshal(e)
-	if err != nil {
-		return // our own types always marshal
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for ch, all := range b.listeners {
-		if !all && e.Kind != "wake" {
-			continue
-		}
-		select {
-		case ch <- data:
-		default:
-			if all {
-				delete(b.listeners, ch)
-				close(ch)
-			}
-		}
-	}
-}
-
-// ended is closed when all streams are.
-func (b *broker) ended() <-chan struct{} {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.end == nil {
-		b.end = make(chan struct{})
-	}
-	return b.end
-}
-
-func (b *broker) closeAll() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.end != nil {
-		close(b.end)
-		b.end = nil
-	}
-	for ch := range b.listeners {
-		delete(b.listeners, ch)
-		close(ch)
-	}
 }

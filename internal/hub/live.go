@@ -98,6 +98,16 @@ func (l *live) add(g *liveLog, text string) {
 	l.bytes += len(g.text)
 }
 
+// forget drops the log of a host.
+func (l *live) forget(host string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if g := l.logs[host]; g != nil {
+		l.bytes -= len(g.text)
+		delete(l.logs, host)
+	}
+}
+
 // makeRoom drops the logs that were added to least lately, but for one.
 func (l *live) makeRoom(but *liveLog) {
 	for l.bytes > mostLive {

@@ -27,7 +27,7 @@ func interrupted() *fleet.Error {
 func (c *CI) markInterrupted(ctx context.Context) {
 	runs, err := c.Hub.Store.Runs(ctx, maxRunsAsk)
 	for _, r := range runs {
-		if r.State != fleet.RunRunning {
+		if r.State != fleet.RunRunning || r.By != "" {
 			continue
 		}
 		ended := time.Now().UTC()
@@ -53,7 +53,7 @@ func (c *CI) testsDone(ctx context.Context) map[string]*followed {
 	}
 	for _, r := range runs { // the newest first
 		host, isTest := testedBy(r.Source.Branch)
-		if isTest && tests[host] == nil {
+		if isTest && r.By == "" && tests[host] == nil {
 			tests[host] = &followed{tip: r.Source.Commit, done: r.State != fleet.RunFailed || r.Failure != nil && r.Failure.Class == fleet.Bad}
 		}
 	}

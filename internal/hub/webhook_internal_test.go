@@ -59,7 +59,7 @@ func TestBound(t *testing.T) {
 // TestWakesCoalesce: an agent that has not read its wake-up yet needs no second one, and is not dropped for it.
 func TestWakesCoalesce(t *testing.T) {
 	var b broker
-	agent, leave := b.join(false)
+	agent, leave := b.join(wakes)
 	defer leave()
 	for range 2 * listenerQueue {
 		b.send(fleet.StreamEvent{Kind: "wake"})

@@ -22,8 +22,9 @@ const (
 	Silence = 3 * Beat
 	// WriteTime bounds how long a client takes what is written to it.
 	WriteTime = 10 * time.Second
-	// maxEvent bounds an event, in bytes.
-	maxEvent = 1 << 20
+	// MaxEvent bounds an event, in bytes.
+	MaxEvent = 1 << 20
+	maxLine  = MaxEvent + 16
 )
 
 // Serve sends what comes from events, as text has it (JSON, in one line), until the client goes away or events is closed.
@@ -62,7 +63,7 @@ func Serve[T any](w http.ResponseWriter, r *http.Request, events <-chan T, text 
 // ends (err is why, nil for an ordinary end). What is no event is passed over.
 func Read(body io.Reader, alive func(), see func(fleet.StreamEvent) (done bool, err error)) (done bool, err error) {
 	lines := bufio.NewScanner(body)
-	lines.Buffer(nil, maxEvent)
+	lines.Buffer(nil, maxLine)
 	for lines.Scan() {
 		alive()
 		var e fleet.StreamEvent
