@@ -68,6 +68,7 @@ type Source struct {
 	Commit   string     `json:"commit"`
 	Branch   string     `json:"branch"`
 	Subject  string     `json:"subject"`
+	Author   string     `json:"author,omitempty"`   // the commit's, by name
 	PushedAt *time.Time `json:"pushedAt,omitempty"` // when CI heard of it, if it knows
 }
 

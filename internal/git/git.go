@@ -213,23 +213,24 @@ type CommitInfo struct {
 	Subject string
 	When    time.Time // the committer's
 	By      string    // the committer's address
+	Author  string    // the author's name
 }
 
 // CommitInfo reads a commit.
 func (r *Repo) CommitInfo(ctx context.Context, rev string) (CommitInfo, error) {
-	out, err := r.run(ctx, call{args: []string{"-c", "log.showSignature=false", "log", "-1", "--format=%P%n%T%n%ct%n%ce%n%s", "--end-of-options", rev}})
+	out, err := r.run(ctx, call{args: []string{"-c", "log.showSignature=false", "log", "-1", "--format=%P%n%T%n%ct%n%ce%n%an%n%s", "--end-of-options", rev}})
 	if err != nil {
 		return CommitInfo{}, err
 	}
-	f := strings.SplitN(out, "\n", 5)
-	if len(f) < 5 {
+	f := strings.SplitN(out, "\n", 6)
+	if len(f) < 6 {
 		return CommitInfo{}, fmt.Errorf("git log of %s said %q", rev, out)
 	}
 	sec, err := strconv.ParseInt(f[2], 10, 64)
 	if err != nil {
 		return CommitInfo{}, fmt.Errorf("git log of %s: %w", rev, err)
 	}
-	return CommitInfo{Parents: strings.Fields(f[0]), Tree: f[1], When: time.Unix(sec, 0).UTC(), By: f[3], Subject: printable(f[4])}, nil
+	return CommitInfo{Parents: strings.Fields(f[0]), Tree: f[1], When: time.Unix(sec, 0).UTC(), By: f[3], Author: printable(f[4]), Subject: printable(f[5])}, nil
 }
 
 // printable is s without what a terminal would act on.

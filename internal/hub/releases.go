@@ -223,7 +223,7 @@ func (h *Hub) Releases(ctx context.Context, before, most int) ([]fleet.ReleaseVi
 	if err != nil || len(list) == 0 {
 		return []fleet.ReleaseView{}, err
 	}
-	outcomes, err := h.outcomes(ctx, list[len(list)-1].Release.Number, list[0].Release.Number)
+	outcomes, err := h.outcomes(ctx, list[len(list)-1].Published, list[0].Published)
 	if err != nil {
 		return nil, err
 	}
@@ -324,11 +324,11 @@ func (h *Hub) runsOf(ctx context.Context, all []fleet.Published) (map[int]*fleet
 }
 
 // outcomes are those of the deployments of releases first to last, in the order in which they ended.
-func (h *Hub) outcomes(ctx context.Context, first, last int) ([]Outcome, error) {
-	all, err := h.Store.DeploymentsSince(ctx, time.Time{})
+func (h *Hub) outcomes(ctx context.Context, first, last fleet.Published) ([]Outcome, error) {
+	all, err := h.Store.DeploymentsSince(ctx, first.CreatedAt.Add(-maxSkew))
 	var list []Outcome
 	for _, d := range all {
-		if d.Release.Number >= first && d.Release.Number <= last {
+		if n := d.Release.Number; n >= first.Release.Number && n <= last.Release.Number {
 			list = append(list, outcomeOf(d))
 		}
 	}

@@ -30,7 +30,7 @@ func Look(ctx context.Context, repo *git.Repo, remote string) (Branches, error) 
 	case err != nil && (s.source == "" || fleet.ClassOf(err) != fleet.Bad):
 		return b, err
 	}
-	b.Source = fleet.Source{Commit: s.source, Branch: cmp.Or(s.config.Branches.Source, defaultSource), Subject: s.info.Subject}
+	b.Source = fleet.Source{Commit: s.source, Branch: cmp.Or(s.config.Branches.Source, defaultSource), Subject: s.info.Subject, Author: s.info.Author}
 	heads, err := repo.Refs(ctx, headsRef)
 	if err != nil {
 		return b, err
@@ -44,7 +44,7 @@ func Look(ctx context.Context, repo *git.Repo, remote string) (Branches, error) 
 		if err != nil {
 			return b, err
 		}
-		b.Tests[host] = fleet.Source{Commit: ref.Commit, Branch: name, Subject: info.Subject}
+		b.Tests[host] = fleet.Source{Commit: ref.Commit, Branch: name, Subject: info.Subject, Author: info.Author}
 	}
 	left, err := s.leftOver(ctx, heads)
 	b.Left = len(left) > 0

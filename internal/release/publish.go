@@ -52,7 +52,7 @@ func (s *state) publish(ctx context.Context) error {
 	source, branch := s.branches()
 	m := &fleet.Manifest{
 		Schema: fleet.ManifestSchema, Number: s.number, CreatedAt: time.Now().UTC().Truncate(time.Millisecond),
-		Source: fleet.Source{Commit: s.source, Branch: source, Subject: s.subject(), PushedAt: s.PushedAt},
+		Source: fleet.Source{Commit: s.source, Branch: source, Subject: s.subject(), Author: s.info.Author, PushedAt: s.PushedAt},
 		Trace:  s.trace(), Hosts: s.entries,
 	}
 	if s.back != nil {

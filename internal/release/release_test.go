@@ -38,7 +38,7 @@ func TestWay(t *testing.T) {
 		w.must(err)
 		w.wantWhole(out)
 		m := out.Manifest
-		if out.Release.Number != 2 || len(out.Rekeyed) != 0 || m.Source.Commit != commit || m.Source.Subject != "Hello again" ||
+		if out.Release.Number != 2 || len(out.Rekeyed) != 0 || m.Source.Commit != commit || m.Source.Subject != "Hello again" || m.Source.Author != "Editor" ||
 			!m.Source.PushedAt.Equal(pushed) || m.Trace != "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01" {
 			t.Errorf("%+v, %+v", out, m)
 		}
