@@ -2,6 +2,7 @@ package hub
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -37,8 +38,8 @@ func (h *Hub) serveReport(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	now := time.Now().UTC()
-	if ahead := s.At.Sub(now); ahead > maxSkew {
-		s.At, s.NextPoll = now, s.NextPoll.Add(-ahead) // or nothing that it says once its clock is right again would be taken for newer
+	if s.At.After(now.Add(maxSkew)) { // or nothing that it says once its clock is right again would be taken for newer
+		s.At, s.NextPoll = now, now.Add(max(0, s.NextPoll.Sub(s.At)))
 	}
 	s.Seen = &fleet.Seen{At: now}
 	_, err := h.heardBefore(r.Context())
@@ -76,8 +77,13 @@ func (h *Hub) serveDeployment(w http.ResponseWriter, r *http.Request) {
 	if !report(w, r, &d, func() (int, string) { return d.Schema, d.Deployment.Host }) {
 		return
 	}
-	if d.Deployment.Schema != fleet.StatusSchema || d.Deployment.Release.Number < 1 && d.Deployment.Release.Test == "" || len(d.Log) > fleet.MaxReportedLog {
-		http.Error(w, "the report is not of a deployment with a release and a log of at most 64 KiB", http.StatusBadRequest)
+	if d.Deployment.Schema != fleet.StatusSchema || d.Deployment.Release.Number < 1 && d.Deployment.Release.Test == "" || d.Deployment.EndedAt.IsZero() || len(d.Log) > fleet.MaxReportedLog {
+		http.Error(w, "the report is not of a deployment with a release, a time when it ended, and a log of at most 64 KiB", http.StatusBadRequest)
+		return
+	}
+	d.Deployment.Failure = shorter(d.Deployment.Failure, maxFailure)
+	if !fits(d.Deployment, maxDeployment) {
+		http.Error(w, "the deployment has more than 128 KiB", http.StatusBadRequest)
 		return
 	}
 	events, err := deploymentEvent(d.Deployment)
@@ -95,8 +101,8 @@ func (h *Hub) serveAct(w http.ResponseWriter, r *http.Request) {
 	if !report(w, r, &a, func() (int, string) { return a.Schema, a.Host }) {
 		return
 	}
-	if a.Act == "" || a.At.IsZero() {
-		http.Error(w, "the report is not of an act with its name and time", http.StatusBadRequest)
+	if a.Act == "" || a.At.IsZero() || !fits(a, maxAct) {
+		http.Error(w, "the report is not of an act with its name and time, in at most 16 KiB", http.StatusBadRequest)
 		return
 	}
 	events, err := actEvent(a)
@@ -157,7 +163,7 @@ func (h *Hub) kept(w http.ResponseWriter, host string, err error) bool {
 	switch {
 	case errors.Is(err, errTooMany):
 		tooMany(w, time.Minute, err.Error())
-	case errors.Is(err, errTooLong):
+	case errors.Is(err, errNoEvent):
 		http.Error(w, err.Error(), http.StatusBadRequest)
 	case err != nil:
 		h.Log.Error("a report cannot be kept", "host", host, "err", err)
@@ -166,7 +172,18 @@ func (h *Hub) kept(w http.ResponseWriter, host string, err error) bool {
 	return err == nil
 }
 
-const maxHistoryAsk = 100
+const (
+	maxHistoryAsk = 100
+	maxFailure    = 16 << 10 // bytes of a deployment's error
+	maxDeployment = 128 << 10
+	maxAct        = 16 << 10
+)
+
+// fits says whether v has at most so many bytes in JSON.
+func fits(v any, most int) bool {
+	doc, err := json.Marshal(v)
+	return err == nil && len(doc) <= most
+}
 
 func (h *Hub) serveHost(w http.ResponseWriter, r *http.Request) {
 	s, found, err := h.Host(r.Context(), r.PathValue("host"))

@@ -68,7 +68,7 @@ func newWorld(t *testing.T) *world {
 	t.Helper()
 	w := &world{t: t, dir: t.TempDir(), log: &logBuffer{}}
 	var text strings.Builder
-	for _, scope := range []string{"push", "wake", "read", "report:joker", "report:ratched"} {
+	for _, scope := range []string{"push", "wake", "read", "ci", "operate", "report:joker", "report:ratched"} {
 		fmt.Fprintf(&text, "[[token]]\nname = %q\nsha256 = %q\nscopes = [%q]\n", scope, hub.HashToken(secretOf(scope)), scope)
 	}
 	w.writeTokens(text.String())
@@ -127,6 +127,11 @@ func TestScopes(t *testing.T) {
 		{"POST", "/api/v1/reports", report("joker"), 200, "report:joker"},
 		{"POST", "/api/v1/deployments", deployment("joker", 7, "said\n"), 204, "report:joker"},
 		{"POST", "/api/v1/diffs", diff("joker"), 204, "report:joker"},
+		{"POST", "/api/v1/acts", act("joker"), 204, "report:joker"},
+		{"POST", "/api/v1/logs", `{"schema":1,"host":"joker","activation":"1-1-0","text":"x"}`, 204, "report:joker"},
+		{"POST", "/api/v1/runs", outsideRun(nil), 200, "ci"},
+		{"POST", "/api/v1/drills", `{"schema":1,"id":"d1","endedAt":"2026-11-23T06:00:00Z"}`, 204, "ci"},
+		{"GET", "/api/v1/events?after=0&types=garrison.ci.run,garrison.drill.ended", "", 200, "read"},
 		{"GET", "/api/v1/hosts", "", 200, "read"},
 		{"GET", "/api/v1/hosts/joker", "", 200, "read"},
 		{"GET", "/api/v1/hosts/joker/history", "", 200, "read"},
@@ -135,8 +140,9 @@ func TestScopes(t *testing.T) {
 		{"GET", "/api/v1/runs", "", 200, "read"},
 		{"GET", "/api/v1/runs?n=100", "", 200, "read"},
 		{"GET", log, "", 200, "read"},
+		{"DELETE", "/api/v1/hosts/joker", "", 204, "operate"},
 	} {
-		for _, token := range []string{"", "nobody", "push", "wake", "read", "report:joker", "report:ratched"} {
+		for _, token := range []string{"", "nobody", "push", "wake", "read", "ci", "operate", "report:joker", "report:ratched"} {
 			want := 403
 			switch {
 			case token == "" || token == "nobody":
@@ -303,7 +309,9 @@ func wantEvents(t *testing.T, events <-chan string, kinds ...string) {
 
 func TestStream(t *testing.T) {
 	w := newWorld(t)
-	all, leave := w.listen("/api/v1/stream", "read")
+	all, leave := w.listen("/api/v1/stream?kinds=run,host&kinds=wake", "read")
+	defer leave()
+	events, leave := w.listen("/api/v1/stream?kinds=event", "read")
 	defer leave()
 	asked, leave := w.listen("/api/v1/stream?kinds=wake", "read")
 	defer leave()
@@ -319,10 +327,14 @@ func TestStream(t *testing.T) {
 		t.Fatal(got)
 	}
 	wantEvents(t, all, "run", "host", "wake")
+	wantEvents(t, events, "event", "event")
 	wantEvents(t, asked, "wake")
 	wantEvents(t, agent, "wake")
+	if got, body := w.ask("GET", "/api/v1/stream?kinds=wake,gossip", "read", ""); got != 400 || !strings.Contains(body, "wake, run, host, event") {
+		t.Errorf("%d %s", got, body)
+	}
 	w.CloseStreams()
-	for _, ch := range []<-chan string{all, asked, agent} {
+	for _, ch := range []<-chan string{all, events, asked, agent} {
 		if e, open := <-ch; open {
 			t.Errorf("heard %s", e)
 		}

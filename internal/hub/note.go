@@ -27,8 +27,8 @@ const (
 // A host's events are bounded: what it says of its phase beyond that makes no event, and deployments and acts it is asked to tell later.
 var eventRate = Rate{PerSecond: 1.0 / 60, Burst: 500}
 
-// errTooLong is of a report that no event can be made of.
-var errTooLong = errors.New("what it says is too long for an event")
+// errNoEvent is of a report that no event can be made of, and that is not taken therefore.
+var errNoEvent = errors.New("the report says more, or of other times, than an event can hold")
 
 // errTooMany is of a report to be told later.
 var errTooMany = errors.New("this host told of too much for now")
@@ -100,31 +100,35 @@ func one(e fleet.Event, err error) ([]fleet.Event, error) { return []fleet.Event
 
 func hostSource(host string) string { return "/hosts/" + host }
 
-func short(f *fleet.Failure) *fleet.Failure {
+func short(f *fleet.Failure) *fleet.Failure { return shorter(f, mostSaid) }
+
+func shorter(f *fleet.Failure, most int) *fleet.Failure {
 	if f == nil {
 		return nil
 	}
 	s := *f
-	s.Message, s.Hint = cut(s.Message), cut(s.Hint)
+	s.Message, s.Hint = cutTo(s.Message, most), cut(s.Hint)
 	return &s
 }
 
-func cut(text string) string {
-	if len(text) <= mostSaid {
+func cut(text string) string { return cutTo(text, mostSaid) }
+
+func cutTo(text string, most int) string {
+	if len(text) <= most {
 		return text
 	}
-	return strings.ToValidUTF8(text[:mostSaid-len("…")], "") + "…"
+	return strings.ToValidUTF8(text[:most-len("…")], "") + "…"
 }
 
 // note keeps events, shows those that are new to whoever listens, and has them looked at. It takes what made them, and their error.
 func (h *Hub) note(ctx context.Context, events []fleet.Event, err error) error {
+	for _, e := range events {
+		if y := e.Time.Year(); err != nil || len(e.Data) > mostData || len(e.ID)+len(e.Source)+len(e.Subject) > mostNamed || y < 0 || y > 9999 {
+			return errNoEvent
+		}
+	}
 	if err != nil || len(events) == 0 {
 		return err
-	}
-	for _, e := range events {
-		if len(e.Data) > mostData || len(e.ID)+len(e.Source)+len(e.Subject) > mostNamed {
-			return errTooLong
-		}
 	}
 	kept, err := h.Store.PutEvents(ctx, events)
 	if err != nil {

@@ -101,7 +101,7 @@ func (h *Hub) serveRunReport(w http.ResponseWriter, r *http.Request) {
 	if i < 0 || known[i].EndedAt == nil { // else that it was under way arrives late
 		run.ID, err = h.NoteRun(r.Context(), run)
 	}
-	h.endLost(r.Context(), known, now)
+	h.endLost(r.Context(), slices.DeleteFunc(known, func(k fleet.Run) bool { return k.ID == run.ID }), now)
 	if h.kept(w, "", err) {
 		h.answer(w, struct {
 			Schema int   `json:"schema"`
