@@ -24,6 +24,7 @@ import (
 	"github.com/garrison-nix/garrison/internal/cache/s3"
 	"github.com/garrison-nix/garrison/internal/cache/sqlite"
 	"github.com/garrison-nix/garrison/internal/nar"
+	pg "github.com/garrison-nix/garrison/internal/postgres"
 )
 
 var lab cachetest.Lab
@@ -80,7 +81,7 @@ func sqliteIndex(t *testing.T, s *storage) {
 func postgresIndex(t *testing.T, s *storage) { s.index = postgresAt(t, lab.PostgresURL(t)) }
 
 func postgresAt(t *testing.T, url string) cache.Index {
-	x, err := postgres.Open(t.Context(), postgres.Config{URL: url})
+	x, err := postgres.Open(t.Context(), pg.Config{URL: url})
 	check(t, err)
 	t.Cleanup(func() { check(t, x.Close()) })
 	return x

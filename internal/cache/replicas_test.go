@@ -16,6 +16,7 @@ import (
 	"github.com/garrison-nix/garrison/internal/cache/postgres"
 	"github.com/garrison-nix/garrison/internal/cache/s3"
 	"github.com/garrison-nix/garrison/internal/nar"
+	pg "github.com/garrison-nix/garrison/internal/postgres"
 )
 
 // replicas are two servers that share nothing but a database and a bucket.
@@ -186,7 +187,7 @@ func TestSlowClientsHoldNoConnection(t *testing.T) {
 	t.Parallel()
 	blobs, err := s3.Open(t.Context(), lab.Bucket(t))
 	check(t, err)
-	index, err := postgres.Open(t.Context(), postgres.Config{URL: lab.PostgresURL(t), MaxConnections: 2})
+	index, err := postgres.Open(t.Context(), pg.Config{URL: lab.PostgresURL(t), MaxConnections: 2})
 	check(t, err)
 	t.Cleanup(func() { check(t, index.Close()) })
 	s := cachetest.Start(t, cache.Options{Blobs: blobs, Index: index, MaxNarBytes: 64 << 20}, nil)

@@ -8,10 +8,10 @@ import (
 	"time"
 
 	"github.com/garrison-nix/garrison/internal/cache"
-	"github.com/garrison-nix/garrison/internal/cache/postgres"
 	"github.com/garrison-nix/garrison/internal/cache/s3"
 	"github.com/garrison-nix/garrison/internal/fleet"
 	"github.com/garrison-nix/garrison/internal/nar"
+	"github.com/garrison-nix/garrison/internal/postgres"
 	"github.com/garrison-nix/garrison/internal/tomlfile"
 )
 

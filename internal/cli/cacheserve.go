@@ -21,6 +21,7 @@ import (
 	cachesqlite "github.com/garrison-nix/garrison/internal/cache/sqlite"
 	"github.com/garrison-nix/garrison/internal/fleet"
 	"github.com/garrison-nix/garrison/internal/metrics"
+	pg "github.com/garrison-nix/garrison/internal/postgres"
 )
 
 func (a *app) cacheServe() *cobra.Command {
@@ -170,7 +171,7 @@ type index interface {
 }
 
 func openIndex(ctx context.Context, t CacheTable, dataDir string) (index, error) {
-	if t.Postgres == (postgres.Config{}) {
+	if t.Postgres == (pg.Config{}) {
 		return cachesqlite.Open(ctx, orElse(t.Index, filepath.Join(dataDir, "cache.db")))
 	}
 	return postgres.Open(ctx, t.Postgres)

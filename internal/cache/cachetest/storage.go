@@ -15,6 +15,7 @@ import (
 	"github.com/garrison-nix/garrison/internal/cache/s3"
 	"github.com/garrison-nix/garrison/internal/cache/sqlite"
 	"github.com/garrison-nix/garrison/internal/nar"
+	pg "github.com/garrison-nix/garrison/internal/postgres"
 )
 
 // Storage is where a cache keeps content and index: a folder with a SQLite database in it, or a bucket and a PostgreSQL database.
@@ -45,7 +46,7 @@ func (s *Storage) Open(t testing.TB) (b cache.Blobs, x cache.Index, close func()
 	if s.Dir == "" {
 		blobs, err := s3.Open(t.Context(), s.Bucket)
 		must(t, err)
-		index, err := postgres.Open(t.Context(), postgres.Config{URL: s.Database})
+		index, err := postgres.Open(t.Context(), pg.Config{URL: s.Database})
 		must(t, err)
 		return blobs, index, func() { must(t, index.Close()) }
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/garrison-nix/garrison/internal/cache/cachetest"
 	"github.com/garrison-nix/garrison/internal/cache/postgres"
 	"github.com/garrison-nix/garrison/internal/fleet"
+	pg "github.com/garrison-nix/garrison/internal/postgres"
 )
 
 var lab cachetest.Lab
@@ -32,7 +33,7 @@ func must(t *testing.T, err error) {
 	}
 }
 
-func open(t *testing.T, c postgres.Config) *postgres.Index {
+func open(t *testing.T, c pg.Config) *postgres.Index {
 	t.Helper()
 	x, err := postgres.Open(t.Context(), c)
 	must(t, err)
@@ -54,12 +55,12 @@ func admin(t *testing.T, url string, statements ...string) {
 }
 
 func TestIndex(t *testing.T) {
-	cachetest.Index(t, func(t *testing.T) cache.Index { return open(t, postgres.Config{URL: lab.PostgresURL(t)}) })
+	cachetest.Index(t, func(t *testing.T) cache.Index { return open(t, pg.Config{URL: lab.PostgresURL(t)}) })
 }
 
 // TestStartedTogether: servers that start at once with an empty database make its tables once.
 func TestStartedTogether(t *testing.T) {
-	c := postgres.Config{URL: lab.PostgresURL(t), MaxConnections: 1}
+	c := pg.Config{URL: lab.PostgresURL(t), MaxConnections: 1}
 	var all sync.WaitGroup
 	for range 4 {
 		all.Go(func() {
@@ -80,7 +81,7 @@ func TestStartedTogether(t *testing.T) {
 }
 
 func TestNewerSchemaIsLeftAlone(t *testing.T) {
-	c := postgres.Config{URL: lab.PostgresURL(t)}
+	c := pg.Config{URL: lab.PostgresURL(t)}
 	must(t, open(t, c).CreateCache(t.Context(), cache.Cache{Name: "c"}))
 	admin(t, c.URL, `INSERT INTO cache_schema_version (version_id, is_applied) VALUES (999, true)`)
 	_, err := postgres.Open(t.Context(), c)
@@ -91,7 +92,7 @@ func TestNewerSchemaIsLeftAlone(t *testing.T) {
 
 // TestWalkersLeaveConnections for requests: as many as there are, but for their own.
 func TestWalkersLeaveConnections(t *testing.T) {
-	x := open(t, postgres.Config{URL: lab.PostgresURL(t), MaxConnections: 2})
+	x := open(t, pg.Config{URL: lab.PostgresURL(t), MaxConnections: 2})
 	must(t, x.CreateCache(t.Context(), cache.Cache{Name: "c"}))
 	if _, err := x.PutPath(t.Context(), cache.Path{Cache: "c", StorePath: "/nix/store/00000000000000000000000000000000-x", Upstream: "up:key", NarInfo: []byte("x")}, nil, time.Now(), false); err != nil {
 		t.Fatal(err)
@@ -114,7 +115,7 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 	u, err := url.Parse(good)
 	must(t, err)
 	secret := "hunter2"
-	for want, c := range map[string]postgres.Config{
+	for want, c := range map[string]pg.Config{
 		"either url or urlFile":   {},
 		"not what PostgreSQL can": {URL: "postgres://me:" + secret + "@host:notaport/db"},
 		"cannot be read":          {URLFile: filepath.Join(t.TempDir(), "none")},
@@ -149,7 +150,7 @@ func TestURLIsReadAgain(t *testing.T) {
 		must(t, os.WriteFile(file, []byte(strings.Replace(base, "postgres@", user+"@", 1)+"\n"), 0o600))
 	}
 	write("first")
-	x := open(t, postgres.Config{URLFile: file})
+	x := open(t, pg.Config{URLFile: file})
 	must(t, x.CreateCache(t.Context(), cache.Cache{Name: "c"}))
 	write("second")
 	admin(t, base, "ALTER ROLE first NOLOGIN", "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'first'")

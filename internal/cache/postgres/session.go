@@ -9,6 +9,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/garrison-nix/garrison/internal/postgres"
 )
 
 // Time limits: for what one request needs, and for what looks at everything.
@@ -141,17 +143,9 @@ func ignoreClosed(err error) error {
 // undone says whether the database refused a transaction that may succeed when tried again: a deadlock, or what
 // it refers to went away.
 func undone(err error) bool {
-	switch codeOf(err) {
+	switch postgres.CodeOf(err) {
 	case "40001", "40P01", "23503":
 		return true
 	}
 	return false
-}
-
-func codeOf(err error) string {
-	var e *pgconn.PgError
-	if errors.As(err, &e) {
-		return e.Code
-	}
-	return ""
 }

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/garrison-nix/garrison/internal/fleet"
-	"github.com/garrison-nix/garrison/internal/hub"
 )
 
 // ended is a report of the deployment of a release that ended at some second, with a log that says so.
@@ -17,7 +16,7 @@ func ended(host string, release, second int) fleet.DeploymentReport {
 		Release: fleet.ReleaseRef{Number: release}, Result: fleet.Committed, Stages: []fleet.StageTime{}, EndedAt: at(second).Add(123_456 * time.Nanosecond)}}
 }
 
-func deployments(t *testing.T, s hub.Store, again func() hub.Store) {
+func deployments(t *testing.T, s Kept, again func() Kept) {
 	ctx := t.Context()
 	none, err := s.Deployments(ctx, "joker", 10)
 	if err != nil || none == nil || len(none) != 0 {
@@ -33,7 +32,7 @@ func deployments(t *testing.T, s hub.Store, again func() hub.Store) {
 	silent := ended("silent", 3, 1)
 	silent.Log = ""
 	must(t, s.PutDeployment(ctx, silent))
-	for _, s := range []hub.Store{s, again()} {
+	for s := range both(s, again) {
 		list, err := s.Deployments(ctx, "joker", 10)
 		must(t, err)
 		want := []fleet.Deployment{ended("joker", 1, 10).Deployment, ended("joker", 2, 7).Deployment, ended("joker", 2, 5).Deployment}
@@ -57,7 +56,7 @@ func deployments(t *testing.T, s hub.Store, again func() hub.Store) {
 }
 
 // acts: in the order in which they are told; told again, one is there once, as the last.
-func acts(t *testing.T, s hub.Store, again func() hub.Store) {
+func acts(t *testing.T, s Kept, again func() Kept) {
 	ctx := t.Context()
 	act := func(host, name string, second int) fleet.Act {
 		return fleet.Act{Schema: 1, Host: host, Act: name, By: &fleet.Actor{UID: 0, User: "root"}, Reason: "why", At: at(second).Add(123_456_789 * time.Nanosecond)}
@@ -68,7 +67,7 @@ func acts(t *testing.T, s hub.Store, again func() hub.Store) {
 	for _, a := range []fleet.Act{act("joker", "retry", 5), act("ratched", "retry", 5), act("joker", "suspend", 3), act("joker", "retry", 5)} {
 		must(t, s.PutAct(ctx, a))
 	}
-	for _, s := range []hub.Store{s, again()} {
+	for s := range both(s, again) {
 		list, err := s.Acts(ctx, "joker", 10)
 		if want := []fleet.Act{act("joker", "retry", 5), act("joker", "suspend", 3)}; err != nil || !reflect.DeepEqual(list, want) {
 			t.Errorf("got %+v, %v\nwant %+v", list, err, want)
@@ -76,7 +75,7 @@ func acts(t *testing.T, s hub.Store, again func() hub.Store) {
 	}
 }
 
-func diffs(t *testing.T, s hub.Store, again func() hub.Store) {
+func diffs(t *testing.T, s Kept, again func() Kept) {
 	ctx := t.Context()
 	if _, found, err := s.Diff(ctx, "joker"); found || err != nil {
 		t.Errorf("%v, %v", found, err)
@@ -85,7 +84,7 @@ func diffs(t *testing.T, s hub.Store, again func() hub.Store) {
 		must(t, s.PutDiff(ctx, fleet.HostDiff{Schema: 1, Host: "joker", After: after, Pending: true, Diff: json.RawMessage(`{"added":[]}`)}))
 	}
 	must(t, s.PutDiff(ctx, fleet.HostDiff{Schema: 1, Host: "ratched", Unknown: "why"}))
-	for _, s := range []hub.Store{s, again()} {
+	for s := range both(s, again) {
 		if d, found, err := s.Diff(ctx, "joker"); err != nil || !found || d.After != "/nix/store/b" || string(d.Diff) != `{"added":[]}` || !d.Pending {
 			t.Errorf("%+v, %v, %v", d, found, err)
 		}

@@ -1,9 +1,11 @@
-// Package hubtest is the suite that every hub.Store passes.
+// Package hubtest is the suite that every store of a hub passes.
 package hubtest
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"iter"
 	"reflect"
 	"sync"
 	"testing"
@@ -11,17 +13,51 @@ import (
 
 	"github.com/garrison-nix/garrison/internal/fleet"
 	"github.com/garrison-nix/garrison/internal/hub"
+	"github.com/garrison-nix/garrison/internal/notify"
 )
 
-// Store tests a kind of store. open returns an empty one, and again the same one, opened once more.
-func Store(t *testing.T, open func(t *testing.T) (s hub.Store, again func() hub.Store)) {
-	t.Run("Statuses", func(t *testing.T) { s, again := open(t); statuses(t, s, again) })
-	t.Run("Deployments", func(t *testing.T) { s, again := open(t); deployments(t, s, again) })
-	t.Run("Acts", func(t *testing.T) { s, again := open(t); acts(t, s, again) })
-	t.Run("Diffs", func(t *testing.T) { s, again := open(t); diffs(t, s, again) })
-	t.Run("Runs", func(t *testing.T) { s, again := open(t); runs(t, s, again) })
-	t.Run("ManyAtOnce", func(t *testing.T) { s, _ := open(t); manyAtOnce(t, s) })
-	t.Run("Canceled", func(t *testing.T) { s, _ := open(t); canceled(t, s) })
+// Kept is all that is kept for a hub.
+type Kept interface {
+	hub.Store
+	notify.Store
+	Close() error
+}
+
+// Store tests a kind of store. new returns what opens an empty one, and after that was closed the same one again.
+func Store(t *testing.T, new func(t *testing.T) (open func() Kept)) {
+	for name, test := range map[string]func(t *testing.T, s Kept, again func() Kept){
+		"Statuses": statuses, "Deployments": deployments, "Acts": acts, "Diffs": diffs, "Runs": runs, "ManyAtOnce": manyAtOnce, "Canceled": canceled,
+		"Events": events, "EventsAtOnce": eventsAtOnce, "Releases": releases, "DeploymentsOf": deploymentsOf, "Drills": drills, "Forget": forget,
+		"Alerts": alerts, "AlertsAtOnce": alertsAtOnce, "AlertWithoutEvent": alertWithoutEvent, "Deliveries": deliveries, "LastDeliveries": lastDeliveries,
+		"Prune": prune, "PruneFacts": pruneFacts, "PruneTold": pruneTold, "PruneBetween": pruneBetween, "Flood": flood,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			open := new(t)
+			s := open()
+			t.Cleanup(func() {
+				if s != nil {
+					must(t, s.Close())
+				}
+			})
+			test(t, s, func() Kept {
+				old := s
+				s = nil
+				must(t, old.Close())
+				s = open()
+				return s
+			})
+		})
+	}
+}
+
+// both are s, and the same store opened again.
+func both(s Kept, again func() Kept) iter.Seq[Kept] {
+	return func(yield func(Kept) bool) {
+		if yield(s) {
+			yield(again())
+		}
+	}
 }
 
 func must(t *testing.T, err error) {
@@ -36,9 +72,9 @@ func at(seconds int) time.Time {
 	return time.Date(2026, 11, 23, 6, 0, 0, 0, time.UTC).Add(time.Duration(seconds) * time.Second)
 }
 
-func statuses(t *testing.T, s hub.Store, again func() hub.Store) {
+func statuses(t *testing.T, s Kept, again func() Kept) {
 	ctx := t.Context()
-	want := func(s hub.Store, phases ...fleet.Phase) {
+	want := func(s Kept, phases ...fleet.Phase) {
 		t.Helper()
 		list, err := s.Statuses(ctx)
 		must(t, err)
@@ -63,7 +99,8 @@ func statuses(t *testing.T, s hub.Store, again func() hub.Store) {
 	want(s, fleet.PhaseIdle, fleet.PhaseNew)
 	put("joker", at(2), fleet.PhaseHeld) // said in the same moment: the later word
 	want(s, fleet.PhaseHeld, fleet.PhaseNew)
-	want(again(), fleet.PhaseHeld, fleet.PhaseNew)
+	s = again()
+	want(s, fleet.PhaseHeld, fleet.PhaseNew)
 	if st, found, err := s.Status(ctx, "joker"); err != nil || !found || st.Phase != fleet.PhaseHeld {
 		t.Errorf("joker alone: %+v, %v, %v", st, found, err)
 	}
@@ -77,7 +114,7 @@ func statuses(t *testing.T, s hub.Store, again func() hub.Store) {
 	}
 }
 
-func runs(t *testing.T, s hub.Store, again func() hub.Store) {
+func runs(t *testing.T, s Kept, again func() Kept) {
 	ctx := t.Context()
 	none, err := s.Runs(ctx, 10)
 	if err != nil || none == nil || len(none) != 0 {
@@ -101,7 +138,7 @@ func runs(t *testing.T, s hub.Store, again func() hub.Store) {
 	if _, err := s.PutRun(ctx, fleet.Run{ID: ids[2] + 1000}); err == nil {
 		t.Error("a run was kept under an id that was never given")
 	}
-	for _, s := range []hub.Store{s, again()} {
+	for s := range both(s, again) {
 		list, err := s.Runs(ctx, 2)
 		if err != nil || len(list) != 2 || list[0].ID != ids[2] || list[0].Source.Subject != "2" || !reflect.DeepEqual(list[1], done) {
 			t.Errorf("%+v, %v", list, err)
@@ -109,7 +146,7 @@ func runs(t *testing.T, s hub.Store, again func() hub.Store) {
 	}
 }
 
-func manyAtOnce(t *testing.T, s hub.Store) {
+func manyAtOnce(t *testing.T, s Kept, _ func() Kept) {
 	const n = 20
 	var wg sync.WaitGroup
 	for i := range n {
@@ -141,16 +178,41 @@ func manyAtOnce(t *testing.T, s hub.Store) {
 	}
 }
 
-func canceled(t *testing.T, s hub.Store) {
-	ctx, cancel := context.WithCancel(t.Context())
+// canceled: what was not done in time is not done, and says so; not even in one transaction with what others do.
+func canceled(t *testing.T, s Kept, _ func() Kept) {
+	gone, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := s.PutStatus(ctx, fleet.Status{Host: "h", At: at(0)}); err == nil {
-		t.Error("PutStatus did not notice that its context has ended")
+	ctx := t.Context()
+	var others sync.WaitGroup
+	for i := range 20 {
+		others.Go(func() { must(t, s.PutStatus(ctx, fleet.Status{Host: fmt.Sprint("other", i), At: at(i)})) })
 	}
-	if _, err := s.PutRun(ctx, fleet.Run{}); err == nil {
-		t.Error("PutRun did not notice that its context has ended")
+	for name, err := range map[string]error{
+		"PutStatus":     s.PutStatus(gone, fleet.Status{Host: "h", At: at(0)}),
+		"PutDeployment": s.PutDeployment(gone, ended("h", 1, 1)),
+		"PutAct":        s.PutAct(gone, fleet.Act{Host: "h"}),
+		"PutDiff":       s.PutDiff(gone, fleet.HostDiff{Host: "h"}),
+		"PutRun":        second(s.PutRun(gone, fleet.Run{})),
+		"PutEvents":     second(s.PutEvents(gone, []fleet.Event{event("1", fleet.EventAct, 1)})),
+		"PutRelease":    s.PutRelease(gone, published(1, 1)),
+		"PutDrill":      s.PutDrill(gone, fleet.DrillReport{ID: "d"}),
+		"Forget":        second(s.Forget(gone, "h")),
+		"Prune":         second(s.Prune(gone, hub.Keep{}, at(0))),
+		"Queue":         s.Queue(gone, 1, nil),
+		"Statuses":      second(s.Statuses(gone)),
+		"Events":        second(s.Events(gone, nil, 0, 1)),
+	} {
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("%s does not say that its context has ended: %v", name, err)
+		}
 	}
-	if list, err := s.Runs(t.Context(), 1); err != nil || len(list) != 0 {
-		t.Errorf("%v, %v", list, err)
+	others.Wait()
+	list, err := s.Statuses(ctx)
+	runs, err2 := s.Runs(ctx, 1)
+	kept, err3 := s.Events(ctx, nil, 0, 1)
+	if err := errors.Join(err, err2, err3); err != nil || len(list) != 20 || len(runs) != 0 || len(kept) != 0 {
+		t.Errorf("%d statuses, %v, %v, %v", len(list), runs, kept, err)
 	}
 }
+
+func second[T any](_ T, err error) error { return err }

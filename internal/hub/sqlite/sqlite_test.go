@@ -7,28 +7,22 @@ import (
 	"testing"
 
 	"github.com/garrison-nix/garrison/internal/fleet"
-	"github.com/garrison-nix/garrison/internal/hub"
 	"github.com/garrison-nix/garrison/internal/hub/hubtest"
-	"github.com/garrison-nix/garrison/internal/hub/tables"
 )
 
-func opened(t *testing.T, file string) *tables.Store {
-	t.Helper()
-	s, err := Open(t.Context(), file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { s.Close() })
-	return s
-}
-
 func TestStore(t *testing.T) {
-	hubtest.Store(t, func(t *testing.T) (hub.Store, func() hub.Store) {
+	hubtest.Store(t, func(t *testing.T) func() hubtest.Kept {
 		file := filepath.Join(t.TempDir(), "a folder?", "hub.db")
 		if err := os.Mkdir(filepath.Dir(file), 0o700); err != nil {
 			t.Fatal(err)
 		}
-		return opened(t, file), func() hub.Store { return opened(t, file) }
+		return func() hubtest.Kept {
+			s, err := Open(t.Context(), file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return s
+		}
 	})
 }
 

@@ -88,7 +88,7 @@ func (s *Store) DeploymentLog(ctx context.Context, host string, release int) (lo
 		text, err := s.docs.text(packed)
 		log, found = string(text), err == nil
 		return err
-	}, `SELECT l.log FROM deployments d LEFT JOIN logs l ON l.seq = d.seq WHERE d.host = $1 AND $2 IN (0, d.release) ORDER BY d.n DESC LIMIT 1`, host, release)
+	}, `SELECT l.log FROM deployments d LEFT JOIN logs l ON l.seq = d.seq WHERE d.host = $1 AND (d.release = $2 OR CAST($2 AS bigint) = 0) ORDER BY d.n DESC LIMIT 1`, host, release)
 	return log, found, err
 }
 

@@ -37,7 +37,7 @@ func New(db, read *sql.DB, failure func(err error, what string) error) (*Store, 
 	return s, nil
 }
 
-// Close waits for what is being written, and closes the database.
+// Close waits for what is being written, and closes the database. It is called once.
 func (s *Store) Close() error {
 	close(s.closing)
 	s.ended.Wait()

@@ -43,8 +43,8 @@ func (c Config) url() (string, error) {
 	return strings.TrimSpace(string(b)), err
 }
 
-// pool is how to connect. Errors are fleet.Errors that never show the URL, because of the password in it.
-func (c Config) pool() (*pgxpool.Config, error) {
+// Pool is how to connect, and to how many at the same time. Errors are fleet.Errors that never show the URL, because of the password in it.
+func (c Config) Pool() (*pgxpool.Config, error) {
 	if (c.URL == "") == (c.URLFile == "") {
 		return nil, fleet.Errorf(fleet.Local, fleet.CodeConfig, "postgres: give either url or urlFile")
 	}
