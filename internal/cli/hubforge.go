@@ -47,7 +47,7 @@ func newWatchers(ctx context.Context, c HubFile, h *hub.Hub, caches *cache.Serve
 		}
 	}
 	w.follower = hub.NewFollower(hub.FollowOptions{Remote: c.FollowFrom(), Repo: repo, Branch: c.Follow.Branch, Signers: c.Follow.AllowedSigners,
-		Poll: time.Duration(c.Follow.Poll), Wake: h.WakeAgents, Newest: newest, Log: log})
+		Poll: time.Duration(c.Follow.Poll), Wake: h.WakeAgents, Newest: newest, Hub: h, Log: log})
 	h.Wake = func(at time.Time) {
 		if w.ci != nil {
 			w.ci.Wake(at)

@@ -22,6 +22,7 @@ type FollowOptions struct {
 	Poll    time.Duration
 	Wake    func()                // the agents
 	Newest  func(*fleet.Manifest) // is told of the newest release, and of each newer one
+	Hub     *Hub                  // keeps which releases there were; may be nil
 	Log     *slog.Logger
 }
 
@@ -34,6 +35,7 @@ type Follower struct {
 	tips  map[string]string // of the branches, as agents have been woken for; nil before the first look
 	read  string            // the release branch's tip that was read, or cannot be
 	known int               // number of the newest release
+	past  past              // what is to be kept of releases
 }
 
 // NewFollower makes a Follower; its Hint and Moved may be called before Run.
@@ -121,32 +123,40 @@ func (f *Follower) look(ctx context.Context) error {
 	if moved {
 		f.Wake()
 	}
-	if tip == "" || tip == f.read {
-		return nil
+	if tip != "" && tip != f.read {
+		if err := f.readTip(ctx, tip); err != nil {
+			return err
+		}
+		f.read = tip
 	}
-	m, err := f.manifest(ctx, tip)
+	return f.keepPast(ctx)
+}
+
+// readTip reads the release that the branch points at.
+func (f *Follower) readTip(ctx context.Context, tip string) error {
+	tags, err := git.ListTags(ctx, f.Remote, fleet.TagPrefix)
+	if err != nil {
+		return err
+	}
+	m, err := f.manifest(ctx, tip, tags)
 	switch {
 	case err == nil && m.Number < f.known:
 		f.Log.Warn("the release branch went back: what hosts report is still held against the newer release", "branch", f.Branch, "release", m.Number, "newest", f.known)
 	case err == nil:
-		f.known = m.Number
 		f.Log.Info("released", "release", m.Number, "commit", m.Source.Commit)
+		f.past = past{newest: m, tags: tags, after: f.known}
+		f.known = m.Number
 		f.Newest(m)
 	case fleet.ClassOf(err) != fleet.Bad:
 		return err
 	default: // agents refuse it, and say so
 		f.Log.Warn("the release branch points at what is no release", "branch", f.Branch, "commit", tip, "err", err)
 	}
-	f.read = tip
 	return nil
 }
 
 // manifest is that of the newest release tag of tip that may be believed.
-func (f *Follower) manifest(ctx context.Context, tip string) (*fleet.Manifest, error) {
-	tags, err := git.ListTags(ctx, f.Remote, fleet.TagPrefix)
-	if err != nil {
-		return nil, err
-	}
+func (f *Follower) manifest(ctx context.Context, tip string, tags map[string]git.Ref) (*fleet.Manifest, error) {
 	var numbers []int
 	for name, ref := range tags {
 		if n, ok := fleet.TagNumber(name); ok && ref.Commit == tip && ref.ID != tip {

@@ -166,3 +166,73 @@ func TestConcerns(t *testing.T) {
 		}
 	}
 }
+
+// TestPastReleases: which releases there were is read from git by a hub that was away or is made anew; of those that nobody was told of there are events.
+func TestPastReleases(t *testing.T) {
+	p := newPublished(t)
+	for n := 1; n <= 4; n++ {
+		p.make(n, "release")
+	}
+	p.make(5, "stranger")
+	p.point("release", p.make(6, "release"))
+	w := newWorld(t)
+	dir := filepath.Join(t.TempDir(), "repo.git")
+	again := func(dir string, remote string) (stop func()) {
+		t.Helper()
+		repo, err := git.Init(t.Context(), dir)
+		must(t, err)
+		_, stop = p.follow(time.Hour, func(f *hub.FollowOptions) { f.Hub, f.Repo, f.Remote.URL, f.Newest = w.Hub, repo, remote, w.SetNewest })
+		return stop
+	}
+	kept := func(want string) {
+		t.Helper()
+		until(t, "releases "+want+" are kept", func() bool {
+			list, err := w.store.Releases(t.Context(), 0, 100)
+			must(t, err)
+			var numbers []int
+			for _, r := range list {
+				numbers = append(numbers, r.Release.Number)
+				if r.Release.Tag == "" || r.Release.Commit == "" || r.CreatedAt.Unix() != 1_780_000_000+int64(r.Release.Number) || len(r.Manual) != 1 || r.SeenAt.IsZero() {
+					t.Errorf("%+v", r)
+				}
+			}
+			return fmt.Sprint(numbers) == want
+		})
+	}
+	told := func() (subjects string) {
+		events, err := w.store.Events(t.Context(), []string{fleet.EventReleased}, 0, 100)
+		must(t, err)
+		for _, e := range events {
+			subjects += " " + e.Subject
+		}
+		return subjects
+	}
+	stop := again(dir, p.repo.Dir)
+	kept("[6 4 3 2 1]")
+	stop()
+	if got := told(); got != " release-6" {
+		t.Errorf("a new hub told of%s", got)
+	}
+	p.make(7, "release")
+	p.point("release", p.make(8, "release"))
+	stop = again(dir, p.repo.Dir)
+	kept("[8 7 6 4 3 2 1]")
+	stop()
+	if got := told(); got != " release-6 release-7 release-8" {
+		t.Errorf("after it was away it told of%s", got)
+	}
+	if refs, err := exec.Command("git", "--git-dir", dir, "for-each-ref", "--format=%(refname)").Output(); err != nil || string(refs) != "refs/garrison/published/newest\n" {
+		t.Errorf("it leaves %s, %v", refs, err)
+	}
+
+	// Before the remote answers, the newest release is what it was.
+	w = newWorld(t)
+	again(dir, filepath.Join(t.TempDir(), "away"))
+	until(t, "it remembers", func() bool { m := w.Newest(); return m != nil && m.Number == 8 })
+	if s, found, err := w.Host(t.Context(), "joker"); err != nil || !found || s.Phase != fleet.PhaseUnheard {
+		t.Errorf("%+v, %v, %v", s, found, err)
+	}
+	if hosts, err := w.Hosts(t.Context()); err != nil || len(hosts) != 1 {
+		t.Errorf("%+v, %v", hosts, err)
+	}
+}

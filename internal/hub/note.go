@@ -20,6 +20,7 @@ import (
 const (
 	mostSaid   = 4 << 10  // bytes of a text of others in an event
 	mostStages = 100      // of a deployment or run
+	mostListed = 100      // hosts of a release
 	mostData   = 64 << 10 // bytes of an event's data
 	mostNamed  = 512      // bytes of what names an event
 )
@@ -82,7 +83,10 @@ func runEvent(r fleet.Run) ([]fleet.Event, error) {
 	return one(fleet.NewEvent(fleet.EventRun, "/ci", fmt.Sprintf("%d-%d-%s", r.ID, r.StartedAt.UnixNano(), came), r.Source.Commit, at, r))
 }
 
+// releaseEvent names the first of the hosts.
 func releaseEvent(p fleet.Published) ([]fleet.Event, error) {
+	p.Changed, p.Manual = p.Changed[:min(len(p.Changed), mostListed)], p.Manual[:min(len(p.Manual), mostListed)]
+	p.Release.Source.Subject = cut(p.Release.Source.Subject)
 	return one(fleet.NewEvent(fleet.EventReleased, "/release", p.Release.Name()+"-"+p.Release.Tag, p.Release.Name(), p.CreatedAt, p))
 }
 
