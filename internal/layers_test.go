@@ -35,7 +35,7 @@ var mayImport = map[string][]string{
 	"internal/fleet": {}, "internal/durable": {}, "internal/nar": {},
 	"internal/deploy": base, "internal/closure": base, "internal/comin": base, "internal/wiring": base, "internal/ci": with("internal/forge", "internal/proc"),
 	"internal/secret": with("internal/secret/sops"), "internal/secret/sops": base,
-	"internal/proc": base, "internal/metrics": base, "internal/tomlfile": base, "internal/hostkey": base, "internal/stream": base, "internal/postgres": base,
+	"internal/proc": base, "internal/metrics": base, "internal/otlp": base, "internal/tomlfile": base, "internal/hostkey": base, "internal/stream": base, "internal/postgres": base,
 	"internal/git": with("internal/proc"), "internal/nix": with("internal/proc"), "internal/forge": with("internal/proc"),
 
 	"internal/release":        with("internal/cache/client", below...),
