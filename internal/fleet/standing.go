@@ -26,7 +26,7 @@ func (s Status) Standing(newest int) Standing {
 	switch {
 	case s.Seen != nil && s.Seen.Gone:
 		return Gone
-	case s.Seen != nil && s.Seen.Silent != nil, s.Phase == PhaseUnheard:
+	case s.Seen != nil && s.Seen.Silent != nil:
 		return Silent
 	case s.Refused != nil, s.Phase == PhaseHeld, s.Reboot != nil && s.Reboot.Failure != nil, s.Failure != nil && s.Phase != PhaseRetrying && s.Phase != PhaseStaging && s.Phase != PhaseActivating:
 		return Failed
