@@ -46,6 +46,7 @@ var mayImport = map[string][]string{
 	"internal/hub/sqlite":     with("internal/hub", append([]string{"internal/notify", "internal/hub/tables"}, below...)...),
 	"internal/hub/postgres":   with("internal/hub", append([]string{"internal/notify", "internal/hub/tables"}, below...)...),
 	"internal/hub/hubtest":    with("internal/hub", append([]string{"internal/notify"}, below...)...),
+	"internal/hub/web":        with("internal/hub", below...),
 	"internal/notify":         below,
 	"internal/cache":          below,
 	"internal/cache/client":   base,

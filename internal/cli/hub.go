@@ -168,6 +168,9 @@ func (a *app) runHub(ctx context.Context, c HubFile) (err error) {
 	}
 	defer func() { err = errors.Join(err, closeCaches()) }()
 	h.Cache = caches.Handler()
+	if err := openPage(c, h, caches, log); err != nil {
+		return err
+	}
 	listener, err := listen(ctx, c.Listen)
 	if err != nil {
 		return err
