@@ -23,7 +23,6 @@ import (
 	"github.com/garrison-nix/garrison/internal/fleet"
 	"github.com/garrison-nix/garrison/internal/git"
 	"github.com/garrison-nix/garrison/internal/hub"
-	hubsqlite "github.com/garrison-nix/garrison/internal/hub/sqlite"
 	"github.com/garrison-nix/garrison/internal/nix"
 	"github.com/garrison-nix/garrison/internal/release"
 )
@@ -156,7 +155,7 @@ func (a *app) runHub(ctx context.Context, c HubFile) (err error) {
 	if _, err := tokens(); err != nil {
 		return err
 	}
-	store, err := hubsqlite.Open(ctx, filepath.Join(c.DataDir, "hub.db"))
+	store, err := openHubStore(ctx, c, log)
 	if err != nil {
 		return err
 	}
@@ -186,6 +185,7 @@ func (a *app) runHub(ctx context.Context, c HubFile) (err error) {
 	}
 	var working sync.WaitGroup
 	working.Go(func() { caches.Run(work) })
+	working.Go(func() { pruneHub(work, c.Keep.Keep(), store, logDir, log) })
 	working.Go(func() { watch.run(work) })
 	defer working.Wait()
 	defer stopWork()

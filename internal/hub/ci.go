@@ -125,7 +125,6 @@ func LogFile(dir string, id int64) string {
 const (
 	leastPause = time.Second
 	maxRunTime = 6 * time.Hour // a build that hangs must not stop the fleet for ever
-	logsKept   = 1000
 )
 
 // followed is what CI knows of a branch.

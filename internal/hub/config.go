@@ -14,6 +14,7 @@ import (
 	"github.com/garrison-nix/garrison/internal/fleet"
 	"github.com/garrison-nix/garrison/internal/forge"
 	"github.com/garrison-nix/garrison/internal/git"
+	"github.com/garrison-nix/garrison/internal/postgres"
 	"github.com/garrison-nix/garrison/internal/tomlfile"
 )
 
@@ -23,8 +24,11 @@ type Config[Cache any] struct {
 	DataDir string `toml:"dataDir"` // default /var/lib/garrison-hub
 	Tokens  string `toml:"tokens"`  // a file of its own, read again when it changes
 
-	Cache Cache    `toml:"cache"`
-	Web   WebTable `toml:"web"`
+	Cache Cache     `toml:"cache"`
+	Web   WebTable  `toml:"web"`
+	Keep  KeepTable `toml:"keep"`
+	// Database is where what the hub knows is kept; default: SQLite, in dataDir/hub.db.
+	Database postgres.Config `toml:"database"`
 
 	// CI is built-in when Remote is set.
 	CI struct {
@@ -85,6 +89,12 @@ func ReadConfig[Cache any](path string) (Config[Cache], error) {
 		return c, fleet.Errorf(fleet.Local, fleet.CodeConfig, "%s: tokens is missing", path).WithHint("set it to the file that lists the tokens (docs/FORMATS.md)")
 	case c.CI.Remote != "" && c.CI.SigningKey == "":
 		return c, fleet.Errorf(fleet.Local, fleet.CodeConfig, "%s: ci.signingKey is missing", path).WithHint("make one: ssh-keygen -t ed25519 -N '' -f FILE")
+	}
+	if err := c.Keep.check(path); err != nil {
+		return c, err
+	}
+	if c.Database.URL != "" && c.Database.URLFile != "" || c.Database != (postgres.Config{}) && c.Database.URL == "" && c.Database.URLFile == "" {
+		return c, fleet.Errorf(fleet.Local, fleet.CodeConfig, "%s: database needs url or urlFile", path).WithHint("give one of them; without the table it is SQLite in %s", c.DataDir)
 	}
 	if err := c.checkForge(path); err != nil {
 		return c, err

@@ -123,7 +123,9 @@ func TestNothingFollows(t *testing.T) {
 	w.tell("/api/v1/diffs", "report:joker", diff("joker"), 204)
 	w.tell("/api/v1/logs", "report:joker", `{"schema":1,"host":"joker","activation":"1-1-0","text":"x"}`, 204)
 	ended := endedAt.Add(time.Minute)
-	w.tell("/api/v1/runs", "ci", outsideRun(func(r *fleet.Run) { r.State, r.EndedAt, r.Release = fleet.RunReleased, &ended, &fleet.ReleaseRef{Number: 9} }), 200)
+	w.tell("/api/v1/runs", "ci", outsideRun(func(r *fleet.Run) {
+		r.State, r.EndedAt, r.Release = fleet.RunReleased, &ended, &fleet.ReleaseRef{Number: 9}
+	}), 200)
 	w.tell("/api/v1/drills", "ci", doc(t, fleet.DrillReport{Schema: 1, ID: "d-1", EndedAt: endedAt}), 204)
 	w.CloseStreams()
 	if e, open := <-agent; open {
@@ -168,7 +170,9 @@ func TestRunsOfOthers(t *testing.T) {
 	}
 	w.tell("/api/v1/runs", "ci", outsideRun(func(r *fleet.Run) { r.ID, r.Stage = first.ID, fleet.Build }), 200)
 	failure := fleet.Failure{Class: fleet.Bad, Code: fleet.CodeTimeout, Stage: fleet.Build, Message: strings.Repeat("m", 100_000)}
-	w.tell("/api/v1/runs", "ci", outsideRun(func(r *fleet.Run) { r.State, r.EndedAt, r.Stage, r.Failure = fleet.RunFailed, &ended, fleet.Build, &failure }), 200)
+	w.tell("/api/v1/runs", "ci", outsideRun(func(r *fleet.Run) {
+		r.State, r.EndedAt, r.Stage, r.Failure = fleet.RunFailed, &ended, fleet.Build, &failure
+	}), 200)
 	w.tell("/api/v1/runs", "ci", outsideRun(func(r *fleet.Run) { r.Stage = fleet.Push }), 200) // late
 	runs, err := w.store.Runs(t.Context(), 10)
 	must(t, err)

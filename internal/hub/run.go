@@ -98,7 +98,6 @@ func (c *CI) run(ctx context.Context, job Job, main fleet.Source, t *proc.Timeli
 		return err, errors.Join(err, c.end(ctx, r, err))
 	}
 	defer out.Close()
-	_ = os.Remove(LogFile(c.LogDir, r.ID-logsKept)) // usually there is none
 	c.Log.Info("CI run begins", "run", r.ID, "branch", job.Source.Branch, "commit", job.Source.Commit, "subject", job.Source.Subject)
 	say := func(format string, args ...any) {
 		fmt.Fprintf(out, "%s garrison: %s\n", time.Now().UTC().Format(time.RFC3339), proc.Redact(fmt.Sprintf(format, args...)))

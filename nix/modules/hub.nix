@@ -21,6 +21,7 @@ let
     tokens = cfg.tokensFile;
     forge-token = cfg.forge.tokenFile;
     webhook-secret = cfg.forge.webhookSecretFile;
+    database-url = cfg.database.urlFile;
     follow-credentials = cfg.follow.credentialsFile;
     follow-ssh-key = cfg.follow.sshKeyFile;
   } // words.tokenKeys cfg.cache.tokenKeyFiles
@@ -35,6 +36,8 @@ let
     dataDir = "/var/lib/garrison-hub";
     tokens = credential "tokens";
     cache = { inherit (cfg.cache) name; tokenKeys = if cfg.cache.tokenKeyFiles == [ ] then null else map credential (attrNames (words.tokenKeys cfg.cache.tokenKeyFiles)); };
+    database.urlFile = credential "database-url";
+    keep = { inherit (cfg.keep) events history logs; };
     ci = if !withCI then { } else {
       inherit (cfg.ci) remote poll;
       signingKey = credential "signing-key";
@@ -87,6 +90,9 @@ let
       assertion = cfg.forge.kind == null || withCI || cfg.follow.remote != null;
       message = "${at}.follow.remote is not set: a forge is of no use to a hub that follows no repository. Set it, or ${at}.ci.remote.";
     }
+    (secretFile "${at}.database.urlFile" cfg.database.urlFile)
+    (duration "${at}.keep.events" cfg.keep.events)
+    (duration "${at}.keep.history" cfg.keep.history)
     (secretFile "${at}.forge.tokenFile" cfg.forge.tokenFile)
     (secretFile "${at}.forge.webhookSecretFile" cfg.forge.webhookSecretFile)
     (secretFile "${at}.follow.credentialsFile" cfg.follow.credentialsFile)
@@ -135,6 +141,12 @@ in
       type = types.listOf (types.either types.path types.str);
       default = [ ];
       description = "Files with the secrets (HS256) or public keys (RS256) of tokens for this and further caches.";
+    };
+    database.urlFile = absent (types.either types.path types.str) { description = "File with the URL of the PostgreSQL database that has what the hub knows; unset: SQLite on the local disk."; };
+    keep = {
+      events = absent types.str { example = "720h"; description = "How long events, and alerts that are over, are kept."; };
+      history = absent types.str { example = "9600h"; description = "How long deployments, releases, runs with their logs, and drills are kept."; };
+      logs = absent types.int { example = 10; description = "Of how many deployments of a host the log is kept."; };
     };
     ci = {
       remote = absent types.str { description = "URL of the fleet's repository. Set, the hub makes a release of each push to the source branch."; };
