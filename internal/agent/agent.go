@@ -71,6 +71,7 @@ type Agent struct {
 	due           *time.Timer   // fires when the record waits for a time that has come
 	replacement   error         // *Replaced
 	afterDone     chan struct{} // closed when the newest run of afterDeploy has ended
+	credentials   credentials
 
 	results  chan result
 	wake     chan struct{}
@@ -295,6 +296,7 @@ func (a *Agent) apply(ctx context.Context, e deploy.Event) bool {
 			a.rebootHost(ctx)
 		}
 	}
+	a.lookCredentials(ctx)
 	a.publish()
 	return true
 }

@@ -180,12 +180,9 @@ func (e *exposition) counted(c *counts) {
 
 // disks leaves out what cannot be found out.
 func (e *exposition) disks(stateDir string, c *counts) {
-	e.Begin("garrison_free_bytes", "gauge", "Free space where the store and the agent's state are.")
-	for _, d := range []struct{ of, path string }{{"store", "/nix/store"}, {"state", stateDir}} {
-		var fs unix.Statfs_t
-		if unix.Statfs(d.path, &fs) == nil {
-			e.Sample("garrison_free_bytes", float64(fs.Bavail)*float64(fs.Bsize), "of", d.of)
-		}
+	e.Begin("garrison_free_bytes", "gauge", "Free space where the store, the agent's state and the boot loader are.")
+	for _, d := range disks(stateDir) {
+		e.Sample("garrison_free_bytes", float64(d.FreeBytes), "of", d.Of)
 	}
 	var unwritable bool
 	c.change(func(c *counts) { unwritable = c.unwritable })

@@ -272,12 +272,12 @@ func (a *Agent) choice() *fleet.Choice {
 
 // Status is what the agent says of its host, and what the host runs, now.
 func (a *Agent) Status() fleet.Status {
-	sys := a.systems()
+	sys, space := a.systems(), disks(a.Config.StateDir)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	s := a.status
 	s.Remotes = slices.Clone(s.Remotes)
-	s.At, s.Systems = time.Now().UTC(), sys
+	s.At, s.Systems, s.Disks = time.Now().UTC(), sys, space
 	s.Drift = drifted(s, a.reboot, a.tried)
 	return s
 }
