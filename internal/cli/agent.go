@@ -40,7 +40,7 @@ closure into the store, activates it in a process of its own, and commits it or 
 			if err != nil {
 				log.Warn("the service manager's watchdog is not answered", "err", err)
 			}
-			err = agent.Run(cmd.Context(), agent.Options{Config: c, Version: Version(), Exe: exe, Notify: notify, Watchdog: watchdog, Log: log})
+			err = agent.Run(cmd.Context(), agent.Options{Config: c, Version: Version(), Exe: exe, Notify: tellSystemd, Watchdog: watchdog, Log: log})
 			var next *agent.Replaced
 			if errors.As(err, &next) {
 				return syscall.Exec(next.Program, os.Args, os.Environ())
@@ -56,8 +56,8 @@ closure into the store, activates it in a process of its own, and commits it or 
 // agentGC is GOGC for an agent: its heap is small, and memory on every host dearer than the time to look through it.
 const agentGC = 25
 
-// notify tells systemd something, where it wants to know.
-func notify(state string) { _, _ = daemon.SdNotify(false, state) }
+// tellSystemd tells systemd something, where it wants to know.
+func tellSystemd(state string) { _, _ = daemon.SdNotify(false, state) }
 
 // outlive makes signals harmless to this process until the function that it returns is called; programs that it
 // starts get them as ever. SIGPIPE among them: a log that nobody reads any more must end neither agent nor activation.

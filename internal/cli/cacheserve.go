@@ -54,7 +54,7 @@ func (a *app) runCache(ctx context.Context, c CacheFile) (err error) {
 		return err
 	}
 	log.Info("cache serves", "address", l.Addr())
-	notify(daemon.SdNotifyReady)
+	tellSystemd(daemon.SdNotifyReady)
 	work, stop := context.WithCancel(ctx)
 	var collecting sync.WaitGroup
 	collecting.Go(func() { s.Run(work) })
@@ -87,7 +87,7 @@ func serveUntil(ctx context.Context, srv *http.Server, l net.Listener) error {
 	drained := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(drained)
-		notify(daemon.SdNotifyStopping)
+		tellSystemd(daemon.SdNotifyStopping)
 		drain, cancel := context.WithTimeout(context.Background(), drainTime)
 		defer cancel()
 		if srv.Shutdown(drain) != nil {

@@ -24,6 +24,7 @@ import (
 	"github.com/garrison-nix/garrison/internal/git"
 	"github.com/garrison-nix/garrison/internal/hub"
 	"github.com/garrison-nix/garrison/internal/nix"
+	"github.com/garrison-nix/garrison/internal/notify"
 	"github.com/garrison-nix/garrison/internal/release"
 )
 
@@ -128,16 +129,16 @@ func openHubAs(ctx context.Context, url string, token func() (string, error), me
 }
 
 // HubFile is hub.toml.
-type HubFile = hub.Config[CacheTable]
+type HubFile = hub.Config[CacheTable, notify.Config]
 
 // ReadHubFile reads and checks the hub's configuration. Errors have CodeConfig.
 func ReadHubFile(path string) (HubFile, error) {
-	c, err := hub.ReadConfig[CacheTable](path)
+	c, err := hub.ReadConfig[CacheTable, notify.Config](path)
 	if err != nil {
 		return c, err
 	}
 	c.Cache.Name = orElse(c.Cache.Name, "fleet")
-	return c, c.Cache.check(path)
+	return c, errors.Join(c.Cache.check(path), c.Notify.Check(path))
 }
 
 // runHub wires cache, hub and CI together and serves them until ctx ends.
@@ -180,10 +181,15 @@ func (a *app) runHub(ctx context.Context, c HubFile) (err error) {
 	if err == nil && c.CI.Remote != "" {
 		watch.ci, err = a.newCI(ctx, c, h, watch, logDir, listener.Addr(), own, log)
 	}
+	var keeper *notify.Keeper
+	if err == nil {
+		keeper, err = newKeeper(c, h, store, watch, log)
+	}
 	if err != nil {
 		return errors.Join(err, listener.Close())
 	}
 	var working sync.WaitGroup
+	working.Go(func() { keeper.Run(work) })
 	working.Go(func() { caches.Run(work) })
 	working.Go(func() { pruneHub(work, c.Keep.Keep(), store, logDir, log) })
 	working.Go(func() { watch.run(work) })
@@ -192,7 +198,7 @@ func (a *app) runHub(ctx context.Context, c HubFile) (err error) {
 	srv := newServer(h.Handler(), log)
 	srv.RegisterOnShutdown(h.CloseStreams)
 	log.Info("hub serves", "address", listener.Addr(), "cache", c.Cache.Name, "ci", git.Redact(c.CI.Remote), "follows", git.Redact(c.Follow.Remote))
-	notify(daemon.SdNotifyReady)
+	tellSystemd(daemon.SdNotifyReady)
 	return serveUntil(ctx, srv, listener)
 }
 

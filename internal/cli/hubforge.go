@@ -40,7 +40,7 @@ func newWatchers(ctx context.Context, c HubFile, h *hub.Hub, caches *cache.Serve
 		}
 		w.announcer = hub.NewAnnouncer(hub.AnnounceOptions{SetStatus: w.forge.SetStatus, Hosts: h.Hosts,
 			File: filepath.Join(c.DataDir, "rollout.json"), Silent: time.Duration(c.Follow.Silent), Log: log})
-		h.Told = w.announcer.Reported
+		h.Told = func(fleet.Status) { w.announcer.Reported() }
 		newest = func(m *fleet.Manifest) {
 			h.SetNewest(m)
 			w.announcer.Newest(m)

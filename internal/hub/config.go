@@ -18,8 +18,8 @@ import (
 	"github.com/garrison-nix/garrison/internal/tomlfile"
 )
 
-// Config is the hub's file. Its table [cache] is for whoever wires the cache.
-type Config[Cache any] struct {
+// Config is the hub's file. Its tables [cache] and [notify] are for whoever wires those.
+type Config[Cache, Notify any] struct {
 	Listen  string `toml:"listen"`  // default 127.0.0.1:8420
 	DataDir string `toml:"dataDir"` // default /var/lib/garrison-hub
 	Tokens  string `toml:"tokens"`  // a file of its own, read again when it changes
@@ -29,6 +29,7 @@ type Config[Cache any] struct {
 	Keep  KeepTable `toml:"keep"`
 	// Database is where what the hub knows is kept; default: SQLite, in dataDir/hub.db.
 	Database postgres.Config `toml:"database"`
+	Notify   Notify          `toml:"notify"`
 
 	// CI is built-in when Remote is set.
 	CI struct {
@@ -66,8 +67,8 @@ type Config[Cache any] struct {
 }
 
 // ReadConfig reads and checks the hub's file. Errors have CodeConfig.
-func ReadConfig[Cache any](path string) (Config[Cache], error) {
-	var c Config[Cache]
+func ReadConfig[Cache, Notify any](path string) (Config[Cache, Notify], error) {
+	var c Config[Cache, Notify]
 	if err := tomlfile.Read(path, &c); err != nil {
 		return c, err
 	}
@@ -109,11 +110,11 @@ func ReadConfig[Cache any](path string) (Config[Cache], error) {
 }
 
 // HasForge says whether there is a table [forge].
-func (c *Config[Cache]) HasForge() bool {
+func (c *Config[Cache, Notify]) HasForge() bool {
 	return c.Forge.Kind != "" || c.Forge.URL != "" || c.Forge.Repo != "" || c.Forge.TokenFile != "" || c.Forge.WebhookSecretFile != ""
 }
 
-func (c *Config[Cache]) checkForge(path string) error {
+func (c *Config[Cache, Notify]) checkForge(path string) error {
 	bad := func(what, hint string) error {
 		return fleet.Errorf(fleet.Local, fleet.CodeConfig, "%s: %s", path, what).WithHint("%s", hint)
 	}
@@ -138,7 +139,7 @@ func (c *Config[Cache]) checkForge(path string) error {
 }
 
 // FollowFrom is the remote with releases, and what lets us in: the forge's token where nothing else is said and the repository is at that forge.
-func (c *Config[Cache]) FollowFrom() git.Remote {
+func (c *Config[Cache, Notify]) FollowFrom() git.Remote {
 	m := git.Remote{URL: c.Follow.Remote, CredentialsFile: c.Follow.CredentialsFile, SSHKeyFile: c.Follow.SSHKeyFile, KnownHostsFile: c.Follow.KnownHostsFile}
 	if m.CredentialsFile == "" && c.Forge.URL != "" && strings.HasPrefix(m.URL, strings.TrimRight(c.Forge.URL, "/")+"/") {
 		m.CredentialsFile = c.Forge.TokenFile

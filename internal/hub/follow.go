@@ -30,12 +30,13 @@ type FollowOptions struct {
 // knows the newest release. It looks when somebody says that there is something, and at its time, for what nobody said.
 type Follower struct {
 	FollowOptions
-	hints chan struct{}
-	mu    sync.Mutex
-	tips  map[string]string // of the branches, as agents have been woken for; nil before the first look
-	read  string            // the release branch's tip that was read, or cannot be
-	known int               // number of the newest release
-	past  past              // what is to be kept of releases
+	hints   chan struct{}
+	mu      sync.Mutex
+	tips    map[string]string // of the branches, as agents have been woken for; nil before the first look
+	read    string            // the release branch's tip that was read, or cannot be
+	known   int               // number of the newest release
+	past    past              // what is to be kept of releases
+	contact fleet.Contact     // how the last look ended
 }
 
 // NewFollower makes a Follower; its Hint and Moved may be called before Run.
@@ -91,6 +92,7 @@ func (f *Follower) Run(ctx context.Context) {
 	}
 	for failures := 0; ctx.Err() == nil; {
 		err := f.look(ctx)
+		f.looked(ctx, err)
 		pause := jittered(f.Poll)
 		switch {
 		case ctx.Err() != nil:
@@ -108,6 +110,30 @@ func (f *Follower) Run(ctx context.Context) {
 		case <-time.After(pause):
 		}
 	}
+}
+
+// looked notes how a look ended.
+func (f *Follower) looked(ctx context.Context, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	now := time.Now().UTC()
+	switch {
+	case ctx.Err() != nil:
+	case err == nil:
+		f.contact = fleet.Contact{LastOK: now}
+	default:
+		if f.contact.Failure == nil {
+			f.contact.Since = now
+		}
+		f.contact.Failure = fleet.FailureOf(fleet.Fetch, err)
+	}
+}
+
+// Contact says when the remote was last seen, and why not since.
+func (f *Follower) Contact() fleet.Contact {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.contact
 }
 
 // look asks the remote where the branches are.

@@ -42,7 +42,7 @@ func (h *Hub) serveReport(w http.ResponseWriter, r *http.Request) {
 		s.At, s.NextPoll = now, now.Add(max(0, s.NextPoll.Sub(s.At)))
 	}
 	s.Seen = &fleet.Seen{At: now}
-	_, err := h.heardBefore(r.Context())
+	sees, err := h.eye(r.Context())
 	if err == nil {
 		err = h.noteStatus(r.Context(), s, now)
 	}
@@ -53,7 +53,7 @@ func (h *Hub) serveReport(w http.ResponseWriter, r *http.Request) {
 	if err == nil {
 		h.events.send(fleet.StreamEvent{Kind: kindHost, Status: &s})
 		if h.Told != nil {
-			h.Told()
+			h.Told(sees.see(s))
 		}
 		var last []fleet.Deployment
 		if last, err = h.Store.Deployments(r.Context(), s.Host, 1); len(last) > 0 {

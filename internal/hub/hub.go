@@ -88,8 +88,8 @@ type Options struct {
 	Cache  http.Handler           // gets every request that is not the hub's own
 	Wake   func(at time.Time)     // told when somebody says that there is something to look at; nil: agents are
 	Hooks  http.Handler           // gets what a forge delivers; nil: nothing is taken
-	Told   func()                 // that a host reported; may be nil
-	Noted  func()                 // that there are new events; may be nil
+	Told   func(fleet.Status)     // what a host reported, with Seen; may be nil
+	Noted  func([]fleet.Event)    // that there are new events, which the store has; may be nil
 	Alerts Alerts                 // nil: nobody knows what is wrong
 	Page   http.Handler           // gets what is below PagePath, and what browsers ask of /; nil: the cache does
 	Silent time.Duration          // that a host that is due may take to report before it counts as silent; 0: for ever

@@ -386,9 +386,9 @@ func TestSlowListenerIsDropped(t *testing.T) {
 
 func TestReadConfig(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "hub.toml")
-	read := func(text string) (hub.Config[struct{}], error) {
+	read := func(text string) (hub.Config[struct{}, struct{}], error) {
 		must(t, os.WriteFile(file, []byte(text), 0o600))
-		return hub.ReadConfig[struct{}](file)
+		return hub.ReadConfig[struct{}, struct{}](file)
 	}
 	c, err := read("tokens = '/t'\n")
 	if err != nil || c.Listen != "127.0.0.1:8420" || c.DataDir != "/var/lib/garrison-hub" || time.Duration(c.CI.Poll) != time.Minute {

@@ -140,7 +140,7 @@ func (h *Hub) note(ctx context.Context, events []fleet.Event, err error) error {
 	}
 	h.Show(kept...)
 	if len(kept) > 0 && h.Noted != nil {
-		h.Noted()
+		h.Noted(kept)
 	}
 	return nil
 }

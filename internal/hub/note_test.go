@@ -62,7 +62,7 @@ func (w *world) tell(path, token, body string, want int) {
 func TestEventsOnce(t *testing.T) {
 	w := newWorld(t)
 	noted := 0
-	w.Noted = func() { noted++ }
+	w.Noted = func([]fleet.Event) { noted++ }
 	since := endedAt
 	status := func(phase fleet.Phase, second int) string {
 		return doc(t, fleet.Status{Schema: 1, Host: "joker", At: endedAt.Add(time.Duration(second) * time.Second), Since: since, Phase: phase,

@@ -46,5 +46,6 @@ type Facts struct {
 	Own      []fleet.Credential // the hub's
 	Disks    []fleet.Disk       // the hub's
 	Follower *fleet.Contact     // the hub's look at git; nil when it follows none
-	Pending  []fleet.Delivery
+	Pending  []fleet.Delivery   // of senders that there are
+	Done     []fleet.Delivery   // the last of each such sender, newest first
 }

@@ -1,0 +1,60 @@
+package cli
+
+import (
+	"context"
+	"log/slog"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/garrison-nix/garrison/internal/fleet"
+	"github.com/garrison-nix/garrison/internal/hub"
+	"github.com/garrison-nix/garrison/internal/notify"
+)
+
+const (
+	factRuns   = 50 // of CI that are looked at for what is wrong
+	factDrills = 20
+)
+
+// newKeeper has h's alerts kept, and people told, as c says.
+func newKeeper(c HubFile, h *hub.Hub, store notify.Store, watch *watchers, log *slog.Logger) (*notify.Keeper, error) {
+	facts := func(ctx context.Context) (f notify.Facts, err error) {
+		f.Newest, f.Disks = h.Newest(), disksOf(c.DataDir)
+		if f.Hosts, err = h.Hosts(ctx); err != nil {
+			return f, err
+		}
+		if f.Runs, err = h.Store.Runs(ctx, factRuns); err != nil {
+			return f, err
+		}
+		if f.Drills, err = h.Store.Drills(ctx, factDrills); err != nil {
+			return f, err
+		}
+		if watch != nil {
+			contact := watch.follower.Contact()
+			f.Follower = &contact
+		}
+		return f, nil
+	}
+	k, err := notify.New(notify.Options{Store: store, Facts: facts, Config: c.Notify, Publish: func(e fleet.Event) { h.Show(e) }, Log: log})
+	if err != nil {
+		return nil, err
+	}
+	h.Alerts, h.Noted = k, func(events []fleet.Event) { k.Noted(events...) }
+	before := h.Told
+	h.Told = func(s fleet.Status) {
+		if before != nil {
+			before(s)
+		}
+		k.Reported(s)
+	}
+	return k, nil
+}
+
+// disksOf are what the hub cannot do without space on.
+func disksOf(dataDir string) []fleet.Disk {
+	var fs unix.Statfs_t
+	if unix.Statfs(dataDir, &fs) != nil {
+		return nil
+	}
+	return []fleet.Disk{{Of: "the hub's data", FreeBytes: int64(fs.Bavail) * fs.Bsize, TotalBytes: int64(fs.Blocks) * fs.Bsize}}
+}
