@@ -39,13 +39,19 @@ func newKeeper(c HubFile, h *hub.Hub, store notify.Store, watch *watchers, log *
 	if err != nil {
 		return nil, err
 	}
-	h.Alerts, h.Noted = k, func(events []fleet.Event) { k.Noted(events...) }
-	before := h.Told
+	h.Alerts = k
+	told, noted := h.Told, h.Noted
 	h.Told = func(s fleet.Status) {
-		if before != nil {
-			before(s)
+		if told != nil {
+			told(s)
 		}
 		k.Reported(s)
+	}
+	h.Noted = func(events []fleet.Event) {
+		if noted != nil {
+			noted(events)
+		}
+		k.Noted(events...)
 	}
 	return k, nil
 }
