@@ -24,11 +24,11 @@ func openHubStore(ctx context.Context, c HubFile, log *slog.Logger) (*tables.Sto
 	store, err := hubpostgres.Open(ctx, c.Database, func() {
 		stoodBy = true
 		log.Info("another hub has the database: this one stands by, and takes over when that one has ended")
-		notify("STATUS=stands by: another hub has the database\n" + daemon.SdNotifyReady)
+		tellSystemd("STATUS=stands by: another hub has the database\n" + daemon.SdNotifyReady)
 	})
 	if err == nil && stoodBy {
 		log.Info("the other hub has ended: this one takes over")
-		notify("STATUS=")
+		tellSystemd("STATUS=")
 	}
 	return store, err
 }
