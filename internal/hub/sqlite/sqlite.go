@@ -76,6 +76,13 @@ func migrate(ctx context.Context, db *sql.DB) error {
 	if err != nil {
 		return err
 	}
+	have, know, err := p.GetVersions(ctx)
+	if err != nil {
+		return err
+	}
+	if have > know {
+		return fleet.Errorf(fleet.Local, fleet.CodeState, "it was made by a newer Garrison: its schema is %d, this program knows %d", have, know)
+	}
 	_, err = p.Up(ctx)
 	return err
 }
