@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -16,21 +17,38 @@ import (
 
 func (a *app) history() *cobra.Command {
 	var f from
-	var n int
+	var n, days int
+	var stats bool
 	cmd := &cobra.Command{
 		Use:   "history",
-		Short: "List the deployments of this host, or of another by a hub, and what operators did, newest first",
-		Args:  exactly(),
+		Short: "List the deployments of a host and what operators did, or a fleet's releases, newest first",
+		Long: `History lists the deployments of this host, or of another by a hub (--host), and what operators did. Of a hub without --host it lists
+the fleet's releases: how far each came, how long that took since the push, who wrote it. --stats shows the fleet's figures over the last days instead: lead time,
+change failure rate, time to restore (what they mean: OPERATIONS.md, Figures).`,
+		Args: exactly(),
 	}
 	format := output(cmd)
 	f.flags(cmd)
-	cmd.Flags().IntVarP(&n, "number", "n", 20, "how many (1 to 1000; of a hub, to 100)")
+	cmd.Flags().IntVarP(&n, "number", "n", 20, "how many (1 to 1000; of a host by a hub, to 100)")
+	cmd.Flags().BoolVar(&stats, "stats", false, "show the fleet's figures (by a hub)")
+	cmd.Flags().IntVar(&days, "days", 30, "with --stats: of how many days (1 to 3660)")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if n < 1 || n > 1000 {
 			return usage(cmd, fmt.Errorf("-n takes a number from 1 to 1000, not %d", n))
 		}
-		if err := f.resolve(cmd, false); err != nil {
+		if days < 1 || days > 3660 {
+			return usage(cmd, fmt.Errorf("--days takes a number from 1 to 3660, not %d", days))
+		}
+		if err := f.resolve(cmd, true); err != nil {
 			return err
+		}
+		switch {
+		case stats && (f.hub == "" || f.host != ""):
+			return usage(cmd, errors.New("--stats are a fleet's figures: give --hub, and no --host"))
+		case stats:
+			return a.stats(cmd.Context(), &f, days, *format == "json")
+		case f.hub != "" && f.host == "":
+			return a.timeline(cmd.Context(), &f, n, *format == "json")
 		}
 		past, err := historyOf(cmd.Context(), &f, n)
 		if err != nil {

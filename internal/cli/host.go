@@ -35,9 +35,14 @@ type from struct {
 func (f *from) flags(cmd *cobra.Command) {
 	fl := cmd.Flags()
 	fl.StringVar(&f.socket, "socket", defaultSocket, "the agent's socket")
-	fl.StringVar(&f.hub, "hub", "", "URL of a hub to ask instead (default: $GARRISON_HUB)")
-	fl.StringVar(&f.tokenFile, "token-file", "", "file with a token of scope read for the hub (default: $GARRISON_HUB_TOKEN_FILE)")
+	f.hubFlags(cmd)
 	fl.StringVar(&f.host, "host", "", "the host to ask the hub about")
+	_ = cmd.RegisterFlagCompletionFunc("host", f.hosts)
+}
+
+func (f *from) hubFlags(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&f.hub, "hub", "", "URL of a hub to ask (default: $GARRISON_HUB)")
+	cmd.Flags().StringVar(&f.tokenFile, "token-file", "", "file with a token of scope read for the hub (default: $GARRISON_HUB_TOKEN_FILE)")
 }
 
 // resolve fills in what the environment says, and checks what was given. Without a host, a hub is asked about all,
@@ -144,11 +149,35 @@ func readAnswer(body io.Reader, into any) error {
 	return nil
 }
 
-// watch hands see the status as it is now, and whenever it changed, until that returns true or an error. A stream that
-// ends is opened again: agents are restarted, too.
+// watch hands see the status as it is now, and whenever it changed, until that returns true or an error.
 func (f *from) watch(ctx context.Context, see func(fleet.Status) (done bool, err error)) error {
+	now := func() (bool, error) { return false, nil } // an agent's stream begins with it
+	if f.hub != "" {
+		now = func() (bool, error) {
+			var s fleet.Status
+			if err := f.ask(ctx, askTime, "status", &s); err != nil {
+				return false, err
+			}
+			return see(s)
+		}
+	}
+	return f.listen(ctx, now, func(e fleet.StreamEvent) (bool, error) {
+		if e.Status == nil || f.host != "" && e.Status.Host != f.host {
+			return false, nil
+		}
+		return see(*e.Status)
+	})
+}
+
+// listen hands see what a stream says, until that returns true or an error. A stream that ends is opened again: agents and hubs are restarted, too.
+// Whenever one has begun, now looks at how things are; what changes after that is in the stream.
+func (f *from) listen(ctx context.Context, now func() (done bool, err error), see func(fleet.StreamEvent) (done bool, err error)) error {
 	for connected := false; ; {
-		done, err := f.watchOnce(ctx, func(s fleet.Status) (bool, error) { connected = true; return see(s) })
+		done, err := f.listenOnce(ctx, func() (bool, error) {
+			done, err := now()
+			connected = connected || err == nil
+			return done, err
+		}, see)
 		if done || ctx.Err() != nil {
 			return err
 		}
@@ -163,8 +192,8 @@ func (f *from) watch(ctx context.Context, see func(fleet.Status) (done bool, err
 	}
 }
 
-// watchOnce is watch for one stream. done says that there is no more to see; else err is why the stream ended.
-func (f *from) watchOnce(ctx context.Context, see func(fleet.Status) (bool, error)) (done bool, err error) {
+// listenOnce is listen for one stream. done says that there is no more to see; else err is why the stream ended.
+func (f *from) listenOnce(ctx context.Context, now func() (bool, error), see func(fleet.StreamEvent) (bool, error)) (done bool, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	silence := time.AfterFunc(stream.Silence, cancel)
@@ -182,21 +211,10 @@ func (f *from) watchOnce(ctx context.Context, see func(fleet.Status) (bool, erro
 		return false, err
 	}
 	defer body.Close()
-	if f.hub != "" { // its stream tells what changes, not what is
-		var s fleet.Status
-		if err := f.ask(ctx, askTime, "status", &s); err != nil {
-			return false, err
-		}
-		if done, err := see(s); done || err != nil {
-			return true, err
-		}
+	if done, err := now(); done || err != nil {
+		return done || fleet.ClassOf(err) != fleet.Transient, err
 	}
-	done, err = stream.Read(body, func() { silence.Reset(stream.Silence) }, func(e fleet.StreamEvent) (bool, error) {
-		if e.Status == nil || f.host != "" && e.Status.Host != f.host {
-			return false, nil
-		}
-		return see(*e.Status)
-	})
+	done, err = stream.Read(body, func() { silence.Reset(stream.Silence) }, see)
 	if done {
 		return true, err
 	}

@@ -43,7 +43,7 @@ func (a *app) hub() *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&config, "config", "/etc/garrison/hub.toml", "configuration file")
-	cmd.AddCommand(a.hubWake(), a.hubRuns(), a.hubLog())
+	cmd.AddCommand(a.hubWake(), a.hubRuns(), a.hubLog(), a.hubForget())
 	return cmd
 }
 

@@ -34,8 +34,16 @@ func (a *app) showProgress() (l *live, end func()) {
 
 // terminal tells the width of the terminal that w is; nil if it is none, or one that takes no control characters.
 func terminal(w io.Writer) func() int {
+	if term := os.Getenv("TERM"); term == "" || term == "dumb" || os.Getenv("NO_COLOR") != "" {
+		return nil
+	}
+	return columnsOf(w)
+}
+
+// columnsOf tells the width of any terminal that w is; nil if it is none.
+func columnsOf(w io.Writer) func() int {
 	f, ok := w.(*os.File)
-	if term := os.Getenv("TERM"); !ok || term == "" || term == "dumb" || os.Getenv("NO_COLOR") != "" {
+	if !ok {
 		return nil
 	}
 	size := func() (*unix.Winsize, error) { return unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ) }

@@ -37,17 +37,19 @@ type hubKey struct{}
 func theHub(ts *testscript.TestScript) *hubProcess { return ts.Value(hubKey{}).(*hubProcess) }
 
 // hubCmd starts a hub without CI on a free port, and sets HUB to its URL and ADDRESS to host and port. Its tokens are the files
-// push-token, read-token, cache-token and wake-token in $WORK; what it says is in hub.log. A second one has the data of the first, which frail has killed.
-func hubCmd(ts *testscript.TestScript, _ bool, _ []string) {
+// push-token, read-token, cache-token, wake-token, ci-token and operate-token in $WORK, and those of fleet's hosts, joker-token and ursula-token; what it says is in
+// hub.log. Arguments are lines for its configuration. A second one has the data of the first, which frail has killed.
+func hubCmd(ts *testscript.TestScript, _ bool, args []string) {
 	work := ts.Getenv("WORK")
 	var tokens strings.Builder
-	for _, scope := range []string{"push", "read", "cache", "wake"} {
-		sum := sha256.Sum256([]byte("secret of " + scope))
-		fmt.Fprintf(&tokens, "[[token]]\nname = %q\nsha256 = %q\nscopes = [%q]\n", scope, hex.EncodeToString(sum[:]), scope)
-		ts.Check(os.WriteFile(filepath.Join(work, scope+"-token"), []byte("secret of "+scope+"\n"), 0o600))
+	for _, scope := range []string{"push", "read", "cache", "wake", "ci", "operate", "report:joker", "report:ursula"} {
+		name := strings.TrimPrefix(scope, "report:")
+		sum := sha256.Sum256([]byte("secret of " + name))
+		fmt.Fprintf(&tokens, "[[token]]\nname = %q\nsha256 = %q\nscopes = [%q]\n", name, hex.EncodeToString(sum[:]), scope)
+		ts.Check(os.WriteFile(filepath.Join(work, name+"-token"), []byte("secret of "+name+"\n"), 0o600))
 	}
 	ts.Check(os.WriteFile(filepath.Join(work, "tokens.toml"), []byte(tokens.String()), 0o600))
-	config := fmt.Sprintf("listen = \"127.0.0.1:0\"\ndataDir = %q\ntokens = %q\n", work+"/.hub", work+"/tokens.toml")
+	config := fmt.Sprintf("listen = \"127.0.0.1:0\"\ndataDir = %q\ntokens = %q\n", work+"/.hub", work+"/tokens.toml") + strings.Join(args, "\n") + "\n"
 	ts.Check(os.WriteFile(filepath.Join(work, "hub.toml"), []byte(config), 0o644))
 	cmd, url := startDaemon(ts, "hub.log", "hub serves", "hub", "--config", work+"/hub.toml")
 	h := theHub(ts)

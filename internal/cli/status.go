@@ -1,13 +1,9 @@
 package cli
 
 import (
-	"context"
-	"encoding/json"
 	"fmt"
 	"maps"
-	"net/http"
 	"slices"
-	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -22,8 +18,9 @@ func (a *app) status() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Say what this host runs, and why; or all hosts, by a hub",
-		Long: `Status asks the agent on this host, or a hub about another one, or about all that ever reported. Exit
-codes: 0 all is as the newest release says, 3 it is not (yet), 4 somebody switched a host by hand.`,
+		Long: `Status asks the agent on this host, or a hub about another one (--host). Of a hub without --host it shows the fleet: a line that says whether all is
+well, the open alerts, and all hosts, problems first. What a host that is silent said last is not believed. Exit codes: 0 all is as the newest release says
+(or left to be deployed by hand), 3 it is not (yet), or not known, 4 somebody switched a host by hand. Alerts do not change the exit code.`,
 		Args: exactly(),
 	}
 	format := output(cmd)
@@ -54,7 +51,7 @@ codes: 0 all is as the newest release says, 3 it is not (yet), 4 somebody switch
 // statusCode is what a script learns from the exit code.
 func statusCode(s fleet.Status) error {
 	switch {
-	case !s.Settled():
+	case !s.Settled(), s.Seen != nil && s.Seen.Silent != nil:
 		return exitCode(ExitCode(&fleet.Error{Code: fleet.CodeNotConverged}))
 	case s.Drift, s.Phase == fleet.PhaseOverruled, s.Phase == fleet.PhaseTesting:
 		return exitCode(ExitCode(&fleet.Error{Code: fleet.CodeDiffers}))
@@ -66,8 +63,18 @@ func (a *app) tellStatus(s fleet.Status) {
 	w := tabwriter.NewWriter(a.Out, 0, 0, 2, ' ', 0)
 	line := func(name, format string, args ...any) { fmt.Fprintf(w, "%s\t%s\n", name, fmt.Sprintf(format, args...)) }
 	line("host", "%s", s.Host)
-	if time.Since(s.At) > time.Minute { // by a hub, which does not ask
+	if s.Phase == fleet.PhaseUnheard {
+		line("phase", "%s: %s", s.Phase, whatOf(s))
+		_ = w.Flush()
+		return
+	}
+	if h := s.Seen; h != nil && h.Silent != nil { // by a hub, which does not ask
+		line("SILENT", "since %s (%s): what follows is what it said last", fleet.Moment(*h.Silent), ago(*h.Silent))
+	} else if time.Since(s.At) > time.Minute {
 		line("reported", "%s", ago(s.At))
+	}
+	if s.Seen != nil && s.Seen.Gone {
+		line("GONE", "the newest release does not name it")
 	}
 	line("phase", "%s: %s (since %s)", s.Phase, s.Meaning(), ago(s.Since))
 	if s.Newest != nil {
@@ -162,58 +169,6 @@ func remoteState(r fleet.Remote) string {
 		return "has no release, answered " + ago(r.LastOK)
 	}
 	return "in order, at " + short(r.Tip) + ", answered " + ago(r.LastOK)
-}
-
-// fleetStatus is the table of all hosts that a hub knows.
-func (a *app) fleetStatus(ctx context.Context, f *from, asJSON bool) error {
-	ctx, cancel := context.WithTimeout(ctx, askTime)
-	defer cancel()
-	body, err := askHub(ctx, f.hub, f.tokenFile, http.MethodGet, "/api/v1/hosts")
-	if err != nil {
-		return err
-	}
-	hosts := []fleet.Status{}
-	if err := json.Unmarshal(body, &hosts); err != nil {
-		return fleet.Errorf(fleet.Local, fleet.CodeInvalid, "the hub's answer cannot be read").WithCause(err)
-	}
-	if asJSON {
-		err = a.json(hosts)
-	} else {
-		a.tellHosts(hosts)
-	}
-	for _, s := range hosts { // not converged is worse than switched by hand
-		if code := statusCode(s); code != nil && (err == nil || !s.Converged()) {
-			err = code
-		}
-	}
-	return err
-}
-
-func (a *app) tellHosts(hosts []fleet.Status) {
-	if len(hosts) == 0 {
-		fmt.Fprintln(a.Out, "no host has reported yet")
-		return
-	}
-	number := func(r *fleet.ReleaseRef) string {
-		if r == nil {
-			return "–"
-		}
-		return strconv.Itoa(r.Number)
-	}
-	w := tabwriter.NewWriter(a.Out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "HOST\tPHASE\tACTIVE\tNEWEST\tSINCE\tREPORTED\tWHAT")
-	for _, s := range hosts {
-		active := (*fleet.ReleaseRef)(nil)
-		if s.Active != nil {
-			active = &s.Active.Release
-		}
-		what := s.Summary()
-		if s.Failure != nil {
-			what = firstLine(s.Failure.Message)
-		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", s.Host, s.Phase, number(active), number(s.Newest), ago(s.Since), ago(s.At), what)
-	}
-	_ = w.Flush()
 }
 
 func short(commit string) string { return commit[:min(len(commit), 12)] }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -21,26 +22,46 @@ func (a *app) watch() *cobra.Command {
 	var release int
 	var timeout time.Duration
 	cmd := &cobra.Command{
-		Use:   "watch",
-		Short: "Show what a host is doing, as it changes; wait until it is where it should be",
-		Long: `Watch prints a line whenever the status of this host changes, or of another one that a hub is asked about.
+		Use:   "watch [RELEASE]",
+		Short: "Show what a host or a release is doing, as it changes; wait until it is where it should be",
+		Long: `Watch prints a line whenever the status of this host changes, or of another one that a hub is asked about (--host).
 With --until it ends: "converged" waits until the host runs what the newest release says, "healthy" until it
-runs a confirmed system and nothing is being done to it, be that the release before a bad one. Exit
-codes: 0 it came to that, 3 it does not without somebody's help, 5 the time ran out.`,
-		Args: exactly(),
+runs a confirmed system and nothing is being done to it, be that the release before a bad one.
+
+Of a hub without --host it follows a RELEASE over all its hosts: a number, "newest" (the default), or the beginning of a source commit, also of one that
+is not released yet: then CI's stages come first. "converged" waits until all of them run it, "healthy" also ends when some wait for
+a person or for their window, and nothing else is left. It says where the release failed when all others have come to an end.
+
+Exit codes: 0 it came to that, 3 it does not without somebody's help (or CI failed, or a newer release came first), 5 the time ran out.`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 1 {
+				return usage(cmd, fmt.Errorf("watch takes one RELEASE at most, %d given", len(args)))
+			}
+			return nil
+		},
 	}
 	format := output(cmd)
 	f.flags(cmd)
 	cmd.Flags().StringVar(&until, "until", "", "converged or healthy (default: watch on)")
-	cmd.Flags().IntVar(&release, "release", 0, "with --until: not before the host has seen release N")
+	cmd.Flags().IntVar(&release, "release", 0, "with --until and a host: not before it has seen release N")
 	cmd.Flags().DurationVar(&timeout, "timeout", 0, "give up after this time, such as 10m (default: never)")
 	_ = cmd.RegisterFlagCompletionFunc("until", cobra.FixedCompletions([]string{"converged", "healthy"}, cobra.ShellCompDirectiveNoFileComp))
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+	cmd.ValidArgsFunction = onlyFirst(f.releases)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if until != "" && until != "converged" && until != "healthy" {
 			return usage(cmd, fmt.Errorf("--until takes converged or healthy, not %q", until))
 		}
-		if err := f.resolve(cmd, false); err != nil {
+		if err := f.resolve(cmd, true); err != nil {
 			return err
+		}
+		named, err := parseWanted(strings.Join(args, ""))
+		switch ofFleet := f.hub != "" && f.host == ""; {
+		case err != nil:
+			return usage(cmd, err)
+		case len(args) > 0 && !ofFleet:
+			return usage(cmd, errors.New("a RELEASE is followed over all its hosts: give --hub, and no --host; of one host, --release N waits for it"))
+		case release > 0 && ofFleet:
+			return usage(cmd, fmt.Errorf("--release is for one host: give --host, or watch %d", release))
 		}
 		ctx := cmd.Context()
 		if timeout > 0 {
@@ -48,10 +69,18 @@ codes: 0 it came to that, 3 it does not without somebody's help, 5 the time ran 
 			ctx, cancel = context.WithTimeout(ctx, timeout)
 			defer cancel()
 		}
-		w := watcher{app: a, json: *format == "json", until: until, release: release}
-		err := f.watch(ctx, w.see)
+		said := ""
+		if f.hub != "" && f.host == "" {
+			w := fleetWatcher{app: a, from: &f, until: until, json: *format == "json", wanted: named}
+			err = w.watch(ctx)
+			said = orElse(w.state, "nothing was heard of "+named.String())
+		} else {
+			w := watcher{app: a, json: *format == "json", until: until, release: release}
+			err = f.watch(ctx, w.see)
+			said = orElse(w.line, "nothing was heard of the host")
+		}
 		if ctx.Err() != nil && cmd.Context().Err() == nil {
-			return fleet.Errorf(fleet.Transient, fleet.CodeTimeout, "not %s within %s: %s", orElse(until, "ended"), timeout, orElse(w.line, "nothing was heard of the host"))
+			return fleet.Errorf(fleet.Transient, fleet.CodeTimeout, "not %s within %s: %s", orElse(until, "ended"), timeout, said)
 		}
 		return err
 	}

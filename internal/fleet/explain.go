@@ -31,6 +31,21 @@ func Explain(s Status) Explanation {
 	addFailure := func(about, begin string, f *Failure) {
 		add(about, begin+failed(f)+".", hints(f)...)
 	}
+	if h := s.Seen; h != nil && h.Gone {
+		add("gone", "The newest release does not name this host. If it is no more: have the hub forget it.", "garrison hub forget "+s.Host)
+	}
+	if s.Phase == PhaseUnheard {
+		said := "This host is named by the newest release, and has never reported to the hub."
+		if s.Seen != nil && s.Seen.Silent != nil {
+			said = "Since " + Moment(*s.Seen.Silent) + ", releases name this host, and it has never reported to the hub."
+		}
+		add(string(PhaseUnheard), said, "systemctl status garrison-agent (on the host: is it installed, does it reach the hub, does it have a token for it?)", "garrison doctor (on the host)")
+		return e
+	}
+	if h := s.Seen; h != nil && h.Silent != nil {
+		add("silent", "Since "+Moment(*h.Silent)+", nothing was heard of this host: it is down, its agent is, or it cannot reach the hub. All that follows is what it said last.",
+			"ping "+s.Host, "systemctl status garrison-agent (on the host)", "garrison explain (on the host)")
+	}
 	said, commands := explainPhase(s)
 	add(string(s.Phase), said, commands...)
 	if p := s.Suspended; p != nil && s.Phase != PhaseWaiting {

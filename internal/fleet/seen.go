@@ -36,6 +36,26 @@ type ReleaseView struct {
 	DoneAt   *time.Time     `json:"doneAt,omitempty"` // when the last host had it
 }
 
+// PushedAt is when the change of a release began its way: when CI heard of its source; where it did not, when run began, that made it (nil: not known);
+// else when it was made.
+func (p Published) PushedAt(run *Run) time.Time {
+	switch {
+	case p.Release.Source.PushedAt != nil:
+		return *p.Release.Source.PushedAt
+	case run != nil:
+		return run.StartedAt
+	}
+	return p.CreatedAt
+}
+
+// LeadTime is from PushedAt until the last host had it; false while that is not so, or not known. Clocks of two machines may make it nothing, never less.
+func (v ReleaseView) LeadTime() (time.Duration, bool) {
+	if v.DoneAt == nil {
+		return 0, false
+	}
+	return max(0, v.DoneAt.Sub(v.PushedAt(v.Run))), true
+}
+
 // HostProgress is where a host is with a release.
 type HostProgress struct {
 	Host       string      `json:"host"`

@@ -29,10 +29,10 @@ func StatsOf(from, until time.Time, releases []fleet.Published, outcomes []Outco
 	outcomes = slices.DeleteFunc(slices.Clone(outcomes), func(o Outcome) bool { return o.Release < 1 || !during(o.EndedAt) })
 	s.Deployments = len(outcomes)
 
-	began := map[int]time.Time{}
-	for _, r := range runs {
+	began := map[int]*fleet.Run{}
+	for i, r := range runs {
 		if r.Release != nil && r.Release.Test == "" && r.State == fleet.RunReleased {
-			began[r.Release.Number] = r.StartedAt
+			began[r.Release.Number] = &runs[i]
 		}
 		code := fleet.Code("")
 		if r.Failure != nil {
@@ -72,7 +72,7 @@ func StatsOf(from, until time.Time, releases []fleet.Published, outcomes []Outco
 			}
 		}
 		if at, ok := came.all(p, takenBackBy(releases[i+1:], p.Release.Number)); ok && p.RollbackTo == 0 {
-			lead = append(lead, at.Sub(pushedAt(p, began[p.Release.Number])))
+			lead = append(lead, at.Sub(p.PushedAt(began[p.Release.Number])))
 		}
 	}
 	if attempted > 0 {
@@ -81,17 +81,6 @@ func StatsOf(from, until time.Time, releases []fleet.Published, outcomes []Outco
 	}
 	s.LeadTime, s.TimeToRestore = spread(lead), spread(restored(outcomes))
 	return s
-}
-
-// pushedAt is when the change of a release began its way. run is when the run began that made it; zero when none is known.
-func pushedAt(p fleet.Published, run time.Time) time.Time {
-	switch {
-	case p.Release.Source.PushedAt != nil:
-		return *p.Release.Source.PushedAt
-	case !run.IsZero():
-		return run
-	}
-	return p.CreatedAt
 }
 
 // takenBackBy is the number of the first of the releases that went back to what was before release n; 0 for none.

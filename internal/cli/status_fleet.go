@@ -1,0 +1,243 @@
+package cli
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/garrison-nix/garrison/internal/fleet"
+)
+
+// overview is a fleet in one look.
+type overview struct {
+	Schema  int                    `json:"schema"`
+	Verdict verdict                `json:"verdict"`
+	Said    string                 `json:"said"` // in a line
+	Counts  map[fleet.Standing]int `json:"counts"`
+	Newest  *fleet.ReleaseView     `json:"newest,omitempty"` // without progress
+	// Alerts are the open ones; missing where the hub knows of none.
+	Alerts []fleet.Alert  `json:"alerts,omitempty"`
+	Hosts  []fleet.Status `json:"hosts"` // problems first
+}
+
+// verdict says whether all is well.
+type verdict string
+
+const (
+	isWell   verdict = "well"
+	warnings verdict = "warnings"  // of the hosts all is well, but there are alerts
+	underWay verdict = "under-way" // to the newest release, or waiting for its time or a person
+	notWell  verdict = "not-well"
+)
+
+// fleetStatus shows all hosts that a hub knows.
+func (a *app) fleetStatus(ctx context.Context, f *from, asJSON bool) error {
+	ctx, cancel := context.WithTimeout(ctx, askTime)
+	defer cancel()
+	o, err := f.overview(ctx)
+	if err != nil {
+		return err
+	}
+	if asJSON {
+		err = a.json(o)
+	} else {
+		a.tellOverview(o)
+	}
+	for _, s := range o.Hosts { // not converged is worse than switched by hand
+		switch o.standing(s) {
+		case fleet.AllWell, fleet.Manual, fleet.Gone:
+		case fleet.ByHand:
+			if err == nil {
+				err = exitCode(ExitCode(&fleet.Error{Code: fleet.CodeDiffers}))
+			}
+		default:
+			return exitCode(ExitCode(&fleet.Error{Code: fleet.CodeNotConverged}))
+		}
+	}
+	return err
+}
+
+// get asks the hub for something in JSON; false where it does not have that.
+func (f *from) get(ctx context.Context, path string, into any) (bool, error) {
+	resp, err := openHub(ctx, f.hub, f.tokenFile, http.MethodGet, path)
+	if fleet.CodeOf(err) == fleet.CodeNotFound {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer resp.Body.Close()
+	return true, readAnswer(resp.Body, into)
+}
+
+func (f *from) overview(ctx context.Context) (overview, error) {
+	o := overview{Schema: fleet.StatusSchema, Hosts: []fleet.Status{}, Counts: map[fleet.Standing]int{}}
+	if _, err := f.get(ctx, "/api/v1/hosts", &o.Hosts); err != nil {
+		return o, err
+	}
+	var releases []fleet.ReleaseView
+	if _, err := f.get(ctx, "/api/v1/releases?n=1", &releases); err != nil {
+		return o, err
+	}
+	if len(releases) > 0 {
+		o.Newest = &releases[0]
+	}
+	if _, err := f.get(ctx, "/api/v1/alerts", &o.Alerts); err != nil {
+		return o, err
+	}
+	o.sum()
+	return o, nil
+}
+
+func (o *overview) standing(s fleet.Status) fleet.Standing {
+	if o.Newest == nil {
+		return s.Standing(0)
+	}
+	return s.Standing(o.Newest.Release.Number)
+}
+
+// sum sorts the hosts, counts them, and says whether all is well.
+func (o *overview) sum() {
+	order := fleet.Standings()
+	slices.SortStableFunc(o.Hosts, func(a, b fleet.Status) int {
+		return cmp.Or(cmp.Compare(slices.Index(order, o.standing(a)), slices.Index(order, o.standing(b))), strings.Compare(a.Host, b.Host))
+	})
+	for _, s := range o.Hosts {
+		o.Counts[o.standing(s)]++
+	}
+	critical := 0
+	for _, al := range o.Alerts {
+		if al.Severity == fleet.Critical {
+			critical++
+		}
+	}
+	some := func(list ...fleet.Standing) bool {
+		return slices.ContainsFunc(list, func(s fleet.Standing) bool { return o.Counts[s] > 0 })
+	}
+	o.Verdict = isWell
+	switch {
+	case critical > 0 || some(fleet.Failed, fleet.Silent, fleet.Retrying, fleet.ByHand):
+		o.Verdict = notWell
+	case some(fleet.Waiting, fleet.UnderWay), len(o.Hosts) == 0:
+		o.Verdict = underWay
+	case len(o.Alerts) > 0:
+		o.Verdict = warnings
+	}
+	parts := []string{o.hostsInWords()}
+	switch {
+	case len(o.Alerts) == 0:
+		parts = append(parts, "no open alerts")
+	case critical > 0:
+		parts = append(parts, fmt.Sprintf("%s, %d critical", count(len(o.Alerts), "open alert"), critical))
+	default:
+		parts = append(parts, count(len(o.Alerts), "open alert"))
+	}
+	if o.Newest == nil {
+		parts = append(parts, "no release was seen yet")
+	} else {
+		parts = append(parts, o.Newest.Release.Name()+" ("+string(o.Newest.State)+"): "+o.Newest.Text)
+	}
+	o.Said = strings.Join(parts, "; ")
+}
+
+func (o *overview) hostsInWords() string {
+	var kinds []string
+	for _, s := range fleet.Standings() {
+		if n := o.Counts[s]; n > 0 {
+			kinds = append(kinds, fmt.Sprintf("%d %s", n, s))
+		}
+	}
+	switch {
+	case len(o.Hosts) == 0:
+		return "no host has reported yet"
+	case len(kinds) == 1 && o.Counts[fleet.AllWell] > 0:
+		return count(len(o.Hosts), "host") + " converged"
+	}
+	return count(len(o.Hosts), "host") + ": " + strings.Join(kinds, ", ")
+}
+
+// count says a number of things.
+func count(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return strconv.Itoa(n) + " " + what + "s"
+}
+
+func (a *app) tellOverview(o overview) {
+	s := a.console()
+	colour := map[verdict]ink{isWell: green, warnings: yellow, underWay: blue, notWell: red}[o.Verdict]
+	words := map[verdict]string{isWell: "All is well", warnings: "Well, but for alerts", underWay: "Under way", notWell: "NOT WELL"}[o.Verdict]
+	fmt.Fprintln(s.to, s.paint(strong, s.paint(colour, words))+": "+visible(o.Said))
+	for _, al := range o.Alerts {
+		s.line(inkOfSeverity(al.Severity), "  %s since %s: %s", al.Severity, ago(al.Since), al.What)
+		for _, c := range al.Commands {
+			s.line(plain, "    → %s", c)
+		}
+	}
+	if len(o.Hosts) == 0 {
+		return
+	}
+	fmt.Fprintln(s.to)
+	rows := [][]cell{header("HOST", "STATE", "ACTIVE", "NEWEST", "SINCE", "REPORTED", "WHAT")}
+	for _, h := range o.Hosts {
+		where := o.standing(h)
+		active := (*fleet.ReleaseRef)(nil)
+		if h.Active != nil {
+			active = &h.Active.Release
+		}
+		since, reported := h.Since, h.At
+		if h.Seen != nil {
+			reported = h.Seen.At
+			if h.Seen.Silent != nil {
+				since = *h.Seen.Silent
+			}
+		}
+		sinceText := "–"
+		if !since.IsZero() {
+			sinceText = ago(since)
+		}
+		rows = append(rows, []cell{{h.Host, plain}, {string(where), inkOf(where)}, {numberOf(active), plain}, {numberOf(h.Newest), plain}, {sinceText, plain}, {ago(reported), plain}, {whatOf(h), plain}})
+	}
+	s.table(rows)
+}
+
+func inkOfSeverity(s fleet.Severity) ink {
+	if s == fleet.Critical {
+		return red
+	}
+	return yellow
+}
+
+func numberOf(r *fleet.ReleaseRef) string {
+	switch {
+	case r == nil:
+		return "–"
+	case r.Number == 0:
+		return r.Name()
+	}
+	return strconv.Itoa(r.Number)
+}
+
+// whatOf says in a line what a host is about.
+func whatOf(h fleet.Status) string {
+	what := h.Summary()
+	if h.Failure != nil {
+		what = firstLine(h.Failure.Message)
+	}
+	switch {
+	case h.Phase == fleet.PhaseUnheard && h.Seen != nil && h.Seen.Silent != nil:
+		return "named by releases since " + fleet.Moment(*h.Seen.Silent) + ", and never reported"
+	case h.Phase == fleet.PhaseUnheard:
+		return "has not reported yet"
+	case h.Seen != nil && h.Seen.Gone:
+		return "the newest release does not name it; said last: " + what
+	case h.Seen != nil && h.Seen.Silent != nil:
+		return "silent since " + fleet.Moment(*h.Seen.Silent) + "; said last: " + what
+	}
+	return what
+}
