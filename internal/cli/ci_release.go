@@ -59,11 +59,13 @@ func (j *ciJob) makeRelease(ctx context.Context, test, commit string) error {
 	}
 	onStage, end := j.beginStages(ready.Commit)
 	j.time.OnStage = onStage
+	began := time.Now()
 	out, err := j.outlast(ctx, o)
 	if err == nil {
 		wake() // also for what was released before, perhaps by a run that died before it could say so
 	}
 	end(ctx, err)
+	traceRun(ctx, runOf(fleet.Source{Commit: ready.Commit}, began, j.time, out, err), j.hubURL() == "", j.logger())
 	j.tellMirrors(ctx, ready.Commit, out.Mirrors)
 	if err != nil {
 		return err
@@ -172,9 +174,14 @@ func (j *ciJob) check(ctx context.Context, commit, head string) error {
 	return nil
 }
 
+// hubURL is the hub's; "" where there is none.
+func (j *ciJob) hubURL() string {
+	return cmp.Or(j.flags.hubURL, os.Getenv("GARRISON_HUB"), j.config.Hub.URL)
+}
+
 // wake has the hub look, so that hosts do. They look by themselves, too.
 func (j *ciJob) wake(ctx context.Context) {
-	url := cmp.Or(j.flags.hubURL, os.Getenv("GARRISON_HUB"), j.config.Hub.URL)
+	url := j.hubURL()
 	if url == "" {
 		return
 	}

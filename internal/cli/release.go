@@ -2,12 +2,14 @@ package cli
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"io"
 	"os"
 	"strings"
 	"sync"
+	"time"
 
 	"filippo.io/age"
 	"github.com/spf13/cobra"
@@ -95,14 +97,21 @@ func (a *app) runRelease(ctx context.Context, f releaseFlags, asJSON bool) error
 	progress, end := a.showProgress()
 	defer end()
 	a.listen(n, progress)
-	t := &proc.Timeline{OnStage: progress.stage}
+	t, began, hub := &proc.Timeline{OnStage: progress.stage}, time.Now(), os.Getenv("GARRISON_HUB")
 	out, err := release.Run(proc.WithTimeline(ctx, t), release.Options{
 		Repo: repo, Remote: f.remote, Source: f.source, SigningKey: f.key, AllowedSigners: f.signer, SourceSigners: f.sourceSigners,
-		Identities: identities(f.identity), VerifyWith: keys, Cache: f.cache, Trace: os.Getenv("TRACEPARENT"),
+		Identities: identities(f.identity), VerifyWith: keys, Trace: os.Getenv("TRACEPARENT"),
 		Jobs: f.jobs, EvalMemory: int64(f.memory), DryRun: f.dryRun, KeepGoing: f.keepGoing, RollbackTo: f.rollbackTo, Test: f.test, Nix: n, Log: a.logger(),
 		KeepLog: true, Evaluated: progress.evaluated, Pushed: progress.pushed,
+		Cache: func(c release.Config) (release.Cache, error) {
+			hub = cmp.Or(hub, c.Hub.URL)
+			return f.cache(c)
+		},
 	})
 	end()
+	if !f.dryRun {
+		traceRun(ctx, runOf(fleet.Source{Commit: f.source}, began, t, out, err), hub == "", a.logger())
+	}
 	if err != nil && out.Log != "" {
 		fmt.Fprintf(a.Err, "%-9s %s\n", "log", out.Log)
 	}

@@ -114,6 +114,20 @@ func (b *broker) send(e fleet.StreamEvent) {
 	}
 }
 
+// count is how many listen: for wakes alone, and for more.
+func (b *broker) count() (toWakes, toMore int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, wanted := range b.listeners {
+		if wanted == wakes {
+			toWakes++
+		} else {
+			toMore++
+		}
+	}
+	return toWakes, toMore
+}
+
 // ended is closed when all streams are.
 func (b *broker) ended() <-chan struct{} {
 	b.mu.Lock()

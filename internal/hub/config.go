@@ -64,6 +64,9 @@ type Config[Cache, Notify any] struct {
 		TokenFile         string     `toml:"tokenFile"`
 		WebhookSecretFile string     `toml:"webhookSecretFile"` // one a line
 	} `toml:"forge"`
+
+	Metrics MetricsTable `toml:"metrics"`
+	Trace   TraceTable   `toml:"trace"`
 }
 
 // ReadConfig reads and checks the hub's file. Errors have CodeConfig.
@@ -100,8 +103,10 @@ func ReadConfig[Cache, Notify any](path string) (Config[Cache, Notify], error) {
 	if err := c.checkForge(path); err != nil {
 		return c, err
 	}
-	if err := c.Web.check(path); err != nil {
-		return c, err
+	for _, check := range []func(string) error{c.Web.check, c.Metrics.check, c.Trace.check} {
+		if err := check(path); err != nil {
+			return c, err
+		}
 	}
 	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
 		return c, fleet.Errorf(fleet.Local, fleet.CodeConfig, "%s: listen %q is not host:port", path, c.Listen).WithCause(err)

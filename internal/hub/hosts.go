@@ -166,6 +166,7 @@ func (h *Hub) kept(w http.ResponseWriter, host string, err error) bool {
 	case errors.Is(err, errNoEvent):
 		http.Error(w, err.Error(), http.StatusBadRequest)
 	case err != nil:
+		h.counts.storeFailed()
 		h.Log.Error("a report cannot be kept", "host", host, "err", err)
 		http.Error(w, "the report cannot be kept", http.StatusInternalServerError)
 	}

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/garrison-nix/garrison/internal/fleet"
+	"github.com/garrison-nix/garrison/internal/metrics"
 )
 
 // Store keeps what was reported and what CI did. All of it can be lost.
@@ -94,7 +95,10 @@ type Options struct {
 	Page   http.Handler           // gets what is below PagePath, and what browsers ask of /; nil: the cache does
 	Silent time.Duration          // that a host that is due may take to report before it counts as silent; 0: for ever
 	LogDir string                 // of CI runs
-	Log    *slog.Logger
+	// Measure adds to the page of metrics what only who wires the hub knows; may be nil.
+	Measure func(*metrics.Page)
+	Version string // of Garrison
+	Log     *slog.Logger
 }
 
 // Hub answers requests.
@@ -102,6 +106,7 @@ type Hub struct {
 	Options
 	events broker
 	live   live
+	counts counts
 	sight  sight
 	askers Bound      // by token
 	told   Bound      // by host
@@ -125,6 +130,7 @@ const PagePath = "/-/"
 
 // Handler serves the hub's API below /api/v1/, /healthz, the page, and the cache everywhere else.
 //
+//	GET  /metrics                read            Prometheus' text format
 //	POST /api/v1/wake            wake            something may have been pushed
 //	POST /api/v1/webhook         (signed)        what a forge says, see Webhooks
 //	POST /api/v1/reports         report:<host>   a fleet.Status, answered by a fleet.Received
@@ -157,6 +163,7 @@ func (h *Hub) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("POST /api/v1/wake", h.allow(ScopeWake, h.serveWake))
+	mux.HandleFunc("GET /metrics", h.allow(ScopeRead, h.ServeMetrics))
 	if h.Hooks != nil {
 		mux.Handle("POST /api/v1/webhook", h.Hooks)
 	}
@@ -320,6 +327,7 @@ func (h *Hub) ServeRunLog(w http.ResponseWriter, r *http.Request) {
 
 func (h *Hub) answer(w http.ResponseWriter, v any, err error) {
 	if err != nil {
+		h.counts.storeFailed()
 		h.Log.Error("the store cannot be read", "err", err)
 		http.Error(w, "the hub cannot read its store", http.StatusInternalServerError)
 		return

@@ -138,6 +138,9 @@ func (h *Hub) note(ctx context.Context, events []fleet.Event, err error) error {
 	if err != nil {
 		return err
 	}
+	for _, e := range kept {
+		h.counts.event(e)
+	}
 	h.Show(kept...)
 	if len(kept) > 0 && h.Noted != nil {
 		h.Noted(kept)

@@ -22,7 +22,7 @@ var intakeRate = Rate{PerSecond: 2, Burst: 300}
 
 // intake is allow for what tells the hub something: within a rate, so that no token can keep the hub from listening to others.
 func (h *Hub) intake(scope string, next http.HandlerFunc) http.HandlerFunc {
-	return h.allow(scope, func(w http.ResponseWriter, r *http.Request) {
+	return h.counts.counted(h.allow(scope, func(w http.ResponseWriter, r *http.Request) {
 		c, hosts := callerOf(r), 0.0
 		for _, s := range c.scopes {
 			if strings.HasPrefix(s, ScopeReport+":") {
@@ -35,7 +35,7 @@ func (h *Hub) intake(scope string, next http.HandlerFunc) http.HandlerFunc {
 			return
 		}
 		next(w, r)
-	})
+	}))
 }
 
 // tooMany answers that something is to be told again after a while.

@@ -208,3 +208,17 @@ func (p *Pushes) close(o *Push, how string) []Span {
 	s.set(attrEnd, how)
 	return []Span{s}
 }
+
+// RunAlone is Run, with the root span: of a push that nobody else tells the end of, because no hub hears of it.
+func RunAlone(r fleet.Run) []Span {
+	var p Pushes
+	spans := p.run(r, time.Now())
+	for _, o := range p.Open {
+		how := "released"
+		if r.Failure != nil {
+			how, o.Failed = "failed", r.Failure.Message
+		}
+		return append(spans, p.close(o, how)...)
+	}
+	return spans
+}
