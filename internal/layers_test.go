@@ -25,7 +25,7 @@ const module = "github.com/garrison-nix/garrison/"
 var (
 	base     = []string{"internal/fleet", "internal/durable", "internal/nar"}
 	logic    = []string{"internal/deploy", "internal/secret", "internal/secret/sops", "internal/closure"}
-	adapters = []string{"internal/proc", "internal/git", "internal/nix", "internal/tomlfile", "internal/hostkey", "internal/stream", "internal/metrics", "internal/forge", "internal/postgres"}
+	adapters = []string{"internal/proc", "internal/git", "internal/nix", "internal/tomlfile", "internal/hostkey", "internal/stream", "internal/metrics", "internal/forge", "internal/otlp", "internal/postgres"}
 )
 
 // mayImport says for each package which others of ours it may import, directly or

@@ -185,12 +185,17 @@ func (a *app) runHub(ctx context.Context, c HubFile) (err error) {
 	if err == nil {
 		keeper, err = newKeeper(c, h, store, watch, log)
 	}
+	var measure func(context.Context)
+	if err == nil {
+		measure, err = measureHub(ctx, c, h, caches, watch, log)
+	}
 	if err != nil {
 		return errors.Join(err, listener.Close())
 	}
 	var working sync.WaitGroup
 	working.Go(func() { keeper.Run(work) })
 	working.Go(func() { caches.Run(work) })
+	working.Go(func() { measure(work) })
 	working.Go(func() { pruneHub(work, c.Keep.Keep(), store, logDir, log) })
 	working.Go(func() { watch.run(work) })
 	defer working.Wait()

@@ -1,11 +1,15 @@
 package cli
 
 import (
+	"context"
+	"io"
 	"log/slog"
 	"net/http"
+	"os"
 	"path/filepath"
 	"time"
 
+	"github.com/garrison-nix/garrison/internal/cache"
 	"github.com/garrison-nix/garrison/internal/fleet"
 	"github.com/garrison-nix/garrison/internal/hub"
 	"github.com/garrison-nix/garrison/internal/metrics"
@@ -46,30 +50,44 @@ func readHeaders(file string) (http.Header, error) {
 	return headers, nil
 }
 
-// measureTrace adds how the export of traces does, if there is one.
-func measureTrace(p *metrics.Page, x *otlp.Exporter) {
-	if x == nil {
-		return
+// measureHub has the hub's metrics served and traces sent, as c says; what it returns sends them, and serves until ctx ends.
+func measureHub(ctx context.Context, c HubFile, h *hub.Hub, caches *cache.Server, watch *watchers, log *slog.Logger) (func(context.Context), error) {
+	x, err := newExporter(c, h.Store, log)
+	if err != nil {
+		return nil, err
 	}
-	s := x.Standing()
-	p.Begin("garrison_hub_trace_spans_total", "counter", "Spans by what became of them: sent, or not taken by the collector and dropped.")
-	p.Sample("garrison_hub_trace_spans_total", float64(s.Sent), "result", "sent")
-	p.Sample("garrison_hub_trace_spans_total", float64(s.Refused), "result", "refused")
-	p.Flag("garrison_hub_trace_ok", "0 while the collector takes nothing, and traces wait.", s.Failing.IsZero())
-	p.One("garrison_hub_trace_waiting_timestamp_seconds", "gauge", "When the first of what waits happened; 0 for none.", metrics.UnixSeconds(s.Waiting))
-}
-
-// measured is what only who wires a hub can add to its metrics.
-func measured(c HubFile, caches func() string, watch *watchers, x *otlp.Exporter) func(*metrics.Page) {
-	return func(p *metrics.Page) {
+	h.Version = Version()
+	h.Measure = func(p *metrics.Page) {
 		if watch != nil {
 			hub.MeasureContact(p, watch.follower.Contact())
 		}
 		hub.MeasureDisks(p, disksOf(c.DataDir))
-		if size, ok := fileSize(filepath.Join(c.DataDir, "hub.db")); ok {
-			p.One("garrison_hub_store_bytes", "gauge", "Size of the file with what the hub was told.", float64(size))
+		if info, err := os.Stat(filepath.Join(c.DataDir, "hub.db")); err == nil { // there is none with PostgreSQL
+			hub.MeasureStore(p, info.Size())
 		}
-		measureTrace(p, x)
-		p.WriteString(caches())
+		if x != nil {
+			hub.MeasureTrace(p, x.Standing())
+		}
+		p.WriteString(caches.Metrics())
 	}
+	var srv io.Closer
+	if c.Metrics.Listen != "" {
+		page := func() string {
+			ctx, cancel := context.WithTimeout(ctx, hub.MeasureTime)
+			defer cancel()
+			return h.Metrics(ctx)
+		}
+		if srv, err = exposeMetrics(ctx, c.Metrics.Listen, page, log); err != nil {
+			return nil, err
+		}
+	}
+	return func(ctx context.Context) {
+		if x != nil {
+			x.Run(ctx)
+		}
+		<-ctx.Done()
+		if srv != nil {
+			_ = srv.Close()
+		}
+	}, nil
 }

@@ -10,17 +10,20 @@ import (
 
 	"github.com/garrison-nix/garrison/internal/fleet"
 	"github.com/garrison-nix/garrison/internal/metrics"
+	"github.com/garrison-nix/garrison/internal/otlp"
 )
 
 const (
-	mostNamedHosts = 100              // that the page names: those that are not well, worst first
-	runsMeasured   = 50               // of the newest, of which the last that ended counts
-	measureTime    = 20 * time.Second // that a page may take
+	mostNamedHosts = 100 // that the page names: those that are not well, worst first
+	runsMeasured   = 50  // of the newest, of which the last that ended counts
 )
+
+// MeasureTime is what a page may take: Prometheus waits for 10 s, unless it is told otherwise.
+const MeasureTime = 9 * time.Second
 
 // ServeMetrics serves the page to whom it may concern.
 func (h *Hub) ServeMetrics(w http.ResponseWriter, r *http.Request) {
-	ctx, cancel := context.WithTimeout(r.Context(), measureTime)
+	ctx, cancel := context.WithTimeout(r.Context(), MeasureTime)
 	defer cancel()
 	w.Header().Set("Content-Type", metrics.ContentType)
 	_, _ = io.WriteString(w, h.Metrics(ctx)) // the client went away
@@ -260,4 +263,18 @@ func MeasureDisks(p *metrics.Page, disks []fleet.Disk) {
 	for _, d := range disks {
 		p.Sample("garrison_hub_size_bytes", float64(d.TotalBytes), "of", d.Of)
 	}
+}
+
+// MeasureStore adds the size of the store's file.
+func MeasureStore(p *metrics.Page, bytes int64) {
+	p.One("garrison_hub_store_bytes", "gauge", "Size of the file with what the hub was told.", float64(bytes))
+}
+
+// MeasureTrace adds how the export of traces does.
+func MeasureTrace(p *metrics.Page, s otlp.Standing) {
+	p.Begin("garrison_hub_trace_spans_total", "counter", "Spans by what became of them: sent, or not taken by the collector and dropped.")
+	p.Sample("garrison_hub_trace_spans_total", float64(s.Sent), "result", "sent")
+	p.Sample("garrison_hub_trace_spans_total", float64(s.Refused), "result", "refused")
+	p.Flag("garrison_hub_trace_ok", "0 while the collector takes nothing, and traces wait.", s.Failing.IsZero())
+	p.One("garrison_hub_trace_waiting_timestamp_seconds", "gauge", "When the first of what waits happened; 0 for none.", metrics.UnixSeconds(s.Waiting))
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/garrison-nix/garrison/internal/hub"
 	"github.com/garrison-nix/garrison/internal/metrics"
 	"github.com/garrison-nix/garrison/internal/metrics/metricstest"
+	"github.com/garrison-nix/garrison/internal/otlp"
 )
 
 var update = flag.Bool("update", false, "write the list of metrics anew")
@@ -63,6 +64,8 @@ func TestMetrics(t *testing.T) {
 	w.Measure = func(p *metrics.Page) {
 		hub.MeasureContact(p, fleet.Contact{LastOK: time.Unix(1_700_000_000, 0)})
 		hub.MeasureDisks(p, []fleet.Disk{{Of: "the hub's data", FreeBytes: 5, TotalBytes: 10}})
+		hub.MeasureStore(p, 1234)
+		hub.MeasureTrace(p, otlp.Standing{Sent: 8, Refused: 1, Failing: time.Unix(1_700_000_000, 0), Waiting: time.Unix(1_700_000_000, 0)})
 	}
 	metricstest.Check(t, w.page())
 	wantLines(t, w.page(), `garrison_hub_newest_release 0`, `garrison_hub_last_run_ok 1`, `garrison_hub_hosts{standing="converged"} 0`)
@@ -115,7 +118,8 @@ func TestMetrics(t *testing.T) {
 		`garrison_hub_reports_total{kind="reports",result="taken"} 2`, `garrison_hub_reports_total{kind="reports",result="refused"} 2`, `garrison_hub_reports_total{kind="deployments",result="taken"} 2`,
 		`garrison_hub_alerts{kind="drift",severity="warning"} 2`, `garrison_hub_alerts{kind="host-silent",severity="critical"} 1`, `garrison_hub_alerts{kind="disk-low",severity="warning"} 0`,
 		`garrison_hub_sender_pending{sender="chat"} 3`, `garrison_hub_sender_ok{sender="chat"} 0`, `garrison_hub_sender_ok{sender="mail"} 1`, `garrison_hub_sender_oldest_timestamp_seconds{sender="chat"} 1.7e+09`,
-		`garrison_hub_stream_listeners{of="others"} 1`, `garrison_hub_follow_ok 1`, `garrison_hub_free_bytes{of="the hub's data"} 5`, `garrison_hub_store_ok 1`, `garrison_hub_store_errors_total 0`)
+		`garrison_hub_stream_listeners{of="others"} 1`, `garrison_hub_follow_ok 1`, `garrison_hub_free_bytes{of="the hub's data"} 5`, `garrison_hub_store_bytes 1234`,
+		`garrison_hub_trace_spans_total{result="sent"} 8`, `garrison_hub_trace_ok 0`, `garrison_hub_trace_waiting_timestamp_seconds 1.7e+09`, `garrison_hub_store_ok 1`, `garrison_hub_store_errors_total 0`)
 
 	file := filepath.Join(metricstest.Root(t), "monitoring", "hub-metrics.txt")
 	got := metricstest.Families(t, page)

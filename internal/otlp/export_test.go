@@ -29,7 +29,10 @@ import (
 type store struct {
 	mu     sync.Mutex
 	events []fleet.Event
+	known  []fleet.Published
 }
+
+func (s *store) Releases(context.Context, int, int) ([]fleet.Published, error) { return s.known, nil }
 
 func (s *store) add(list ...fleet.Event) {
 	s.mu.Lock()
@@ -218,6 +221,19 @@ func TestOutbox(t *testing.T) {
 	sink.Wait(t, 13)
 	waitFor(t, "it knows", func() bool { return x.Standing().Sent == 3 })
 	end()
+}
+
+// TestManyHosts: an event names only the first hosts of a release, and the push ends with the last.
+func TestManyHosts(t *testing.T) {
+	sink, s, file := otlptest.NewSink(t), &store{known: []fleet.Published{published(1, "web1", "web2")}}, filepath.Join(t.TempDir(), "trace.json")
+	_, _, end := running(t, s, sink.URL, file)
+	defer end()
+	waitFor(t, "it knows where to begin", func() bool { return fileIsThere(file) })
+	s.add(told(t, published(1, "web1"), deployment(1, "web1", 20, nil), deployment(1, "web2", 30, nil))...)
+	got := sink.Wait(t, 7)
+	if push := got[6]; push.Name != "push" || !push.End.Equal(at(130)) {
+		t.Errorf("%+v", got)
+	}
 }
 
 // TestRefusals: what a collector will never take is dropped, counted and said; all else is tried again.

@@ -2,6 +2,7 @@ package otlp
 
 import (
 	"context"
+	"encoding/json"
 	"log/slog"
 	"math/rand/v2"
 	"sync"
@@ -15,6 +16,8 @@ import (
 type Told interface {
 	// Events are those of the types asked for with a Seq above after, oldest first; or, where after is -1, the newest, newest first. At most so many.
 	Events(ctx context.Context, types []string, after int64, most int) ([]fleet.Event, error)
+	// Releases are those with a number below before, newest first, at most so many.
+	Releases(ctx context.Context, before, most int) ([]fleet.Published, error)
 }
 
 // Exporter sends the spans of all that a hub is told to a collector. What it has sent it notes in a file; the events that it has not are the
@@ -118,7 +121,7 @@ func (x *Exporter) step(ctx context.Context) (more bool, err error) {
 	}
 	spans := x.kept.Pushes.Expire(time.Now())
 	for _, e := range events {
-		spans = append(spans, x.kept.Pushes.Event(e, time.Now())...)
+		spans = append(spans, x.kept.Pushes.Event(x.whole(ctx, e), time.Now())...)
 		x.kept.Seq = e.Seq
 	}
 	if len(events) == 0 && len(spans) == 0 {
@@ -135,6 +138,22 @@ func (x *Exporter) step(ctx context.Context) (more bool, err error) {
 		}
 	}
 	return len(events) == mostEvents, durable.WriteJSON(x.File, x.kept, 0o640)
+}
+
+// whole is e with all hosts of a release, of which an event names the first alone.
+func (x *Exporter) whole(ctx context.Context, e fleet.Event) fleet.Event {
+	var named fleet.Published
+	if e.Type != fleet.EventReleased || json.Unmarshal(e.Data, &named) != nil {
+		return e
+	}
+	list, err := x.Told.Releases(ctx, named.Release.Number+1, 1)
+	if err != nil || len(list) == 0 || list[0].Release.Number != named.Release.Number {
+		return e // the end of the push is the end of the hosts named
+	}
+	if data, err := json.Marshal(list[0]); err == nil {
+		e.Data = data
+	}
+	return e
 }
 
 // send tries until the collector has taken spans, or will not; it is false when ctx ended before.
