@@ -104,24 +104,24 @@ func (k *Keeper) Reported(s fleet.Status) {
 		return
 	}
 	was := k.hosts[s.Host]
-	k.note(s, found)
+	k.note(s, found, now)
 	k.mu.Unlock()
 	if !slices.EqualFunc(was, found, func(a, b Condition) bool { return a.Key == b.Key && a.Severity == b.Severity }) {
 		poke(k.look)
 	}
 }
 
-// heard is when a host last reported, by our clock and by its own.
-type heard struct{ at, said time.Time }
+// heard is when a host last reported, by our clock and by its own, and when the Keeper was told so.
+type heard struct{ at, said, told time.Time }
 
 // note keeps what is wrong on a host; k.mu is held.
-func (k *Keeper) note(s fleet.Status, found []Condition) {
+func (k *Keeper) note(s fleet.Status, found []Condition, told time.Time) {
 	delete(k.hosts, s.Host)
 	if len(found) > 0 {
 		k.hosts[s.Host] = found
 	}
 	if s.Seen != nil {
-		k.seen[s.Host] = heard{at: s.Seen.At, said: s.At}
+		k.seen[s.Host] = heard{at: s.Seen.At, said: s.At, told: told}
 	}
 }
 
@@ -190,6 +190,7 @@ func sleep(ctx context.Context, d time.Duration) bool {
 
 // ask looks at all facts.
 func (k *Keeper) ask(ctx context.Context, now time.Time) error {
+	began := time.Now()
 	f, err := k.Facts(ctx)
 	if err != nil {
 		return err
@@ -203,10 +204,13 @@ func (k *Keeper) ask(ctx context.Context, now time.Time) error {
 	defer k.mu.Unlock()
 	k.wide, k.known = wide, f.Newest != nil
 	k.blind = f.Follower != nil && f.Follower.Failure == nil && f.Follower.LastOK.IsZero()
-	clear(k.hosts)
-	clear(k.seen)
+	late := func(host string) bool { return !k.seen[host].told.Before(began) } // it reported meanwhile
+	maps.DeleteFunc(k.hosts, func(host string, _ []Condition) bool { return !late(host) })
+	maps.DeleteFunc(k.seen, func(host string, _ heard) bool { return !late(host) })
 	for _, s := range f.Hosts {
-		k.note(s, k.limits.Host(s, now))
+		if !late(s.Host) {
+			k.note(s, k.limits.Host(s, now), time.Time{})
+		}
 	}
 	return nil
 }
