@@ -4,8 +4,6 @@ import (
 	"context"
 	"log/slog"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/garrison-nix/garrison/internal/fleet"
 	"github.com/garrison-nix/garrison/internal/hub"
 	"github.com/garrison-nix/garrison/internal/notify"
@@ -18,8 +16,9 @@ const (
 
 // newKeeper has h's alerts kept, and people told, as c says.
 func newKeeper(c HubFile, h *hub.Hub, store notify.Store, watch *watchers, log *slog.Logger) (*notify.Keeper, error) {
+	means := &hubMeans{config: c, watch: watch}
 	facts := func(ctx context.Context) (f notify.Facts, err error) {
-		f.Newest, f.Disks = h.Newest(), disksOf(c.DataDir)
+		f.Newest, f.Own, f.Disks = h.Newest(), means.credentials(ctx), means.disks()
 		if f.Hosts, err = h.Hosts(ctx); err != nil {
 			return f, err
 		}
@@ -54,13 +53,4 @@ func newKeeper(c HubFile, h *hub.Hub, store notify.Store, watch *watchers, log *
 		k.Noted(events...)
 	}
 	return k, nil
-}
-
-// disksOf are what the hub cannot do without space on.
-func disksOf(dataDir string) []fleet.Disk {
-	var fs unix.Statfs_t
-	if unix.Statfs(dataDir, &fs) != nil {
-		return nil
-	}
-	return []fleet.Disk{{Of: "the hub's data", FreeBytes: int64(fs.Bavail) * fs.Bsize, TotalBytes: int64(fs.Blocks) * fs.Bsize}}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -37,6 +38,7 @@ type Follower struct {
 	known   int               // number of the newest release
 	past    past              // what is to be kept of releases
 	contact fleet.Contact     // how the last look ended
+	tag     string            // object name of the newest release's
 }
 
 // NewFollower makes a Follower; its Hint and Moved may be called before Run.
@@ -85,10 +87,8 @@ func (f *Follower) Moved(r fleet.ReleaseRef) {
 
 // Run follows until ctx ends. Until it has seen what is published now, the newest release is what it was when the hub last looked.
 func (f *Follower) Run(ctx context.Context) {
-	if m, err := f.remembered(ctx); err != nil && ctx.Err() == nil {
+	if err := f.remember(ctx); err != nil && ctx.Err() == nil {
 		f.Log.Warn("which release was the newest is not known before the remote answers", "err", err)
-	} else if m != nil {
-		f.Newest(m)
 	}
 	for failures := 0; ctx.Err() == nil; {
 		err := f.look(ctx)
@@ -136,6 +136,31 @@ func (f *Follower) Contact() fleet.Contact {
 	return f.contact
 }
 
+// Signer is until when the key that signed the newest release may sign, where the file of signers sets an end.
+func (f *Follower) Signer(ctx context.Context) (c fleet.Credential, ok bool) {
+	f.mu.Lock()
+	tag := f.tag
+	f.mu.Unlock()
+	if tag == "" || f.Signers == "" {
+		return c, false
+	}
+	key, err := f.Repo.TagSigner(ctx, tag)
+	text, ferr := os.ReadFile(f.Signers)
+	if err != nil || ferr != nil {
+		return c, false // which a look says
+	}
+	ends, ok := git.SignerEnds(string(text), key)
+	return fleet.Credential{Name: "the key that signed the newest release, in " + f.Signers, Ends: ends}, ok
+}
+
+// newest tells which release is the newest.
+func (f *Follower) newest(m *fleet.Manifest, tag string) {
+	f.mu.Lock()
+	f.tag = tag
+	f.mu.Unlock()
+	f.Newest(m)
+}
+
 // look asks the remote where the branches are.
 func (f *Follower) look(ctx context.Context) error {
 	tips, err := git.ListBranches(ctx, f.Remote, f.Branch, fleet.TestBranch("*"))
@@ -172,7 +197,7 @@ func (f *Follower) readTip(ctx context.Context, tip string) error {
 		f.Log.Info("released", "release", m.Number, "commit", m.Source.Commit)
 		f.past = past{newest: m, tags: tags, after: f.known}
 		f.known = m.Number
-		f.Newest(m)
+		f.newest(m, tags[m.Name()].ID)
 	case fleet.ClassOf(err) != fleet.Bad:
 		return err
 	default: // agents refuse it, and say so
@@ -212,17 +237,21 @@ func (f *Follower) fetchTag(ctx context.Context, name string, ref git.Ref) (*fle
 	return f.readTag(ctx, name, ref)
 }
 
-// remembered is the manifest of the release that was the newest when it was last looked; nil when there is none.
-func (f *Follower) remembered(ctx context.Context) (*fleet.Manifest, error) {
+// remember tells of the release that was the newest when the hub last looked, if there is one.
+func (f *Follower) remember(ctx context.Context) error {
 	id, found, err := f.Repo.Resolve(ctx, newestRef)
 	if err != nil || !found {
-		return nil, err
+		return err
 	}
 	tag, err := f.Repo.ReadTag(ctx, id)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return f.readTag(ctx, tag.Name, git.Ref{ID: id, Commit: tag.Commit})
+	m, err := f.readTag(ctx, tag.Name, git.Ref{ID: id, Commit: tag.Commit})
+	if err == nil {
+		f.newest(m, id)
+	}
+	return err
 }
 
 // readTag is the manifest of a tag that is here, if it may be believed.

@@ -225,6 +225,19 @@ func TestPastReleases(t *testing.T) {
 		t.Errorf("it leaves %s, %v", refs, err)
 	}
 
+	// Until when its key may sign is known, and that the remote is seen.
+	public, err := os.ReadFile(filepath.Join(p.dir, "release.pub"))
+	must(t, err)
+	must(t, os.WriteFile(filepath.Join(p.dir, "signers"), []byte("garrison valid-before=\"20990101\" "+string(public)), 0o600))
+	repo, err := git.Init(t.Context(), dir)
+	must(t, err)
+	f, stop := p.follow(time.Hour, func(f *hub.FollowOptions) { f.Repo = repo })
+	until(t, "it has looked", func() bool { return !f.Contact().LastOK.IsZero() })
+	if c, ok := f.Signer(t.Context()); !ok || c.Ends.Year() != 2099 || f.Contact().Failure != nil {
+		t.Errorf("%+v, %v, %+v", c, ok, f.Contact())
+	}
+	stop()
+
 	// Before the remote answers, the newest release is what it was.
 	w = newWorld(t)
 	again(dir, filepath.Join(t.TempDir(), "away"))
