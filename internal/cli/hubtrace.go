@@ -61,7 +61,7 @@ func measureHub(ctx context.Context, c HubFile, h *hub.Hub, caches *cache.Server
 		if watch != nil {
 			hub.MeasureContact(p, watch.follower.Contact())
 		}
-		hub.MeasureDisks(p, disksOf(c.DataDir))
+		hub.MeasureDisks(p, (&hubMeans{config: c}).disks())
 		if info, err := os.Stat(filepath.Join(c.DataDir, "hub.db")); err == nil { // there is none with PostgreSQL
 			hub.MeasureStore(p, info.Size())
 		}
