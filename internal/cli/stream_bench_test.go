@@ -32,7 +32,7 @@ func BenchmarkIdleAgents(b *testing.B) {
 	if out, err := exec.Command("go", "build", "-o", garrison, "../../cmd/garrison").CombinedOutput(); err != nil {
 		b.Fatalf("%v: %s", err, out)
 	}
-	h := startIdleHub(b, garrison, dir)
+	h := startIdleHub(b, garrison, dir, "")
 	alone := h.resident()
 	var wakes atomic.Pointer[wakeUp]
 	var connected sync.WaitGroup
@@ -85,7 +85,8 @@ type idleHub struct {
 	address string
 }
 
-func startIdleHub(b *testing.B, garrison, dir string) *idleHub {
+// startIdleHub starts one that knows a token of each of idleAgents hosts; more is added to its configuration.
+func startIdleHub(b *testing.B, garrison, dir, more string) *idleHub {
 	b.Helper()
 	var tokens strings.Builder
 	token := func(name, scope string) {
@@ -98,7 +99,7 @@ func startIdleHub(b *testing.B, garrison, dir string) *idleHub {
 	}
 	for name, text := range map[string]string{
 		"tokens.toml": tokens.String(),
-		"hub.toml":    fmt.Sprintf("listen = \"127.0.0.1:0\"\ndataDir = %q\ntokens = %q\n", filepath.Join(dir, "data"), filepath.Join(dir, "tokens.toml")),
+		"hub.toml":    fmt.Sprintf("listen = \"127.0.0.1:0\"\ndataDir = %q\ntokens = %q\n", filepath.Join(dir, "data"), filepath.Join(dir, "tokens.toml")) + more,
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
 			b.Fatal(err)

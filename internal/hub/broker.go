@@ -65,51 +65,64 @@ func (h *Hub) Listen() (events <-chan []byte, leave func()) { return h.events.jo
 
 // broker hands events to all listeners. The zero value is ready.
 type broker struct {
-	mu        sync.Mutex
-	listeners map[chan []byte]kinds // value: what it wants to hear
-	end       chan struct{}         // closed by closeAll; nil while nobody asked
+	mu     sync.Mutex
+	agents listeners     // that want to hear of wakes alone: many, who are not looked through for whatever happens
+	others listeners     // of which one that does not keep up is dropped
+	end    chan struct{} // closed by closeAll; nil while nobody asked
 }
+
+// listeners are channels, and what is to be heard there.
+type listeners map[chan []byte]kinds
 
 const listenerQueue = 64
 
 func (b *broker) join(wanted kinds) (events <-chan []byte, leave func()) {
-	queue := 1 // of an agent that has a wake-up before it, a second one says nothing new
-	if wanted != wakes {
-		queue = listenerQueue
-	}
-	ch := make(chan []byte, queue)
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.listeners == nil {
-		b.listeners = map[chan []byte]kinds{}
+	set, queue := &b.others, listenerQueue
+	if wanted == wakes {
+		set, queue = &b.agents, 1 // of an agent that has a wake-up before it, a second one says nothing new
 	}
-	b.listeners[ch] = wanted
+	if *set == nil {
+		*set = listeners{}
+	}
+	ch := make(chan []byte, queue)
+	(*set)[ch] = wanted
 	return ch, func() {
 		b.mu.Lock()
 		defer b.mu.Unlock()
-		delete(b.listeners, ch)
+		delete(*set, ch)
 	}
 }
 
 func (b *broker) send(e fleet.StreamEvent) {
+	kind := kinds(1) << slices.Index(kindNames[:], e.Kind)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.others) == 0 && kind != wakes {
+		return
+	}
 	data, err := json.Marshal(e)
 	if err != nil || len(data) > stream.MaxEvent {
 		return // our own types always marshal; what is longer would end the streams of all who listen
 	}
-	kind := kinds(1) << slices.Index(kindNames[:], e.Kind)
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for ch, wanted := range b.listeners {
+	if kind == wakes {
+		for ch := range b.agents {
+			select {
+			case ch <- data:
+			default:
+			}
+		}
+	}
+	for ch, wanted := range b.others {
 		if wanted&kind == 0 {
 			continue
 		}
 		select {
 		case ch <- data:
 		default:
-			if wanted != wakes {
-				delete(b.listeners, ch)
-				close(ch)
-			}
+			delete(b.others, ch)
+			close(ch)
 		}
 	}
 }
@@ -118,14 +131,7 @@ func (b *broker) send(e fleet.StreamEvent) {
 func (b *broker) count() (toWakes, toMore int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for _, wanted := range b.listeners {
-		if wanted == wakes {
-			toWakes++
-		} else {
-			toMore++
-		}
-	}
-	return toWakes, toMore
+	return len(b.agents), len(b.others)
 }
 
 // ended is closed when all streams are.
@@ -145,8 +151,10 @@ func (b *broker) closeAll() {
 		close(b.end)
 		b.end = nil
 	}
-	for ch := range b.listeners {
-		delete(b.listeners, ch)
-		close(ch)
+	for _, set := range []listeners{b.agents, b.others} {
+		for ch := range set {
+			delete(set, ch)
+			close(ch)
+		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"time"
 
@@ -61,6 +62,7 @@ func (s *Store) Events(ctx context.Context, types []string, after int64, most in
 	q := `SELECT seq, doc FROM events WHERE ` + where + limit
 	args := []any{after, most}
 	if len(types) > 0 {
+		types = slices.Compact(slices.Sorted(slices.Values(types)))
 		var parts []string
 		for i, t := range types {
 			parts = append(parts, fmt.Sprintf(`SELECT * FROM (SELECT seq, doc FROM events WHERE type = $%d AND %s%s) AS t%d`, i+3, where, limit, i))

@@ -23,6 +23,7 @@ type Store struct {
 	closing  chan struct{}
 	ended    sync.WaitGroup
 	hot      map[string]*sql.Stmt // of db, by their text: databases take longer to parse a statement than to do it
+	asked    sync.Map             // of read, likewise
 }
 
 // New makes a store in a database that has the tables. It writes through db, and reads through read, which may be the same; Close closes
@@ -45,6 +46,10 @@ func (s *Store) Close() error {
 	for _, stmt := range s.hot {
 		errs = append(errs, stmt.Close())
 	}
+	s.asked.Range(func(_, stmt any) bool {
+		errs = append(errs, stmt.(*sql.Stmt).Close())
+		return true
+	})
 	if s.read != s.db {
 		errs = append(errs, s.read.Close())
 	}
@@ -208,9 +213,28 @@ func (x *tx) one(dest []any, q string, args ...any) (bool, error) {
 	return err == nil, x.s.failure(err, "be written to")
 }
 
+// prepared is a question that is prepared once. There are few: texts of this package, of which one is made of parts, in order.
+func (s *Store) prepared(ctx context.Context, q string) (*sql.Stmt, error) {
+	if stmt, ok := s.asked.Load(q); ok {
+		return stmt.(*sql.Stmt), nil
+	}
+	stmt, err := s.read.PrepareContext(ctx, q)
+	if err != nil {
+		return nil, err
+	}
+	if first, known := s.asked.LoadOrStore(q, stmt); known {
+		return first.(*sql.Stmt), stmt.Close()
+	}
+	return stmt, nil
+}
+
 // each calls f with every row.
 func (s *Store) each(ctx context.Context, f func(scan func(...any) error) error, q string, args ...any) error {
-	rows, err := s.read.QueryContext(ctx, q, args...)
+	stmt, err := s.prepared(ctx, q)
+	if err != nil {
+		return s.failure(err, "be read")
+	}
+	rows, err := stmt.QueryContext(ctx, args...)
 	if err != nil {
 		return s.failure(err, "be read")
 	}
