@@ -143,7 +143,7 @@ func (q query) shows(r row) bool {
 	return true
 }
 
-func rowOf(s fleet.Status, newest int, now time.Time) row {
+func rowOf(s fleet.Status, newest int, now time.Time, silent time.Duration) row {
 	r := row{Status: s, Is: s.Standing(newest), Said: s.Meaning(), SeenAt: s.At}
 	if s.Seen != nil {
 		r.SeenAt = s.Seen.At
@@ -153,6 +153,9 @@ func rowOf(s fleet.Status, newest int, now time.Time) row {
 		r.Said, r.Wrong = "has never reported", "its agent does not run, or does not reach this hub"
 	case r.Is == fleet.Silent:
 		r.Said, r.Wrong = "last said: "+s.Meaning(), "has not reported for "+span(now.Sub(r.SeenAt).Seconds())
+	case r.Is == fleet.AllWell && overdue(s, now, silent):
+		// Hosts are given time after the hub was away; what they said before that is not what they are.
+		r.Is, r.Said = fleet.UnderWay, "has not reported since the hub is back"
 	case r.Is == fleet.Gone:
 		r.Said = "is in no release any more"
 	case r.Is == fleet.UnderWay && s.Phase == fleet.PhaseIdle:
@@ -162,6 +165,11 @@ func rowOf(s fleet.Status, newest int, now time.Time) row {
 		r.Wrong = wrong(s)
 	}
 	return r
+}
+
+// overdue says whether a report is older than a host that is well would leave it, whatever the reason.
+func overdue(s fleet.Status, now time.Time, silent time.Duration) bool {
+	return s.Seen != nil && silent > 0 && now.Sub(s.Seen.At) > max(0, s.NextPoll.Sub(s.At))+silent
 }
 
 // wrong is what is wrong with a host that reports, in a line; "" for nothing.
@@ -233,7 +241,7 @@ func (s *server) fleet(r *http.Request) (page, error) {
 	}
 	of := map[fleet.Standing]int{}
 	for _, h := range hosts {
-		row := rowOf(h, newest, now)
+		row := rowOf(h, newest, now, s.Hub.Silent)
 		of[row.Is]++
 		switch {
 		case !v.Query.shows(row):

@@ -170,7 +170,10 @@ func inWords(e fleet.Event) event {
 	case fleet.EventPhase:
 		var c fleet.PhaseChange
 		if v.What = "phase"; read(&c) {
-			v.Link, v.Text = "/-/hosts/"+c.Host, fmt.Sprintf("%s: %s → %s%s", c.Host, c.Was, c.Phase, failure(c.Failure))
+			v.Link, v.Text = "/-/hosts/"+c.Host, fmt.Sprintf("%s: %s%s", c.Host, c.Phase, failure(c.Failure))
+			if c.Was != "" {
+				v.Text = fmt.Sprintf("%s: %s → %s%s", c.Host, c.Was, c.Phase, failure(c.Failure))
+			}
 		}
 	case fleet.EventDeployment:
 		var d fleet.Deployment

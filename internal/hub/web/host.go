@@ -65,7 +65,7 @@ func (s *server) host(r *http.Request) (page, error) {
 		newest = m.Number
 	}
 	now := time.Now()
-	v := hostView{row: rowOf(status, newest, now), Why: fleet.Explain(status).Why}
+	v := hostView{row: rowOf(status, newest, now, s.Hub.Silent), Why: fleet.Explain(status).Why}
 	if v.Is == fleet.Silent {
 		v.Why = append([]fleet.Reason{{Said: "This host " + v.Wrong + ". What follows is what it said last.", Commands: []string{"ssh " + name + " systemctl status garrison-agent", "ssh " + name + " garrison status"}}}, v.Why...)
 	}

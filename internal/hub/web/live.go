@@ -17,7 +17,7 @@ const beat = 5 * time.Second
 // notice is what an open page is told: that something is new, not what. It asks for that like for the page itself.
 type notice struct {
 	Kind string `json:"kind"`           // host, run, event, beat
-	Name string `json:"name,omitempty"` // of the host
+	Name string `json:"name,omitempty"` // of the host; the type of the event
 }
 
 // stream tells an open page what is new, until its reader goes away or may not read any more.
@@ -63,11 +63,12 @@ func noticeOf(event []byte) notice {
 	var e struct {
 		Kind   string
 		Status struct{ Host string }
+		Event  struct{ Type string }
 	}
 	if json.Unmarshal(event, &e) != nil {
 		return notice{Kind: "beat"}
 	}
-	return notice{Kind: e.Kind, Name: e.Status.Host}
+	return notice{Kind: e.Kind, Name: e.Status.Host + e.Event.Type}
 }
 
 // asEvents makes a text that grows into server-sent events for who asks for these, each a JSON string, and one of the type "end" when it has ended.

@@ -59,14 +59,15 @@
     return fits;
   };
 
-  let running = false, due = null, dueAt = 0, whole = false, changed = new Set(), took = 0, generation = 0;
+  // What is to be asked for: the whole page; or what is not a host, and some hosts.
+  let running = false, due = null, dueAt = 0, whole = false, some = false, changed = new Set(), took = 0, generation = 0;
   const ask = async () => {
     if (running) return;
     running = true; due = null;
-    const all = whole || changed.size === 0 || changed.size > 100 || !byId("hosts"), names = all ? null : [...changed];
-    whole = false; changed = new Set();
+    const names = whole || changed.size > 100 || !byId("hosts") ? null : [...changed];
+    whole = some = false; changed = new Set();
     const began = performance.now(), mine = generation, url = new URL(location.href);
-    if (names) url.searchParams.set("rows", names.join(","));
+    if (names) url.searchParams.set("rows", names.join(",") || "-");
     try {
       const answer = await fetch(url, { headers: { Accept: "text/html" }, cache: "no-store" });
       if (answer.status === 401) { lost("You are not logged in any more."); return; }
@@ -87,7 +88,7 @@
     } finally {
       took = performance.now() - began;
       running = false;
-      if (whole || changed.size) later(Math.max(fresh ? pause : 2000, 2 * took));
+      if (whole || some || changed.size) later(Math.max(fresh ? pause : 2000, 2 * took));
     }
   };
   const later = (ms) => {
@@ -125,12 +126,10 @@
       if (first) { whole = true; later(0); } // whatever came in between
       said();
       const e = JSON.parse(m.data);
-      if (e.kind === "host" && e.name) { if (!kinds.includes("host") || ofHost && e.name !== ofHost) return; changed.add(e.name); }
-      else if (e.kind === "beat" || !kinds.includes(e.kind)) return;
-      else if (e.kind !== "event" || !byId("hosts")) whole = true;
-      else alertsToo = true;
-      if (!byId("hosts")) whole = true;
-      if (alertsToo && !changed.size) { whole = true; } alertsToo = false;
+      if (!kinds.includes(e.kind) || e.kind === "host" && ofHost && e.name !== ofHost) return;
+      if (e.kind === "host") changed.add(e.name);
+      if (e.name === "garrison.release.published") whole = true; // no host is any more what it was
+      some = true;
       later(soon);
     };
     source.onerror = () => {
@@ -139,7 +138,6 @@
       again = setTimeout(connect, 1000 + Math.random() * 2000);
     };
   };
-  let alertsToo = false;
   setInterval(() => { if (source && Date.now() - last > lostAfter) { last = connected ? last : Date.now() - lostAfter; lost(); connect(); } }, 1000);
   // A page that nobody sees needs none: browsers have six connections for one server.
   document.addEventListener("visibilitychange", () => {
@@ -207,5 +205,4 @@
 
   tellAll();
   if (body.dataset.live) connect();
-  else { byId("link-said").textContent = "not live"; }
 })();
