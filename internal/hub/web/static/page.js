@@ -135,6 +135,7 @@
     source.onerror = () => {
       lost();
       close();
+      whole = true; later(0); // whose answer tells who is not logged in any more from a hub that is away
       again = setTimeout(connect, 1000 + Math.random() * 2000);
     };
   };
