@@ -323,7 +323,7 @@ func (tab *Tab) Until(what, script string) {
 	tab.b.t.Helper()
 	ok := false
 	for end := time.Now().Add(time.Minute); !ok; time.Sleep(20 * time.Millisecond) {
-		if tab.Eval("Boolean("+script+")", &ok); time.Now().After(end) {
+		if tab.Eval("(() => { try { return Boolean("+script+") } catch { return false } })()", &ok); time.Now().After(end) {
 			var text string
 			tab.Eval("document.body.innerText", &text)
 			tab.b.t.Fatalf("not within a minute: %s; the page says\n%s", what, text)
