@@ -47,25 +47,36 @@ func (j *ciJob) makeRelease(ctx context.Context, test, commit string) error {
 	if test == "" {
 		o.Source = commit
 	}
+	began := time.Now()
 	ready, err := j.prepare(ctx, o, commit)
+	teller := newRunTeller(j.hubURL(), tokenFrom(j.secrets.files["GARRISON_HUB_TOKEN"]), j.time)
+	source := fleet.Source{Commit: cmp.Or(ready.Commit, commit), Branch: strings.TrimPrefix(j.event.Ref, "refs/heads/"), Subject: ready.Subject}
+	if !ready.Released && fleet.CodeOf(err) != fleet.CodeUsage {
+		teller.begin(source, began)
+	}
 	if err == nil && test == "" && !ready.Released {
 		err = j.check(ctx, ready.Commit, ready.Commit)
 	}
 	if err != nil {
+		j.tellEnd(teller, runOf(source, began, j.time, release.Outcome{}, err))
 		return err
 	}
 	if test == "" {
 		o.Source = ready.Commit
 	}
 	onStage, end := j.beginStages(ready.Commit)
-	j.time.OnStage = onStage
-	began := time.Now()
+	j.time.OnStage = func(s fleet.StageTime, ended bool) {
+		onStage(s, ended)
+		teller.onStage(s, ended)
+	}
 	out, err := j.outlast(ctx, o)
 	if err == nil {
 		wake() // also for what was released before, perhaps by a run that died before it could say so
 	}
 	end(ctx, err)
-	traceRun(ctx, runOf(fleet.Source{Commit: ready.Commit}, began, j.time, out, err), j.hubURL() == "", j.logger())
+	run := runOf(source, began, j.time, out, err)
+	j.tellEnd(teller, run)
+	traceRun(ctx, run, j.hubURL() == "", j.logger())
 	j.tellMirrors(ctx, ready.Commit, out.Mirrors)
 	if err != nil {
 		return err
@@ -189,6 +200,16 @@ func (j *ciJob) wake(ctx context.Context) {
 	defer cancel()
 	if _, err := askHub(ctx, url, j.secrets.files["GARRISON_HUB_TOKEN"], http.MethodPost, "/api/v1/wake"); err != nil {
 		j.warn("the hub was not woken; hosts see the release when they look by themselves", err)
+	}
+}
+
+// tellEnd has the hub hear how a run ended.
+func (j *ciJob) tellEnd(teller *runTeller, run fleet.Run) {
+	if run.Failure != nil {
+		run.Failure.Message = j.secrets.redact(run.Failure.Message)
+	}
+	if err := teller.end(run); err != nil {
+		j.warn("the hub does not know of this run", err)
 	}
 }
 

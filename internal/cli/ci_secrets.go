@@ -22,7 +22,7 @@ var ciInputs = []struct {
 	{"GARRISON_KEY", "key", "SSH private key that signs the release", false},
 	{"GARRISON_IDENTITY", "identity", "private key (age or SSH) that secrets on the source branch are readable with", false},
 	{"GARRISON_CACHE_TOKEN", "cache-token-file", "file with the token that may push to the cache", false},
-	{"GARRISON_HUB_TOKEN", "hub-token-file", "file with a token of the hub, of scope wake", false},
+	{"GARRISON_HUB_TOKEN", "hub-token-file", "file with a token of the hub, of the scopes wake and ci", false},
 	{"GARRISON_MIRROR_CREDENTIALS", "mirror-credentials", "file with lines like https://user:token@host, for mirrors on that host", false},
 	{"GARRISON_FORGE_TOKEN", "forge-token-file", "file with a token of the forge, in place of the job's own", false},
 	{"GARRISON_ALLOWED_SIGNERS", "allowed-signers", "file with the keys that may have signed earlier releases (default: --key)", true},

@@ -97,12 +97,20 @@ func (a *app) runRelease(ctx context.Context, f releaseFlags, asJSON bool) error
 	progress, end := a.showProgress()
 	defer end()
 	a.listen(n, progress)
-	t, began, hub := &proc.Timeline{OnStage: progress.stage}, time.Now(), os.Getenv("GARRISON_HUB")
+	t, began, hub := &proc.Timeline{}, time.Now(), os.Getenv("GARRISON_HUB")
+	var teller *runTeller
+	if !f.dryRun {
+		teller = newRunTeller(hub, hubTokenHere(), t)
+	}
+	t.OnStage = func(s fleet.StageTime, ended bool) {
+		progress.stage(s, ended)
+		teller.onStage(s, ended)
+	}
 	out, err := release.Run(proc.WithTimeline(ctx, t), release.Options{
 		Repo: repo, Remote: f.remote, Source: f.source, SigningKey: f.key, AllowedSigners: f.signer, SourceSigners: f.sourceSigners,
 		Identities: identities(f.identity), VerifyWith: keys, Trace: os.Getenv("TRACEPARENT"),
 		Jobs: f.jobs, EvalMemory: int64(f.memory), DryRun: f.dryRun, KeepGoing: f.keepGoing, RollbackTo: f.rollbackTo, Test: f.test, Nix: n, Log: a.logger(),
-		KeepLog: true, Evaluated: progress.evaluated, Pushed: progress.pushed,
+		KeepLog: true, Evaluated: progress.evaluated, Pushed: progress.pushed, Begun: func(s fleet.Source) { teller.begin(s, began) },
 		Cache: func(c release.Config) (release.Cache, error) {
 			hub = cmp.Or(hub, c.Hub.URL)
 			return f.cache(c)
@@ -110,7 +118,11 @@ func (a *app) runRelease(ctx context.Context, f releaseFlags, asJSON bool) error
 	})
 	end()
 	if !f.dryRun {
-		traceRun(ctx, runOf(fleet.Source{Commit: f.source}, began, t, out, err), hub == "", a.logger())
+		run := runOf(fleet.Source{Commit: f.source}, began, t, out, err)
+		if untold := teller.end(run); untold != nil {
+			fmt.Fprintln(a.Err, "garrison: warning: the hub does not know of this run:", untold)
+		}
+		traceRun(ctx, run, hub == "", a.logger())
 	}
 	if err != nil && out.Log != "" {
 		fmt.Fprintf(a.Err, "%-9s %s\n", "log", out.Log)

@@ -44,8 +44,12 @@ func hubCmd(ts *testscript.TestScript, _ bool, args []string) {
 	var tokens strings.Builder
 	for _, scope := range []string{"push", "read", "cache", "wake", "ci", "operate", "report:joker", "report:ursula"} {
 		name := strings.TrimPrefix(scope, "report:")
+		scopes := []string{scope}
+		if scope == "wake" { // as a CI job has them
+			scopes = append(scopes, "ci")
+		}
 		sum := sha256.Sum256([]byte("secret of " + name))
-		fmt.Fprintf(&tokens, "[[token]]\nname = %q\nsha256 = %q\nscopes = [%q]\n", name, hex.EncodeToString(sum[:]), scope)
+		fmt.Fprintf(&tokens, "[[token]]\nname = %q\nsha256 = %q\nscopes = [\"%s\"]\n", name, hex.EncodeToString(sum[:]), strings.Join(scopes, `", "`))
 		ts.Check(os.WriteFile(filepath.Join(work, name+"-token"), []byte("secret of "+name+"\n"), 0o600))
 	}
 	ts.Check(os.WriteFile(filepath.Join(work, "tokens.toml"), []byte(tokens.String()), 0o600))

@@ -47,12 +47,18 @@ func (s *state) trace() string {
 	return fleet.NewTrace(s.source, of).String()
 }
 
+// from is the source as a release names it.
+func (s *state) from() fleet.Source {
+	source, _ := s.branches()
+	return fleet.Source{Commit: s.source, Branch: source, Subject: s.subject(), Author: s.info.Author, PushedAt: s.PushedAt}
+}
+
 // publish signs the tag and moves branch and tag on the remote, both or none.
 func (s *state) publish(ctx context.Context) error {
 	source, branch := s.branches()
 	m := &fleet.Manifest{
 		Schema: fleet.ManifestSchema, Number: s.number, CreatedAt: time.Now().UTC().Truncate(time.Millisecond),
-		Source: fleet.Source{Commit: s.source, Branch: source, Subject: s.subject(), Author: s.info.Author, PushedAt: s.PushedAt},
+		Source: s.from(),
 		Trace:  s.trace(), Hosts: s.entries,
 	}
 	if s.back != nil {

@@ -74,6 +74,8 @@ type Options struct {
 	Mirror func(url string) string
 	// Published is told when a release is on Remote and mirrors have yet to get it, which may take long; may be nil.
 	Published func()
+	// Begun is told what is going to be released, unless it was before; may be nil.
+	Begun func(fleet.Source)
 	// KeepLog keeps what nix says in the repository, in a file that Outcome.Log names.
 	KeepLog bool
 	// Evaluated is told how many hosts have been evaluated, of how many, and Pushed how far the push is; may be nil.
@@ -183,6 +185,9 @@ func (s *state) run(ctx context.Context) (failure error) {
 		released, err = s.prepare(ctx)
 		return err
 	})
+	if s.Begun != nil && s.source != "" && !released {
+		s.Begun(s.from())
+	}
 	if err != nil || released {
 		return err
 	}
