@@ -5,14 +5,20 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"os"
 	"os/exec"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/garrison-nix/garrison/internal/fleet"
+	"github.com/garrison-nix/garrison/internal/hub/hubtest"
 )
 
 // says HOST RELEASE PHASE [RESULT] has a host tell the hub, by its own token, what an agent would that knows RELEASE, by its number, of $WORK/origin.git and is in
@@ -84,4 +90,29 @@ func tellHub(ts *testscript.TestScript, path, token string, doc any) {
 		ts.Fatalf("the hub answers %s: %s", resp.Status, said.String())
 	}
 	fmt.Fprintln(ts.Stdout(), resp.Status)
+}
+
+// proofread sets HUB to a proxy before the hub that holds every answer of its API against openapi.yaml, and writes down in $WORK/misprints what does not fit.
+func proofread(ts *testscript.TestScript, _ bool, _ []string) {
+	api, err := hubtest.NewAPI()
+	ts.Check(err)
+	to, err := url.Parse(ts.Getenv("HUB"))
+	ts.Check(err)
+	misprints := ts.MkAbs("misprints")
+	var mu sync.Mutex
+	proxy := httptest.NewServer(&httputil.ReverseProxy{
+		Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(to) },
+		Transport: api.Proofread(http.DefaultTransport, func(wrong error) {
+			mu.Lock()
+			defer mu.Unlock()
+			before, _ := os.ReadFile(misprints) // none is the usual case
+			ts.Check(os.WriteFile(misprints, fmt.Appendf(before, "%v\n", wrong), 0o644))
+		}),
+		FlushInterval: -1, // streams pass as they are
+	})
+	ts.Defer(func() {
+		proxy.CloseClientConnections()
+		proxy.Close()
+	})
+	ts.Setenv("HUB", proxy.URL)
 }

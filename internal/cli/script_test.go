@@ -70,7 +70,7 @@ func TestScript(t *testing.T) {
 var scriptCommands = map[string]func(ts *testscript.TestScript, neg bool, args []string){
 	"exits": exits, "complains": complains, "fleet": fleetCmd, "hub": hubCmd, "schema": schema, "wants": wants, "until": until, "sshd": sshdCmd, "canary": canaryCmd, "quietly": quietly,
 	"frail": frail, "sentonce": sentOnce, "caches": cachesCmd, "get": get, "newest": newestNix, "example": exampleCmd,
-	"says": says, "ran": ran, "ci": ciCmd, "dies": dies, "ends": ends,
+	"says": says, "ran": ran, "proofread": proofread, "ci": ciCmd, "dies": dies, "ends": ends,
 }
 
 // exits CODE PROGRAM ARGS... runs a program and wants that exit code.

@@ -172,7 +172,7 @@ func (a *app) tellOverview(o overview) {
 	s := a.console()
 	colour := map[verdict]ink{isWell: green, warnings: yellow, underWay: blue, notWell: red}[o.Verdict]
 	words := map[verdict]string{isWell: "All is well", warnings: "Well, but for alerts", underWay: "Under way", notWell: "NOT WELL"}[o.Verdict]
-	fmt.Fprintln(s.to, s.paint(strong, s.paint(colour, words))+": "+visible(o.Said))
+	fmt.Fprintln(s.to, s.paint(strong+colour, words)+": "+visible(o.Said))
 	for _, al := range o.Alerts {
 		s.line(inkOfSeverity(al.Severity), "  %s since %s: %s", al.Severity, ago(al.Since), al.What)
 		for _, c := range al.Commands {

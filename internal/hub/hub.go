@@ -131,6 +131,7 @@ const PagePath = "/-/"
 // Handler serves the hub's API below /api/v1/, /healthz, the page, and the cache everywhere else.
 //
 //	GET  /metrics                read            Prometheus' text format
+//	GET  /api/v1/openapi.yaml    (none)          what is below, in OpenAPI
 //	POST /api/v1/wake            wake            something may have been pushed
 //	POST /api/v1/webhook         (signed)        what a forge says, see Webhooks
 //	POST /api/v1/reports         report:<host>   a fleet.Status, answered by a fleet.Received
@@ -162,6 +163,7 @@ const PagePath = "/-/"
 func (h *Hub) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) { fmt.Fprintln(w, "ok") })
+	mux.HandleFunc("GET /api/v1/openapi.yaml", serveOpenAPI)
 	mux.HandleFunc("POST /api/v1/wake", h.allow(ScopeWake, h.serveWake))
 	mux.HandleFunc("GET /metrics", h.allow(ScopeRead, h.ServeMetrics))
 	if h.Hooks != nil {

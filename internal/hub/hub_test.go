@@ -22,6 +22,7 @@ import (
 	"github.com/garrison-nix/garrison/internal/durable"
 	"github.com/garrison-nix/garrison/internal/fleet"
 	"github.com/garrison-nix/garrison/internal/hub"
+	"github.com/garrison-nix/garrison/internal/hub/hubtest"
 	"github.com/garrison-nix/garrison/internal/hub/sqlite"
 )
 
@@ -62,11 +63,12 @@ type world struct {
 	store hub.Store
 	log   *logBuffer
 	woken atomic.Int32
+	api   *hubtest.API // every answer is held against it
 }
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	w := &world{t: t, dir: t.TempDir(), log: &logBuffer{}}
+	w := &world{t: t, dir: t.TempDir(), log: &logBuffer{}, api: newAPI(t)}
 	var text strings.Builder
 	for _, scope := range []string{"push", "wake", "read", "ci", "operate", "report:joker", "report:ratched"} {
 		fmt.Fprintf(&text, "[[token]]\nname = %q\nsha256 = %q\nscopes = [%q]\n", scope, hub.HashToken(secretOf(scope)), scope)
@@ -99,7 +101,7 @@ func (w *world) ask(method, path, token, body string) (int, string) {
 	if token != "" {
 		req.Header.Set("Authorization", "Bearer "+secretOf(token))
 	}
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := (&http.Client{Transport: w.api.Proofread(http.DefaultTransport, func(err error) { w.t.Errorf("the answer is not what openapi.yaml says: %v", err) })}).Do(req)
 	must(w.t, err)
 	defer resp.Body.Close()
 	b, err := io.ReadAll(resp.Body)
