@@ -59,6 +59,7 @@ var mayImport = map[string][]string{
 	"internal/drill":   {"internal/fleet", "internal/sandbox"},
 	"examples":         {},
 	"nix":              {},
+	"monitoring":       {},
 }
 
 // isTest says whether a package is of test support: the conformance suites and the tools of

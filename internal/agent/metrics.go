@@ -75,19 +75,37 @@ type exposition struct{ metrics.Page }
 
 // metrics is the page as it is now.
 func (a *Agent) metrics() string {
-	var e exposition
 	s := a.Status()
 	a.mu.Lock()
 	reboot := a.reboot
 	a.mu.Unlock()
+	return expose(s, reboot, a.nix.Version, a.Config.StateDir, &a.counts)
+}
+
+func expose(s fleet.Status, reboot bool, nixVersion, stateDir string, c *counts) string {
+	var e exposition
 	e.Begin("garrison_agent_info", "gauge", "The agent.")
-	e.Sample("garrison_agent_info", 1, "host", s.Host, "version", s.Version, "nix", a.nix.Version)
+	e.Sample("garrison_agent_info", 1, "host", s.Host, "version", s.Version, "nix", nixVersion)
 	e.releases(s)
 	e.state(s, reboot)
-	e.contacts(s, &a.counts)
-	e.counted(&a.counts)
-	e.disks(a.Config.StateDir, &a.counts)
+	e.contacts(s, c)
+	e.credentials(s.Credentials)
+	e.counted(c)
+	e.disks(stateDir, c)
 	return e.String()
+}
+
+func (e *exposition) credentials(list []fleet.Credential) {
+	const name = "garrison_credential_end_timestamp_seconds"
+	e.Begin(name, "gauge", "Until when the agent's tokens and the release key are valid, of those that say so.")
+	told := map[string]bool{}
+	for _, c := range list {
+		if told[c.Name] {
+			continue // there is one series for each name
+		}
+		told[c.Name] = true
+		e.Sample(name, metrics.UnixSeconds(c.Ends), "name", c.Name)
+	}
 }
 
 func (e *exposition) releases(s fleet.Status) {
@@ -122,6 +140,7 @@ func (e *exposition) state(s fleet.Status, reboot bool) {
 	e.Flag("garrison_converged", "1 when the host is what the newest release says.", s.Converged() && !s.Drift)
 	e.Flag("garrison_held", "1 while a release is held back that is bad for this host.", s.Phase == fleet.PhaseHeld)
 	e.Flag("garrison_drift", "1 while the host runs what somebody switched it to by hand.", s.Drift)
+	e.Flag("garrison_reboot_failed", "1 while the agent could not reboot the host, or it is not well since.", s.Reboot != nil && s.Reboot.Failure != nil)
 	e.Flag("garrison_reboot_needed", "1 while the active release waits for a reboot.", reboot)
 	e.Flag("garrison_suspended", "1 while an operator keeps activations from starting.", s.Suspended != nil)
 	e.One("garrison_push_queue", "gauge", "Systems built on this host that wait to be pushed to a cache.", float64(s.Pushing))
@@ -181,8 +200,13 @@ func (e *exposition) counted(c *counts) {
 // disks leaves out what cannot be found out.
 func (e *exposition) disks(stateDir string, c *counts) {
 	e.Begin("garrison_free_bytes", "gauge", "Free space where the store, the agent's state and the boot loader are.")
-	for _, d := range disks(stateDir) {
+	all := disks(stateDir)
+	for _, d := range all {
 		e.Sample("garrison_free_bytes", float64(d.FreeBytes), "of", d.Of)
+	}
+	e.Begin("garrison_size_bytes", "gauge", "Space there in all.")
+	for _, d := range all {
+		e.Sample("garrison_size_bytes", float64(d.TotalBytes), "of", d.Of)
 	}
 	var unwritable bool
 	c.change(func(c *counts) { unwritable = c.unwritable })
