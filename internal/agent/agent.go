@@ -90,6 +90,7 @@ type Agent struct {
 	counts   counts
 	diffs    diffs
 	hubDiff  fleet.HostDiff // that the hub was told last; of reportAll alone
+	told     told
 }
 
 const (

@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"net/http"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -120,8 +122,24 @@ func (a *Agent) ask(ctx context.Context, client *http.Client, method, path strin
 	case http.StatusUnauthorized, http.StatusForbidden:
 		return nil, fleet.Errorf(fleet.Local, fleet.CodeUnauthorized, "the hub refuses the token in %s", a.Config.Hub.TokenFile).WithHint("renew it; it is read again by itself")
 	}
-	return nil, fleet.Errorf(fleet.Transient, fleet.CodeRemote, "the hub answers %s: %s", resp.Status, bytes.TrimSpace(said))
+	err = fleet.Errorf(fleet.Transient, fleet.CodeRemote, "the hub answers %s: %s", resp.Status, bytes.TrimSpace(said))
+	if seconds, ok := strconv.Atoi(resp.Header.Get("Retry-After")); ok == nil && seconds > 0 {
+		return nil, &later{err, min(time.Duration(seconds)*time.Second, mostLater)}
+	}
+	return nil, err
 }
+
+// later is an error of a hub that wants to be asked again no sooner than after some time.
+type later struct {
+	error
+	after time.Duration
+}
+
+// Unwrap returns the error without that.
+func (l *later) Unwrap() error { return l.error }
+
+// mostLater bounds what a hub may ask for.
+const mostLater = 5 * time.Minute
 
 func readToken(file string) (string, error) {
 	f, err := os.Open(file)
@@ -150,9 +168,19 @@ func (a *Agent) persist(ctx context.Context, f func() error) {
 	}
 }
 
-// persistUntil is persist, until f succeeds.
+// persistUntil is persist, until f succeeds. A hub that asks for more time gets it.
 func persistUntil(ctx context.Context, f func() error) {
-	for wait := retryLeast; ctx.Err() == nil && f() != nil; wait = pause(ctx, wait) {
+	for wait := retryLeast; ctx.Err() == nil; {
+		err := f()
+		if err == nil {
+			return
+		}
+		var l *later
+		if errors.As(err, &l) {
+			pause(ctx, 2*l.after) // at least half of which is waited
+		} else {
+			wait = pause(ctx, wait)
+		}
 	}
 }
 

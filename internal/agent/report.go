@@ -8,14 +8,15 @@ import (
 	"io/fs"
 	"net/http"
 	"slices"
+	"time"
 
 	"github.com/garrison-nix/garrison/internal/durable"
 	"github.com/garrison-nix/garrison/internal/fleet"
 	"github.com/garrison-nix/garrison/internal/proc"
 )
 
-// mostMissing is how many deployments, and acts, a hub is told of that missed them, or lost them.
-const mostMissing = 50
+// mostMissing is how many deployments, and acts, a hub is told of that missed them, or lost them. What happened before is in the host's own history.
+const mostMissing = 200
 
 // maxHubAnswer bounds what the hub says to a report, in bytes.
 const maxHubAnswer = 64 << 10
@@ -38,45 +39,62 @@ func (a *Agent) tellHub(ctx context.Context, client *http.Client, path string, b
 }
 
 // tellMissing tells the hub of deployments and acts that it does not know yet, oldest first.
-// The history is the only queue: whatever was not received is found missing when the hub answers next, be that after weeks.
+// The history is the only queue: whatever was not received is found missing when the hub answers next, be that after weeks. The hub knows each by when it
+// happened, so that one which is told again, because an answer was lost, is not another.
 func (a *Agent) tellMissing(ctx context.Context, client *http.Client, r fleet.Received) error {
 	if last := a.Status().Last; last != nil && last.Host == a.Config.Host && (r.Deployment == nil || !r.Deployment.Equal(last.Key())) {
 		known := func(d fleet.Deployment) bool { return r.Deployment != nil && r.Deployment.Equal(d.Key()) }
-		// An entry of another host is from when this one had another name, for which its token does not speak.
-		err := tellPast(a.historyFile(), known, func(d fleet.Deployment) error {
-			if d.Host != a.Config.Host {
-				return nil
+		err := tellPast(a, &a.told.deployment, a.historyFile(), known, r.Deployment != nil, last.EndedAt, func(d fleet.Deployment) (time.Time, error) {
+			if d.Host != a.Config.Host { // from when this host had another name, for which its token does not speak
+				return d.EndedAt, nil
 			}
-			return a.tellDeployment(ctx, client, d)
+			a.hubDiff = fleet.HostDiff{} // the hub may have lost it, too
+			return d.EndedAt, a.tellDeployment(ctx, client, d)
 		})
 		if err != nil {
 			return err
 		}
-		a.hubDiff = fleet.HostDiff{} // the hub may have lost it, too
 	}
-	if last := a.lastAct.Load(); last == nil || last.Host != a.Config.Host || r.Act != nil && r.Act.Equal(last.At) {
-		return nil
+	if last := a.lastAct.Load(); last != nil && last.Host == a.Config.Host && (r.Act == nil || !r.Act.Equal(last.At)) {
+		known := func(act fleet.Act) bool { return r.Act != nil && r.Act.Equal(act.At) }
+		return tellPast(a, &a.told.act, a.actsFile(), known, r.Act != nil, last.At, func(act fleet.Act) (time.Time, error) {
+			body, err := json.Marshal(act)
+			if err != nil || act.Host != a.Config.Host {
+				return act.At, err
+			}
+			return act.At, a.unlessInvalid(a.tellHub(ctx, client, "/api/v1/acts", body, nil))
+		})
 	}
-	known := func(act fleet.Act) bool { return r.Act != nil && r.Act.Equal(act.At) }
-	return tellPast(a.actsFile(), known, func(act fleet.Act) error {
-		body, err := json.Marshal(act)
-		if err != nil || act.Host != a.Config.Host {
-			return err
-		}
-		return a.unlessInvalid(a.tellHub(ctx, client, "/api/v1/acts", body, nil))
-	})
+	return nil
 }
 
-// tellPast tells what a history has after what is known, oldest first.
-func tellPast[T any](file string, known func(T) bool, tell func(T) error) error {
+// told is when what the hub was told last by this process happened; of reportAll alone.
+type told struct {
+	deployment, act time.Time
+	stranger        bool // somebody else speaks for this host, which was logged
+}
+
+// tellPast tells what a history has after what is known, oldest first. A hub that knows something of which nothing is here, although it was told of our last, was told so
+// by somebody else: telling all again would not end.
+func tellPast[T any](a *Agent, told *time.Time, file string, known func(T) bool, knowsSome bool, last time.Time, tell func(T) (time.Time, error)) error {
 	past, err := durable.ReadJournal[T](file, mostMissing)
 	if err != nil && !errors.Is(err, durable.ErrDamaged) {
 		return stateError(err)
 	}
-	for _, v := range past[slices.IndexFunc(past, known)+1:] {
-		if err := tell(v); err != nil {
+	at := slices.IndexFunc(past, known)
+	if at < 0 && knowsSome && told.Equal(last) {
+		if !a.told.stranger {
+			a.told.stranger = true
+			a.Log.Warn("somebody else reports to the hub as this host", "stage", fleet.Reporting, "hint", "has another machine the same host in its configuration, or its token?")
+		}
+		return nil
+	}
+	for _, v := range past[at+1:] {
+		when, err := tell(v)
+		if err != nil {
 			return err
 		}
+		*told = when
 	}
 	return nil
 }
