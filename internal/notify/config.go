@@ -182,14 +182,14 @@ func (c *SenderConfig) check() (what, hint string) {
 	}
 	for _, k := range t.needs {
 		if !set[k] && !(k == "url" && set["urlFile"]) {
-			return fmt.Sprintf("type %s needs %s", c.Type, k), ""
+			if k == "urlFile" {
+				hint = "its URL is a secret: write it into a file, and that file's path as urlFile"
+			}
+			return fmt.Sprintf("type %s needs %s", c.Type, k), hint
 		}
 	}
 	for k, is := range set {
 		if is && !slices.Contains(t.needs, k) && !slices.Contains(t.may, k) && !(k == "urlFile" && slices.Contains(t.needs, "url")) {
-			if k == "url" {
-				return fmt.Sprintf("the URL of type %s is a secret", c.Type), "write it into a file, and its path as urlFile"
-			}
 			return fmt.Sprintf("type %s takes no %s", c.Type, k), ""
 		}
 	}
