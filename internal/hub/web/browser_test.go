@@ -80,7 +80,7 @@ func TestBrowser(t *testing.T) {
 			name   string
 			width  int
 			scheme string
-		}{{"wide", 1280, "light"}, {"dark", 1280, "dark"}, {"phone", 390, "light"}, {"small", 320, "dark"}} {
+		}{{"wide", 1280, "light"}, {"phone", 320, "dark"}} {
 			tab := w.open(b, v.width, 900)
 			tab.Prefer("prefers-color-scheme", v.scheme)
 			for _, path := range allPaths() {

@@ -119,7 +119,7 @@ func words() template.FuncMap {
 		"isLink": func(s string) bool { return strings.HasPrefix(s, "https://") || strings.HasPrefix(s, "http://") },
 		"short":  func(commit string) string { return brief(commit, 12, "") },
 		"brief":  func(s string) string { return brief(fleet.FirstLine(s), 200, "…") },
-		"line":   func(s string) string { return brief(fleet.FirstLine(s), 1000, "…") },
+		"line":   func(s string) string { return brief(fleet.FirstLine(s), 500, "…") },
 		"rest": func(s string) string {
 			_, rest, _ := strings.Cut(s, "\n")
 			return brief(rest, 4000, "…")

@@ -98,9 +98,12 @@ func headers(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		for name, value := range map[string]string{
 			"Content-Security-Policy": policy, "X-Frame-Options": "DENY", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "same-origin",
-			"Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Resource-Policy": "same-origin", "Cache-Control": "no-store", "Vary": "Cookie, Accept-Encoding",
+			"Cross-Origin-Resource-Policy": "same-origin", "Cache-Control": "no-store", "Vary": "Cookie, Accept-Encoding",
 		} {
 			w.Header().Set(name, value)
+		}
+		if secure(r) { // browsers complain of it elsewhere
+			w.Header().Set("Cross-Origin-Opener-Policy", "same-origin")
 		}
 		// The connection goes on to other requests, which set no time for what they write. Streams set their own.
 		c := http.NewResponseController(w)
