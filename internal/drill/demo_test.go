@@ -32,6 +32,7 @@ func TestDemo(t *testing.T) {
 	for _, d := range []*demo{plain, drawn} {
 		checkReport(t, d.report())
 	}
+	checkTraces(t, plain.dir)
 }
 
 func checkReport(t *testing.T, r drill.Report) {

@@ -66,13 +66,12 @@ func (p *Pushes) Event(e fleet.Event, now time.Time) []Span {
 	return nil
 }
 
-// run notes a run.
+// run notes a run, when it has ended.
 func (p *Pushes) run(r fleet.Run, now time.Time) []Span {
-	o := p.of(traceOfRun(r), r.Source, r.StartedAt, now)
 	if r.EndedAt == nil {
 		return nil
 	}
-	spans := Run(r)
+	spans, o := Run(r), p.of(traceOfRun(r), r.Source, r.StartedAt, now)
 	if o == nil {
 		return spans
 	}
