@@ -16,6 +16,7 @@ import (
 
 	"github.com/garrison-nix/garrison/internal/agent"
 	"github.com/garrison-nix/garrison/internal/cli"
+	"github.com/garrison-nix/garrison/internal/hub"
 	"github.com/garrison-nix/garrison/internal/nix"
 	"github.com/garrison-nix/garrison/internal/nix/nixtest"
 	"github.com/garrison-nix/garrison/nix/modulestest"
@@ -173,9 +174,11 @@ func TestHubReadsIt(t *testing.T) {
 		enable = true; tokensFile = "/run/tokens";
 		follow = { remote = "https://git.example.org/ops/fleet.git"; silent = "1h"; allowedSigners = [ "`+key+`" ]; };
 		forge = { kind = "gitea"; url = "https://git.example.org"; repo = "ops/fleet"; tokenFile = "/run/forge"; webhookSecretFile = "/run/webhook"; };
+		metrics.listen = "127.0.0.1:9102"; trace = { endpoint = "https://otel.example.org/v1/traces"; headersFile = "/run/headers"; caFile = "/etc/ca.pem"; };
 	};`)
 	if c, err = cli.ReadHubFile(write(t, h.Etc["garrison/hub.toml"])); err != nil || c.CI.Remote != "" || c.FollowFrom().CredentialsFile != credentials+"forge-token" ||
-		time.Duration(c.Follow.Silent) != time.Hour || c.Follow.AllowedSigners != "/etc/garrison/hub-follow-signers" || c.Forge.WebhookSecretFile != credentials+"webhook-secret" {
+		time.Duration(c.Follow.Silent) != time.Hour || c.Follow.AllowedSigners != "/etc/garrison/hub-follow-signers" || c.Forge.WebhookSecretFile != credentials+"webhook-secret" ||
+		c.Metrics.Listen != "127.0.0.1:9102" || c.Trace != (hub.TraceTable{Endpoint: "https://otel.example.org/v1/traces", HeadersFile: credentials + "trace-headers", CAFile: "/etc/ca.pem"}) {
 		t.Errorf("read: %+v, %v\n%s", c, err, h.Etc["garrison/hub.toml"])
 	}
 	if c, err := cli.ReadHubFile(write(t, must(t, `services.garrison.hub = { enable = true; tokensFile = "/run/tokens"; };`).Etc["garrison/hub.toml"])); err != nil || c.CI.Remote != "" || c.Listen != "127.0.0.1:8420" {
@@ -211,5 +214,15 @@ func TestWithoutThem(t *testing.T) {
 	web, db := h.Checks["web"].(map[string]any), h.Checks["db"].(map[string]any)
 	if web["http"].(map[string]any)["url"] != "http://localhost/" || web["timeout"] != 10.0 || web["retries"] != 3.0 || web["interval"] != 1.0 || web["tcp"] != nil || db["tcp"] != "[::1]:5432" || db["timeout"] != 3.0 {
 		t.Errorf("the checks: %v", h.Checks)
+	}
+}
+
+// TestMonitoring: the options name the very files of this tree.
+func TestMonitoring(t *testing.T) {
+	h := must(t, `imports = [ ({ config, ... }: { environment.etc = builtins.mapAttrs (_: f: { text = builtins.readFile f; }) config.services.garrison.monitoring; }) ];`)
+	for option, file := range map[string]string{"agentRules": "agent-rules.yml", "hubRules": "hub-rules.yml", "dashboard": "grafana-dashboard.json"} {
+		if want, err := os.ReadFile(filepath.Join("..", "monitoring", file)); err != nil || h.Etc[option] != string(want) {
+			t.Errorf("%s: %v, %d bytes", option, err, len(h.Etc[option]))
+		}
 	}
 }

@@ -85,6 +85,27 @@ in
       '';
     };
 
+    monitoring = {
+      agentRules = mkOption {
+        type = types.path;
+        readOnly = true;
+        default = ../../monitoring/agent-rules.yml;
+        description = "Prometheus' alerting rules on agents' metrics, for services.prometheus.ruleFiles. The job must be named garrison-agent.";
+      };
+      hubRules = mkOption {
+        type = types.path;
+        readOnly = true;
+        default = ../../monitoring/hub-rules.yml;
+        description = "The same on a hub's metrics, with a job named garrison-hub.";
+      };
+      dashboard = mkOption {
+        type = types.path;
+        readOnly = true;
+        default = ../../monitoring/grafana-dashboard.json;
+        description = "A dashboard for Grafana, for services.grafana.provision.dashboards.settings.providers.*.options.path.";
+      };
+    };
+
     checks = mkOption {
       type = types.attrsOf check;
       default = { };

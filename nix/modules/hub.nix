@@ -22,6 +22,7 @@ let
     forge-token = cfg.forge.tokenFile;
     webhook-secret = cfg.forge.webhookSecretFile;
     database-url = cfg.database.urlFile;
+    trace-headers = cfg.trace.headersFile;
     follow-credentials = cfg.follow.credentialsFile;
     follow-ssh-key = cfg.follow.sshKeyFile;
   } // words.tokenKeys cfg.cache.tokenKeyFiles
@@ -38,6 +39,8 @@ let
     cache = { inherit (cfg.cache) name; tokenKeys = if cfg.cache.tokenKeyFiles == [ ] then null else map credential (attrNames (words.tokenKeys cfg.cache.tokenKeyFiles)); };
     database.urlFile = credential "database-url";
     keep = { inherit (cfg.keep) events history logs; };
+    inherit (cfg) metrics;
+    trace = { inherit (cfg.trace) endpoint caFile; headersFile = credential "trace-headers"; };
     ci = if !withCI then { } else {
       inherit (cfg.ci) remote poll;
       signingKey = credential "signing-key";
@@ -91,6 +94,12 @@ let
       message = "${at}.follow.remote is not set: a forge is of no use to a hub that follows no repository. Set it, or ${at}.ci.remote.";
     }
     (secretFile "${at}.database.urlFile" cfg.database.urlFile)
+    (secretFile "${at}.trace.headersFile" cfg.trace.headersFile)
+    {
+      assertion = cfg.trace.endpoint != null || cfg.trace.headersFile == null && cfg.trace.caFile == null;
+      message = "${at}.trace.endpoint is not set: no trace would be sent. Set it to the URL of an OTLP/HTTP receiver, like http://127.0.0.1:4318/v1/traces.";
+    }
+    (hostPort "${at}.metrics.listen" cfg.metrics.listen)
     (duration "${at}.keep.events" cfg.keep.events)
     (duration "${at}.keep.history" cfg.keep.history)
     (secretFile "${at}.forge.tokenFile" cfg.forge.tokenFile)
@@ -141,6 +150,12 @@ in
       type = types.listOf (types.either types.path types.str);
       default = [ ];
       description = "Files with the secrets (HS256) or public keys (RS256) of tokens for this and further caches.";
+    };
+    metrics.listen = absent types.str { example = "127.0.0.1:9102"; description = "Address to serve Prometheus metrics at, the cache's among them, to anybody; unset: at the hub's own, /metrics, with a token that may read."; };
+    trace = {
+      endpoint = absent types.str { example = "http://127.0.0.1:4318/v1/traces"; description = "URL of an OTLP/HTTP receiver. Set, there is a trace of each push there, from the forge to its hosts."; };
+      headersFile = absent (types.either types.path types.str) { description = "Headers of each request there, like Authorization: Bearer …, one a line."; };
+      caFile = absent types.str { description = "File with the certificates that are believed there; unset: the system's."; };
     };
     database.urlFile = absent (types.either types.path types.str) { description = "File with the URL of the PostgreSQL database that has what the hub knows; unset: SQLite on the local disk."; };
     keep = {
