@@ -12,7 +12,7 @@ import (
 	"github.com/garrison-nix/garrison/internal/hub/web/webtest"
 )
 
-var update = flag.Bool("update", false, "write docs/dashboard.png, a picture of the demo's page")
+var update = flag.Bool("update", false, "write docs/dashboard.png and docs/release.png, pictures of the demo's page")
 
 // TestPage looks at the demo's fleet in a browser on the forge's machine: what the agents reported is there, and what one of them reports then appears.
 func TestPage(t *testing.T) {
@@ -49,8 +49,10 @@ func TestPage(t *testing.T) {
 	if *update {
 		into("ratched", "garrison resume")
 		tab.Until("ratched goes on", `!document.querySelector("#host-ratched").textContent.includes("suspended")`)
-		tab.Go("http://192.0.2.1:8420/-/releases/2")
-		tab.Until("the page is live", `document.querySelector("#link").textContent == "live"`)
-		tab.Shot("../../docs/dashboard.png", false)
+		for file, path := range map[string]string{"dashboard.png": "/", "release.png": "/-/releases/2"} {
+			tab.Go("http://192.0.2.1:8420" + path)
+			tab.Until("the page is live", `document.querySelector("#link").textContent == "live"`)
+			tab.Shot("../../docs/"+file, false)
+		}
 	}
 }

@@ -55,6 +55,11 @@ let
       sshKeyFile = credential "follow-ssh-key";
       allowedSigners = if cfg.follow.allowedSigners == [ ] then null else "/etc/garrison/hub-follow-signers";
     };
+    web = {
+      enabled = if cfg.web.enable then null else false;
+      loopback = if cfg.web.loopback then true else null;
+      proxy = if cfg.web.proxy.header == null then { } else { inherit (cfg.web.proxy) header from; };
+    };
     forge = {
       inherit (cfg.forge) kind url api repo;
       tokenFile = credential "forge-token";
@@ -114,6 +119,10 @@ let
     (secretFile "${at}.ci.credentialsFile" cfg.ci.credentialsFile)
     (duration "${at}.ci.poll" cfg.ci.poll)
     (hostPort "${at}.listen" cfg.listen)
+    {
+      assertion = (cfg.web.proxy.header == null) == (cfg.web.proxy.from == [ ]);
+      message = "${at}.web.proxy needs header and from: who is at the other end, and where it says so.";
+    }
     {
       assertion = cfg.cache.name == null || match "[A-Za-z0-9][A-Za-z0-9_+-]{0,49}" cfg.cache.name != null;
       message = "${at}.cache.name is \"${toString cfg.cache.name}\". A cache's name has letters, digits and -_+, at most 50.";
@@ -202,6 +211,25 @@ in
       repo = absent types.str { example = "ops/fleet"; description = "The repository there: owner/name."; };
       tokenFile = absent (types.either types.path types.str) { description = "A token that may set commit statuses. Set, runs of CI and the rollout of each release are shown there."; };
       webhookSecretFile = absent (types.either types.path types.str) { description = "Secrets of webhooks, one a line. Set, deliveries to /api/v1/webhook that are signed with one of them wake the hub."; };
+    };
+    web = {
+      enable = mkOption {
+        type = types.bool;
+        default = true;
+        description = "Whether the hub serves its page, which shows the fleet to who has a token of scope read.";
+      };
+      loopback = mkOption {
+        type = types.bool;
+        default = false;
+        description = "Whether every user of this machine may read the page without a token, by http://localhost. Not with a reverse proxy on it.";
+      };
+      proxy.header = absent types.str { example = "X-Forwarded-User"; description = "Header in which a reverse proxy names who is logged in there; whoever it names may read the page. The proxy must overwrite what visitors send."; };
+      proxy.from = mkOption {
+        type = types.listOf types.str;
+        default = [ ];
+        example = [ "127.0.0.1" ];
+        description = "Addresses or networks of the proxies whose header is believed.";
+      };
     };
     settings = mkOption {
       type = types.attrsOf types.anything;
