@@ -173,7 +173,7 @@ was not. It needs a token of scope operate.`,
 		}
 		defer resp.Body.Close()
 		var list []fleet.SenderTest
-		if err := json.NewDecoder(io.LimitReader(resp.Body, maxAgentAnswer)).Decode(&list); err != nil {
+		if err := json.NewDecoder(newPlainJSON(io.LimitReader(resp.Body, maxAgentAnswer))).Decode(&list); err != nil {
 			return fleet.Errorf(fleet.Local, fleet.CodeInvalid, "the answer cannot be read").WithCause(err)
 		}
 		if *format == "json" {

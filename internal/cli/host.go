@@ -143,7 +143,7 @@ func orderAgent(ctx context.Context, socket string, o fleet.Order) (answer fleet
 }
 
 func readAnswer(body io.Reader, into any) error {
-	if err := json.NewDecoder(io.LimitReader(body, maxAgentAnswer)).Decode(into); err != nil {
+	if err := json.NewDecoder(newPlainJSON(io.LimitReader(body, maxAgentAnswer))).Decode(into); err != nil {
 		return fleet.Errorf(fleet.Local, fleet.CodeInvalid, "the answer cannot be read").WithCause(err)
 	}
 	return nil
@@ -214,7 +214,7 @@ func (f *from) listenOnce(ctx context.Context, now func() (bool, error), see fun
 	if done, err := now(); done || err != nil {
 		return done || fleet.ClassOf(err) != fleet.Transient, err
 	}
-	done, err = stream.Read(body, func() { silence.Reset(stream.Silence) }, see)
+	done, err = stream.Read(newPlainJSON(body), func() { silence.Reset(stream.Silence) }, see)
 	if done {
 		return true, err
 	}

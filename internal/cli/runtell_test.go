@@ -39,8 +39,8 @@ func TestRunTeller(t *testing.T) {
 	t.Setenv("CI_JOB_URL", "https://forge.example.org/run/7")
 	source := fleet.Source{Commit: strings.Repeat("a", 40), Branch: "main", Subject: "More"}
 	began := time.Now().Add(-time.Minute)
-	// run makes a run with a token, and returns why the hub does not know of it, and what it has.
-	run := func(token string, ended error, meanwhile func()) (error, []fleet.Run) {
+	// run makes a run with a token, and returns what the hub has, and why it does not know of the run.
+	run := func(token string, ended error, meanwhile func()) ([]fleet.Run, error) {
 		t.Helper()
 		began = began.Add(time.Second)
 		var line proc.Timeline
@@ -56,7 +56,7 @@ func TestRunTeller(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return untold, runs
+		return runs, untold
 	}
 	known := func(state fleet.RunState, stage fleet.Stage) {
 		t.Helper()
@@ -68,23 +68,23 @@ func TestRunTeller(t *testing.T) {
 		}
 		t.Errorf("the hub does not hear that a run is %s in %s", state, stage)
 	}
-	untold, runs := run("secret", nil, func() { known(fleet.RunRunning, fleet.Build) })
+	runs, untold := run("secret", nil, func() { known(fleet.RunRunning, fleet.Build) })
 	if untold != nil || len(runs) != 1 || runs[0].State != fleet.RunReleased || runs[0].By != "actions" || runs[0].URL != "https://forge.example.org/run/7" || len(runs[0].Stages) != 2 || runs[0].Source.Subject != "More" {
 		t.Errorf("%v, %+v", untold, runs)
 	}
-	untold, runs = run("secret", fleet.Errorf(fleet.Bad, fleet.CodeBuild, "it does not build"), func() {})
+	runs, untold = run("secret", fleet.Errorf(fleet.Bad, fleet.CodeBuild, "it does not build"), func() {})
 	if untold != nil || len(runs) != 2 || runs[0].State != fleet.RunFailed || runs[0].Failure.Code != fleet.CodeBuild || runs[0].Stage != fleet.Build {
 		t.Errorf("%v, %+v", untold, runs)
 	}
 	away.Store(true)
-	if untold, runs = run("secret", nil, func() {}); fleet.CodeOf(untold) != fleet.CodeRemote || !strings.Contains(untold.Error(), "gone for lunch") || len(runs) != 2 {
+	if runs, untold = run("secret", nil, func() {}); fleet.CodeOf(untold) != fleet.CodeRemote || !strings.Contains(untold.Error(), "gone for lunch") || len(runs) != 2 {
 		t.Errorf("%v, %+v", untold, runs)
 	}
-	untold, runs = run("secret", nil, func() { away.Store(false) })
+	runs, untold = run("secret", nil, func() { away.Store(false) })
 	if untold != nil || len(runs) != 3 || runs[0].State != fleet.RunReleased {
 		t.Errorf("%v, %+v", untold, runs)
 	}
-	if untold, runs = run("wakes", nil, func() {}); fleet.CodeOf(untold) != fleet.CodeUnauthorized || len(runs) != 3 {
+	if runs, untold = run("wakes", nil, func() {}); fleet.CodeOf(untold) != fleet.CodeUnauthorized || len(runs) != 3 {
 		t.Errorf("%v, %+v", untold, runs)
 	}
 	var nobody *runTeller

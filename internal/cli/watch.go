@@ -196,8 +196,9 @@ type printable struct{ to io.Writer }
 
 func (p printable) Write(b []byte) (int, error) {
 	kept := make([]byte, 0, len(b))
-	for _, c := range b {
-		if c >= ' ' && c != 0x7f || c == '\n' || c == '\t' {
+	for i, c := range b {
+		second := i > 0 && b[i-1] == 0xc2 && c >= 0x80 && c < 0xa0 // of U+0080 to U+009F
+		if (c >= ' ' && c != 0x7f || c == '\n' || c == '\t') && !second {
 			kept = append(kept, c)
 		}
 	}
