@@ -181,6 +181,18 @@ func TestHubReadsIt(t *testing.T) {
 		c.Metrics.Listen != "127.0.0.1:9102" || c.Trace != (hub.TraceTable{Endpoint: "https://otel.example.org/v1/traces", HeadersFile: credentials + "trace-headers", CAFile: "/etc/ca.pem"}) {
 		t.Errorf("read: %+v, %v\n%s", c, err, h.Etc["garrison/hub.toml"])
 	}
+	h = must(t, `services.garrison.hub = {
+		enable = true; tokensFile = "/run/tokens";
+		notify = {
+			text = "{{.Text}}"; limits.fetch = "30m"; heartbeat.urlFile = "/run/heartbeat"; rules = [ { hosts = [ "web*" ]; senders = [ "mail" ]; } ];
+			senders.mail = { type = "email"; server = "smtp.example.org:587"; user = "u"; passwordFile = "/run/password"; from = "a@example.org"; to = [ "b@example.org" ]; };
+			senders.chat = { type = "slack"; urlFile = "/run/chat"; };
+		};
+	};`)
+	if c, err = cli.ReadHubFile(write(t, h.Etc["garrison/hub.toml"])); err != nil || len(c.Notify.Senders) != 2 || c.Notify.Senders[0].URLFile != credentials+"notify-chat-url" || c.Notify.Senders[1].PasswordFile != credentials+"notify-mail-password" ||
+		c.Notify.Heartbeat.URLFile != credentials+"notify-heartbeat" || c.Notify.Rules[0].Hosts[0] != "web*" || time.Duration(c.Notify.Limits.Fetch) != 30*time.Minute {
+		t.Errorf("read: %+v, %v\n%s", c, err, h.Etc["garrison/hub.toml"])
+	}
 	if c, err := cli.ReadHubFile(write(t, must(t, `services.garrison.hub = { enable = true; tokensFile = "/run/tokens"; };`).Etc["garrison/hub.toml"])); err != nil || c.CI.Remote != "" || c.Listen != "127.0.0.1:8420" {
 		t.Errorf("the least hub: %+v, %v", c, err)
 	}

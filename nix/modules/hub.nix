@@ -15,6 +15,7 @@ let
   cfg = config.services.garrison.hub;
   at = "services.garrison.hub";
   withCI = cfg.ci.remote != null;
+  notify = import ./hub-notify.nix { inherit lib words credential; cfg = cfg.notify; at = "${at}.notify"; };
 
   # The hub's secrets: what systemd calls each, and where it is on the host.
   secrets = {
@@ -25,7 +26,7 @@ let
     trace-headers = cfg.trace.headersFile;
     follow-credentials = cfg.follow.credentialsFile;
     follow-ssh-key = cfg.follow.sshKeyFile;
-  } // words.tokenKeys cfg.cache.tokenKeyFiles
+  } // words.tokenKeys cfg.cache.tokenKeyFiles // notify.secrets
     // (if withCI then { signing-key = cfg.ci.signingKeyFile; identity = cfg.ci.identityFile; ssh-key = cfg.ci.sshKeyFile; ci-credentials = cfg.ci.credentialsFile; } else { });
   given = filter (name: secrets.${name} != null) (attrNames secrets);
   # A path of the repository, which only tokensFile may be, is copied to the store.
@@ -38,6 +39,7 @@ let
     tokens = credential "tokens";
     cache = { inherit (cfg.cache) name; tokenKeys = if cfg.cache.tokenKeyFiles == [ ] then null else map credential (attrNames (words.tokenKeys cfg.cache.tokenKeyFiles)); };
     database.urlFile = credential "database-url";
+    notify = notify.settings;
     keep = { inherit (cfg.keep) events history logs; };
     inherit (cfg) metrics;
     trace = { inherit (cfg.trace) endpoint caFile; headersFile = credential "trace-headers"; };
@@ -128,6 +130,7 @@ let
       message = "${at}.cache.name is \"${toString cfg.cache.name}\". A cache's name has letters, digits and -_+, at most 50.";
     }
   ]
+  ++ notify.assertions
   ++ map (secretFile "${at}.cache.tokenKeyFiles") cfg.cache.tokenKeyFiles
   ++ map (name: absolute "${at}: the file of ${name}" secrets.${name}) given
   ++ map (signerKey "${at}.ci.allowedSigners") cfg.ci.allowedSigners
@@ -231,6 +234,7 @@ in
         description = "Addresses or networks of the proxies whose header is believed.";
       };
     };
+    notify = notify.options;
     settings = mkOption {
       type = types.attrsOf types.anything;
       default = { };
