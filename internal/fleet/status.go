@@ -24,7 +24,7 @@ const (
 	PhaseUnheard    Phase = "unheard"    // said by hubs alone: of a host that a release names, and that never reported
 )
 
-// Phases are all of them.
+// Phases are all that an agent says.
 func Phases() []Phase {
 	return []Phase{PhaseNew, PhaseIdle, PhaseStaging, PhaseWaiting, PhaseActivating, PhaseRetrying, PhaseHeld, PhaseManual, PhaseReboot, PhaseTesting, PhaseOverruled}
 }

@@ -30,6 +30,10 @@ func constants(t *testing.T, name string) (values []string) {
 // TestListsAreWhole: metrics have a series for each phase and result, and each phase is told in words.
 func TestListsAreWhole(t *testing.T) {
 	phases, results := constants(t, "Phase"), constants(t, "Result")
+	if m := (Status{Phase: PhaseUnheard}).Meaning(); m != "has never reported" { // said by no agent
+		t.Error(m)
+	}
+	phases = slices.DeleteFunc(phases, func(p string) bool { return p == string(PhaseUnheard) })
 	if len(phases) < 8 || len(phases) != len(Phases()) || len(results) < 5 || len(results) != len(Results) {
 		t.Errorf("%v, %v", phases, results)
 	}
