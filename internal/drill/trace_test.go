@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/garrison-nix/garrison/internal/fleet"
+	"github.com/garrison-nix/garrison/internal/metrics/metricstest"
 	"github.com/garrison-nix/garrison/internal/otlp/otlptest"
 )
 
@@ -59,6 +60,38 @@ func checkTraces(t *testing.T, dir string) {
 	if line := fmt.Sprintf("\ngarrison_hub_trace_spans_total{result=\"sent\"} %d\n", len(want)); !strings.Contains(page, line) || !strings.Contains(page, "\ngarrison_hub_trace_ok 1\n") {
 		t.Errorf("the hub does not say %q:\n%s", line, page)
 	}
+	checkScraped(t, strings.TrimPrefix(url, "http://"))
+}
+
+// checkScraped has a real Prometheus scrape the hub, with the hub's rules. What hosts told before the hub was started anew is there, what it counts is not.
+func checkScraped(t *testing.T, hub string) {
+	t.Helper()
+	prometheus := metricstest.Prometheus(t, "garrison-hub", hub, "a token of the tests", filepath.Join(metricstest.Root(t), "monitoring", "hub-rules.yml"))
+	for expr, want := range map[string]string{`sum(garrison_hub_hosts) > bool 2`: "1}]", `garrison_hub_hosts{standing="converged"} > bool 0`: "1}]", `garrison_hub_newest_release > bool 1`: "1}]"} {
+		if got := fmt.Sprint(metricstest.Query(t, prometheus, expr)); !strings.HasSuffix(got, want) {
+			t.Errorf("%s is %s, not %s", expr, got, want)
+		}
+	}
+	var all struct {
+		Data struct {
+			Groups []struct {
+				Rules []struct{ Name, Health, LastError string }
+			}
+		}
+	}
+	for until, waits := time.Now().Add(time.Minute), true; waits; time.Sleep(50 * time.Millisecond) {
+		must(t, json.Unmarshal(askHub(t, prometheus, "/api/v1/rules"), &all))
+		waits = false
+		for _, r := range all.Data.Groups[0].Rules {
+			waits = waits || r.Health == "unknown" // not looked at yet
+			if r.Health == "err" || time.Now().After(until) {
+				t.Fatalf("rule %s: %s, %s", r.Name, r.Health, r.LastError)
+			}
+		}
+	}
+	if n := len(all.Data.Groups[0].Rules); n < 10 {
+		t.Errorf("there are %d rules", n)
+	}
 }
 
 func askHub(t *testing.T, url, path string) []byte {
@@ -84,7 +117,9 @@ type spanWanted struct {
 	from, to          time.Time
 }
 
-func (s spanWanted) key() string { return s.trace + " " + s.name + " " + s.host + " " + s.from.String() }
+func (s spanWanted) key() string {
+	return s.trace + " " + s.name + " " + s.host + " " + s.from.String()
+}
 
 // toldOf are the spans of what the hub says that CI and hosts did.
 func toldOf(t *testing.T, url string) (want []spanWanted) {
