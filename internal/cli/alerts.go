@@ -131,7 +131,7 @@ func (a *app) notify() *cobra.Command {
 
 func (a *app) tellSenders(list []fleet.SenderState) {
 	if len(list) == 0 {
-		fmt.Fprintln(a.Out, "the hub has no senders: nobody is told of alerts (docs/OPERATIONS.md says how to add some)")
+		fmt.Fprintln(a.Out, "the hub has no senders: nobody is told of alerts (docs/ALERTS.md says how to add some)")
 		return
 	}
 	w := tabwriter.NewWriter(a.Out, 0, 0, 2, ' ', 0)

@@ -132,7 +132,7 @@ func (c *Config) Check(file string) error {
 	bad := func(hint, format string, args ...any) error {
 		return fleet.Errorf(fleet.Local, fleet.CodeConfig, "%s: notify: %s", file, fmt.Sprintf(format, args...)).WithHint("%s", hint)
 	}
-	const see = "docs/FORMATS.md says what it takes"
+	const see = "docs/ALERTS.md says what it takes"
 	c.Timeout, c.GiveUp, c.Heartbeat.Every = tomlfile.Duration(c.Timeout.Or(15*time.Second)), tomlfile.Duration(c.GiveUp.Or(24*time.Hour)), tomlfile.Duration(c.Heartbeat.Every.Or(time.Minute))
 	for what, u := range map[string]string{"hub": c.Hub, "heartbeat.url": c.Heartbeat.URL} {
 		if u != "" && !plainURL(u) {
@@ -146,7 +146,7 @@ func (c *Config) Check(file string) error {
 		return bad(see, "limits.diskBytes and limits.diskPercent must not be below 0 or above 100 percent, and limits.group not below 2")
 	}
 	if _, err := ParseTexts(c.Title, c.Text); err != nil {
-		return bad("templates are those of Go's text/template; docs/FORMATS.md lists the fields", "%s", err)
+		return bad("templates are those of Go's text/template; docs/ALERTS.md lists the fields", "%s", err)
 	}
 	var names []string
 	for i := range c.Senders {
@@ -206,7 +206,7 @@ func (c *SenderConfig) check() (what, hint string) {
 		return "perHour must be above 0", ""
 	}
 	if _, err := ParseTexts(c.Title, c.Text); err != nil {
-		return err.Error(), "templates are those of Go's text/template; docs/FORMATS.md lists the fields"
+		return err.Error(), "templates are those of Go's text/template; docs/ALERTS.md lists the fields"
 	}
 	if c.Type == "email" {
 		return c.checkEmail()

@@ -18,7 +18,7 @@ let
         type = types.enum [ "webhook" "alertmanager" "ntfy" "matrix" "email" "slack" "mattermost" "discord" "teams" "telegram" "gotify" ];
         description = "How it tells.";
       };
-      url = absent types.str { description = "Where to, if that is no secret. docs/FORMATS.md says for each type what it is."; };
+      url = absent types.str { description = "Where to, if that is no secret. docs/ALERTS.md says for each type what it is."; };
       urlFile = absent file { description = "A file with the URL, where it is a secret: slack, mattermost, discord and teams have only such."; };
       tokenFile = absent file { description = "A file with the token that lets in."; };
       secretFile = absent file { description = "A file with the key that a webhook's deliveries are signed with."; };
@@ -51,7 +51,7 @@ in
 {
   options = {
     hub = absent types.str { example = "https://hub.example.org"; description = "The hub's URL as people reach it, for the commands that they are told to type."; };
-    title = absent types.str { description = "Template (Go's text/template) of the line that is sent; docs/FORMATS.md lists its fields."; };
+    title = absent types.str { description = "Template (Go's text/template) of the line that is sent; docs/ALERTS.md lists its fields."; };
     text = absent types.str { description = "Template of the text below it."; };
     timeout = absent types.str { example = "15s"; description = "What one attempt may take."; };
     giveUp = absent types.str { example = "24h"; description = "After which time what a sender does not take is given up."; };
