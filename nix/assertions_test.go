@@ -54,6 +54,7 @@ var contradictions = map[string][]struct{ definitions, says string }{
 		{`listen = "localhost";`, `listen is "localhost". It must be HOST:PORT`},
 		{`forge = { kind = "gitea"; url = "https://h"; repo = "o/r"; };`, `hub.forge has neither tokenFile nor webhookSecretFile`},
 		{`forge = { kind = "gitea"; tokenFile = "/run/t"; };`, `hub.forge needs kind, url and repo`},
+		{`web.proxy.header = "Remote-User";`, `hub.web.proxy needs header and from`},
 		{`forge.tokenFile = "/run/t";`, `hub.forge needs kind, url and repo`},
 		{`notify.senders.chat = { type = "slack"; urlFile = ./token; };`, `hub.notify.senders.chat.urlFile is in the Nix store, where everybody can read it`},
 		{`notify.senders."a b" = { type = "slack"; urlFile = "/run/u"; };`, `hub.notify.senders."a b": a sender's name has letters`},

@@ -174,10 +174,12 @@ func TestHubReadsIt(t *testing.T) {
 		enable = true; tokensFile = "/run/tokens";
 		follow = { remote = "https://git.example.org/ops/fleet.git"; silent = "1h"; allowedSigners = [ "`+key+`" ]; };
 		forge = { kind = "gitea"; url = "https://git.example.org"; repo = "ops/fleet"; tokenFile = "/run/forge"; webhookSecretFile = "/run/webhook"; };
+		web = { loopback = true; proxy = { header = "Remote-User"; from = [ "127.0.0.1" ]; }; };
 		metrics.listen = "127.0.0.1:9102"; trace = { endpoint = "https://otel.example.org/v1/traces"; headersFile = "/run/headers"; caFile = "/etc/ca.pem"; };
 	};`)
 	if c, err = cli.ReadHubFile(write(t, h.Etc["garrison/hub.toml"])); err != nil || c.CI.Remote != "" || c.FollowFrom().CredentialsFile != credentials+"forge-token" ||
 		time.Duration(c.Follow.Silent) != time.Hour || c.Follow.AllowedSigners != "/etc/garrison/hub-follow-signers" || c.Forge.WebhookSecretFile != credentials+"webhook-secret" ||
+		!c.Web.On() || !c.Web.Loopback || c.Web.Proxy.Header != "Remote-User" || len(c.Web.ProxyNetworks()) != 1 ||
 		c.Metrics.Listen != "127.0.0.1:9102" || c.Trace != (hub.TraceTable{Endpoint: "https://otel.example.org/v1/traces", HeadersFile: credentials + "trace-headers", CAFile: "/etc/ca.pem"}) {
 		t.Errorf("read: %+v, %v\n%s", c, err, h.Etc["garrison/hub.toml"])
 	}
@@ -193,7 +195,7 @@ func TestHubReadsIt(t *testing.T) {
 		c.Notify.Heartbeat.URLFile != credentials+"notify-heartbeat" || c.Notify.Rules[0].Hosts[0] != "web*" || time.Duration(c.Notify.Limits.Fetch) != 30*time.Minute {
 		t.Errorf("read: %+v, %v\n%s", c, err, h.Etc["garrison/hub.toml"])
 	}
-	if c, err := cli.ReadHubFile(write(t, must(t, `services.garrison.hub = { enable = true; tokensFile = "/run/tokens"; };`).Etc["garrison/hub.toml"])); err != nil || c.CI.Remote != "" || c.Listen != "127.0.0.1:8420" {
+	if c, err := cli.ReadHubFile(write(t, must(t, `services.garrison.hub = { enable = true; tokensFile = "/run/tokens"; web.enable = false; };`).Etc["garrison/hub.toml"])); err != nil || c.Web.On() || c.CI.Remote != "" || c.Listen != "127.0.0.1:8420" {
 		t.Errorf("the least hub: %+v, %v", c, err)
 	}
 }

@@ -405,6 +405,12 @@ func TestReadConfig(t *testing.T) {
 	if c, err = read("tokens = '/t'\n[database]\nurlFile = '/u'\n[keep]\nevents = '24h'\nlogs = 2\n"); err != nil || c.Database.URLFile != "/u" || c.Keep.Keep() != (hub.Keep{Events: 24 * time.Hour, History: 9600 * time.Hour, Logs: 2}) {
 		t.Errorf("%+v, %v", c, err)
 	}
+	if !c.Web.On() || c.Web.Loopback || len(c.Web.ProxyNetworks()) > 0 {
+		t.Errorf("%+v", c.Web)
+	}
+	if c, err = read("tokens = '/t'\n[web]\nenabled = false\n[web.proxy]\nheader = 'Remote-User'\nfrom = ['127.0.0.1', '2001:db8::/64']\n"); err != nil || c.Web.On() || fmt.Sprint(c.Web.ProxyNetworks()) != "[127.0.0.1/32 2001:db8::/64]" {
+		t.Errorf("%+v, %v", c.Web, err)
+	}
 	const ci, atForge = "tokens = '/t'\n[ci]\nremote = 'https://git.example.org/ops/fleet.git'\nsigningKey = '/k'\nallowedSigners = '/s'\n",
 		"[forge]\nkind = 'gitea'\nurl = 'https://git.example.org/'\nrepo = 'ops/fleet'\ntokenFile = '/forge'\n"
 	if c, err = read(ci + atForge); err != nil || c.Follow.Remote != c.CI.Remote || c.Follow.AllowedSigners != "/s" || c.FollowFrom().CredentialsFile != "/forge" {
@@ -417,17 +423,24 @@ func TestReadConfig(t *testing.T) {
 		t.Errorf("the forge's token goes elsewhere: %+v, %v", c, err)
 	}
 	for text, want := range map[string]string{
-		"":                                                      "tokens is missing",
-		"tokens = '/t'\nlisten = 'x'\n":                         "is not host:port",
-		"tokens = '/t'\n[ci]\nremote = 'x'\n":                   "ci.signingKey is missing",
-		"tokens = '/t'\n[ci]\npol = '1s'\n":                     `hub.toml:3: unknown key "ci.pol"`,
-		"tokens = '/t'\n[ci]\npoll = 'soon'\n":                  "positive duration",
-		"tokens = '/t'\n[keep]\nevents = '30m'\n":               "keep.events is 30m0s, and cannot be less than 1h0m0s",
-		"tokens = '/t'\n[keep]\nhistory = '30m'\n":              "keep.history is 30m0s",
-		"tokens = '/t'\n[keep]\nlogs = 1000\n":                  "keep.logs is 1000, and must be from 1 to 200",
-		"tokens = '/t'\n[keep]\nlogs = -1\n":                    "keep.logs is -1",
-		"tokens = '/t'\n[database]\nmaxConnections = 5\n":       "database needs url or urlFile",
-		"tokens = '/t'\n[database]\nurl = 'a'\nurlFile = 'b'\n": "database needs url or urlFile",
+		"":                                                                           "tokens is missing",
+		"tokens = '/t'\nlisten = 'x'\n":                                              "is not host:port",
+		"tokens = '/t'\n[ci]\nremote = 'x'\n":                                        "ci.signingKey is missing",
+		"tokens = '/t'\n[ci]\npol = '1s'\n":                                          `hub.toml:3: unknown key "ci.pol"`,
+		"tokens = '/t'\n[ci]\npoll = 'soon'\n":                                       "positive duration",
+		"tokens = '/t'\n[keep]\nevents = '30m'\n":                                    "keep.events is 30m0s, and cannot be less than 1h0m0s",
+		"tokens = '/t'\n[keep]\nhistory = '30m'\n":                                   "keep.history is 30m0s",
+		"tokens = '/t'\n[keep]\nlogs = 1000\n":                                       "keep.logs is 1000, and must be from 1 to 200",
+		"tokens = '/t'\n[keep]\nlogs = -1\n":                                         "keep.logs is -1",
+		"tokens = '/t'\n[web]\nopen = true\n":                                        `unknown key "web.open"`,
+		"tokens = '/t'\n[web.proxy]\nheader = 'Remote-User'\n":                       "web.proxy has only one of header and from",
+		"tokens = '/t'\n[web.proxy]\nfrom = ['127.0.0.1']\n":                         "web.proxy has only one of header and from",
+		"tokens = '/t'\n[web.proxy]\nheader = 'Remote-User'\nfrom = ['proxy']\n":     `web.proxy.from has "proxy"`,
+		"tokens = '/t'\n[web.proxy]\nheader = 'Remote-User'\nfrom = ['0.0.0.0/0']\n": "anybody",
+		"tokens = '/t'\n[web.proxy]\nheader = 'Cookie'\nfrom = ['127.0.0.1']\n":      `web.proxy.header "Cookie"`,
+		"tokens = '/t'\n[web.proxy]\nheader = 'X User'\nfrom = ['127.0.0.1']\n":      `web.proxy.header "X User"`,
+		"tokens = '/t'\n[database]\nmaxConnections = 5\n":                            "database needs url or urlFile",
+		"tokens = '/t'\n[database]\nurl = 'a'\nurlFile = 'b'\n":                      "database needs url or urlFile",
 	} {
 		if _, err := read(text); fleet.CodeOf(err) != fleet.CodeConfig || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v", text, err)

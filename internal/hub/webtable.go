@@ -58,7 +58,7 @@ func (t WebTable) check(path string) error {
 		case err != nil:
 			return bad("give the proxy's address, as 127.0.0.1 or 192.0.2.0/24", "web.proxy.from has %q, which is no address or network", s)
 		case p.Bits() == 0:
-			return bad("give the proxy's address, as 127.0.0.1", "web.proxy.from has %q: anybody could say to be anybody", s)
+			return bad("give the proxy's address, as 127.0.0.1", "web.proxy.from has %q: then anybody could say to be anybody", s)
 		}
 	}
 	return nil

@@ -134,6 +134,9 @@ func (q query) shows(r row) bool {
 	if q.Standing != "" && string(r.Is) != q.Standing {
 		return false
 	}
+	if q.Search == "" {
+		return true
+	}
 	text := strings.ToLower(r.Host + " " + string(r.Is) + " " + r.Said + " " + r.Wrong)
 	for _, word := range strings.Fields(strings.ToLower(q.Search)) {
 		if !strings.Contains(text, word) {
