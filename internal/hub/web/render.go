@@ -113,6 +113,13 @@ func visible(text []byte) []byte {
 
 // words are the functions of the templates.
 func words() template.FuncMap {
+	signs := symbols()
+	symbol := func(word any) string {
+		if s := signs[text(word)]; s != "" {
+			return s
+		}
+		return "·"
+	}
 	return template.FuncMap{
 		"at": at, "stamp": stamp, "lead": lead, "pair": func(b bar, ticks []tick) map[string]any { return map[string]any{"Bar": b, "Ticks": ticks} },
 		"hostStages": hostStages, "took": took, "between": func(from time.Time, until any) float64 { return between(from, until).Seconds() },
@@ -150,7 +157,10 @@ func at(t, now time.Time) template.HTML {
 	if t.IsZero() {
 		return "never"
 	}
-	return template.HTML(fmt.Sprintf(`<time class="ago" datetime="%s" title="%s">%s</time>`, t.UTC().Format(time.RFC3339Nano), utc(t), ago(t, now))) // digits and words of ours
+	b := make([]byte, 0, 120)
+	b = t.UTC().AppendFormat(append(b, `<time class="ago" datetime="`...), time.RFC3339)
+	b = append(append(append(b, `" title="`...), utc(t)...), `">`...)
+	return template.HTML(append(append(b, ago(t, now)...), `</time>`...)) // digits and words of ours
 }
 
 // stamp is a moment in words.
@@ -250,15 +260,19 @@ func symbols() map[string]string {
 	}
 }
 
-func symbol(word any) string {
-	if s := symbols()[fmt.Sprint(word)]; s != "" {
-		return s
-	}
-	return "·"
-}
-
 // slug is a word as a class.
-func slug(word any) string { return strings.ReplaceAll(fmt.Sprint(word), " ", "-") }
+func slug(word any) string { return strings.ReplaceAll(text(word), " ", "-") }
+
+// text is a word of any of our types. The commonest are asked for by the thousand.
+func text(word any) string {
+	switch w := word.(type) {
+	case string:
+		return w
+	case fleet.Standing:
+		return string(w)
+	}
+	return fmt.Sprint(word)
+}
 
 // storeName is a store path without its folder and hash, which say nothing to a person.
 func storeName(path string) string {
