@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/getkin/kin-openapi/openapi3"
@@ -38,10 +39,18 @@ func NewAPI() (*API, error) {
 // mostShown bounds what of an answer is in an error, in bytes.
 const mostShown = 2000
 
-// Check says in which way an answer is not what the document says of it. Answers of what is not the API's own are not looked at, nor is the
+// ofCache are the paths below which the cache beside the hub has its own API (docs/FORMATS.md).
+var ofCache = []string{"/api/v1/caches", "/api/v1/tokens/"}
+
+func (a *API) concerns(path string) bool {
+	ofCache := slices.ContainsFunc(ofCache, func(p string) bool { return strings.HasPrefix(path, p) })
+	return path == "/metrics" || strings.HasPrefix(path, "/api/v1/") && !ofCache
+}
+
+// Check says in which way an answer is not what the document says of it. Answers of what is not the hub's own API are not looked at, nor is the
 // body of a stream.
 func (a *API) Check(resp *http.Response, body []byte) error {
-	if path := resp.Request.URL.Path; !strings.HasPrefix(path, "/api/v1/") && path != "/metrics" {
+	if !a.concerns(resp.Request.URL.Path) {
 		return nil
 	}
 	req := resp.Request.Clone(context.Background())
