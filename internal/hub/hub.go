@@ -64,8 +64,8 @@ type Past interface {
 	Releases(ctx context.Context, before, most int) ([]fleet.Published, error)
 	// DeploymentsOf are the deployments of a release on all hosts, in the order in which they were told.
 	DeploymentsOf(ctx context.Context, release int) ([]fleet.Deployment, error)
-	// DeploymentsSince are those that ended at that time or later, on all hosts, in the order in which they ended.
-	DeploymentsSince(ctx context.Context, since time.Time) ([]fleet.Deployment, error)
+	// Outcomes are those of the deployments of releases first to last that ended at that time or later, on all hosts, in the order in which they ended.
+	Outcomes(ctx context.Context, since time.Time, first, last int) ([]Outcome, error)
 	// PutDrill keeps a report by its ID. Drills are the newest, newest first, at most so many.
 	PutDrill(ctx context.Context, r fleet.DrillReport) error
 	Drills(ctx context.Context, most int) ([]fleet.DrillReport, error)

@@ -66,6 +66,20 @@ type world struct {
 	api   *hubtest.API // every answer is held against it
 }
 
+func openStore(tb testing.TB, dir string) hub.Store {
+	tb.Helper()
+	store, err := sqlite.Open(context.Background(), filepath.Join(dir, "hub.db"))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() {
+		if err := store.Close(); err != nil {
+			tb.Error(err)
+		}
+	})
+	return store
+}
+
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	w := &world{t: t, dir: t.TempDir(), log: &logBuffer{}, api: newAPI(t)}
@@ -74,12 +88,9 @@ func newWorld(t *testing.T) *world {
 		fmt.Fprintf(&text, "[[token]]\nname = %q\nsha256 = %q\nscopes = [%q]\n", scope, hub.HashToken(secretOf(scope)), scope)
 	}
 	w.writeTokens(text.String())
-	store, err := sqlite.Open(t.Context(), filepath.Join(w.dir, "hub.db"))
-	must(t, err)
-	t.Cleanup(func() { must(t, store.Close()) })
-	w.store = store
+	w.store = openStore(t, w.dir)
 	file := &durable.Watched[hub.Tokens]{Path: filepath.Join(w.dir, "tokens.toml"), Read: hub.ReadTokens}
-	w.Hub = hub.New(hub.Options{Store: store, Tokens: file.Get, LogDir: w.dir, Log: slog.New(slog.NewTextHandler(w.log, nil)),
+	w.Hub = hub.New(hub.Options{Store: w.store, Tokens: file.Get, LogDir: w.dir, Log: slog.New(slog.NewTextHandler(w.log, nil)),
 		Wake:  func(time.Time) { w.woken.Add(1) },
 		Cache: http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) { fmt.Fprint(rw, "the cache") }),
 	})

@@ -18,7 +18,7 @@ type Outcome struct {
 	Result  fleet.Result
 	Class   fleet.Class // of its failure; "" for none
 	Code    fleet.Code
-	EndedAt time.Time
+	EndedAt time.Time // to the millisecond
 }
 
 // has says whether the host has the release since.
@@ -37,8 +37,9 @@ func (o Outcome) failed() bool {
 	return false
 }
 
-func outcomeOf(d fleet.Deployment) Outcome {
-	o := Outcome{Host: d.Host, Release: d.Release.Number, Result: d.Result, EndedAt: d.EndedAt}
+// OutcomeOf is d's.
+func OutcomeOf(d fleet.Deployment) Outcome {
+	o := Outcome{Host: d.Host, Release: d.Release.Number, Result: d.Result, EndedAt: d.EndedAt.Truncate(time.Millisecond).UTC()}
 	if d.Failure != nil {
 		o.Class, o.Code = d.Failure.Class, d.Failure.Code
 	}
@@ -77,6 +78,7 @@ func (r released) view() fleet.ReleaseView {
 
 func (r released) viewNewest(v *fleet.ReleaseView) {
 	at, known, confirmed := stood{}, map[string]bool{}, map[string]time.Time{}
+	changed, manual := setOf(r.Changed), setOf(r.Manual)
 	add := func(s fleet.Status) {
 		known[s.Host] = true
 		system := ""
@@ -90,7 +92,7 @@ func (r released) viewNewest(v *fleet.ReleaseView) {
 		at.add(where, s.Host, why)
 		p := fleet.HostProgress{Host: s.Host, Standing: where.String(), Why: why}
 		if where == done {
-			if slices.Contains(r.Changed, s.Host) {
+			if changed[s.Host] {
 				confirmed[s.Host] = s.Active.At
 			} else {
 				p.Standing = standingUnchanged
@@ -99,7 +101,7 @@ func (r released) viewNewest(v *fleet.ReleaseView) {
 		v.Progress = append(v.Progress, p)
 	}
 	for _, s := range r.hosts {
-		if !slices.Contains(r.Manual, s.Host) && (s.Seen == nil || !s.Seen.Gone) {
+		if !manual[s.Host] && (s.Seen == nil || !s.Seen.Gone) {
 			add(s)
 		}
 	}
@@ -132,9 +134,9 @@ func (r released) viewOlder(v *fleet.ReleaseView) {
 			last[o.Host] = o
 		}
 	}
-	hosts := slices.Clone(r.Changed)
+	hosts, changed := slices.Clone(r.Changed), setOf(r.Changed)
 	for h := range last {
-		if !slices.Contains(r.Changed, h) {
+		if !changed[h] {
 			hosts = append(hosts, h) // it had not the release before
 		}
 	}
@@ -184,6 +186,14 @@ func (r released) viewOlder(v *fleet.ReleaseView) {
 	v.Text = strings.Join(parts, "; ")
 }
 
+func setOf(names []string) map[string]bool {
+	set := make(map[string]bool, len(names))
+	for _, n := range names {
+		set[n] = true
+	}
+	return set
+}
+
 func whyOf(o Outcome) string {
 	if o.Code == "" {
 		return string(o.Result)
@@ -223,7 +233,7 @@ func (h *Hub) Releases(ctx context.Context, before, most int) ([]fleet.ReleaseVi
 	if err != nil || len(list) == 0 {
 		return []fleet.ReleaseView{}, err
 	}
-	outcomes, err := h.outcomes(ctx, list[len(list)-1].Published, list[0].Published)
+	outcomes, err := h.Store.Outcomes(ctx, time.Time{}, list[len(list)-1].Release.Number, list[0].Release.Number)
 	if err != nil {
 		return nil, err
 	}
@@ -254,7 +264,7 @@ func (h *Hub) Release(ctx context.Context, number int) (fleet.ReleaseView, bool,
 	last := map[string]*fleet.Deployment{}
 	r := list[0]
 	for i, d := range deployments {
-		r.outcomes = append(r.outcomes, outcomeOf(d))
+		r.outcomes = append(r.outcomes, OutcomeOf(d))
 		last[d.Host] = &deployments[i]
 	}
 	v := r.view()
@@ -321,16 +331,4 @@ func (h *Hub) runsOf(ctx context.Context, all []fleet.Published) (map[int]*fleet
 		}
 	}
 	return of, err
-}
-
-// outcomes are those of the deployments of releases first to last, in the order in which they ended.
-func (h *Hub) outcomes(ctx context.Context, first, last fleet.Published) ([]Outcome, error) {
-	all, err := h.Store.DeploymentsSince(ctx, first.CreatedAt.Add(-maxSkew))
-	var list []Outcome
-	for _, d := range all {
-		if n := d.Release.Number; n >= first.Release.Number && n <= last.Release.Number {
-			list = append(list, outcomeOf(d))
-		}
-	}
-	return list, err
 }

@@ -173,13 +173,9 @@ func (h *Hub) Stats(ctx context.Context, from, until time.Time) (fleet.Stats, er
 		}
 	}
 	slices.Reverse(releases)
-	deployments, err := h.Store.DeploymentsSince(ctx, from)
+	outcomes, err := h.Store.Outcomes(ctx, from, 1, fleet.MaxNumber)
 	if err != nil {
 		return fleet.Stats{}, err
-	}
-	outcomes := make([]Outcome, len(deployments))
-	for i, d := range deployments {
-		outcomes[i] = outcomeOf(d)
 	}
 	runs, err := h.Store.Runs(ctx, allRuns)
 	return StatsOf(from, until, releases, outcomes, runs), err

@@ -7,8 +7,10 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/garrison-nix/garrison/internal/fleet"
+	"github.com/garrison-nix/garrison/internal/hub"
 )
 
 // event is one of a type, by host joker, at some second.
@@ -150,6 +152,9 @@ func deploymentsOf(t *testing.T, s Kept, again func() Kept) {
 	for _, d := range []fleet.DeploymentReport{ended("ratched", 7, 30), ended("joker", 7, 20), ended("joker", 8, 40), ended("joker", 7, 10), ended("ratched", 7, 30)} {
 		must(t, s.PutDeployment(ctx, d))
 	}
+	failed := ended("joker", 9, 50)
+	failed.Deployment.Result, failed.Deployment.Failure = fleet.RolledBack, &fleet.Failure{Class: fleet.Bad, Code: fleet.CodeCheck}
+	must(t, s.PutDeployment(ctx, failed))
 	for s := range both(s, again) {
 		want := []fleet.Deployment{ended("joker", 7, 20).Deployment, ended("joker", 7, 10).Deployment, ended("ratched", 7, 30).Deployment}
 		if list, err := s.DeploymentsOf(ctx, 7); err != nil || !reflect.DeepEqual(list, want) {
@@ -158,9 +163,24 @@ func deploymentsOf(t *testing.T, s Kept, again func() Kept) {
 		if list, err := s.DeploymentsOf(ctx, 1); err != nil || list == nil || len(list) != 0 {
 			t.Errorf("%v, %v", list, err)
 		}
-		want = []fleet.Deployment{ended("joker", 7, 20).Deployment, ended("ratched", 7, 30).Deployment, ended("joker", 8, 40).Deployment}
-		if list, err := s.DeploymentsSince(ctx, at(20)); err != nil || !reflect.DeepEqual(list, want) {
-			t.Errorf("got %+v, %v\nwant %+v", list, err, want)
+		for _, c := range []struct {
+			since       time.Time
+			first, last int
+			want        []fleet.DeploymentReport
+		}{
+			{at(20), 1, 8, []fleet.DeploymentReport{ended("joker", 7, 20), ended("ratched", 7, 30), ended("joker", 8, 40)}},
+			{time.Time{}, 7, 7, []fleet.DeploymentReport{ended("joker", 7, 10), ended("joker", 7, 20), ended("ratched", 7, 30)}},
+			{time.Time{}, 8, 8, []fleet.DeploymentReport{ended("joker", 8, 40)}},
+			{at(41), 9, fleet.MaxNumber, []fleet.DeploymentReport{failed}},
+			{at(51), 1, 9, nil},
+		} {
+			var want []hub.Outcome
+			for _, d := range c.want {
+				want = append(want, hub.OutcomeOf(d.Deployment))
+			}
+			if list, err := s.Outcomes(ctx, c.since, c.first, c.last); err != nil || !reflect.DeepEqual(list, want) {
+				t.Errorf("since %s, of %d to %d: %+v, %v\nwant %+v", c.since, c.first, c.last, list, err, want)
+			}
 		}
 	}
 }

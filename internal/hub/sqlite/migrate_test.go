@@ -12,6 +12,7 @@ import (
 	"github.com/pressly/goose/v3"
 
 	"github.com/garrison-nix/garrison/internal/fleet"
+	"github.com/garrison-nix/garrison/internal/hub"
 	"github.com/garrison-nix/garrison/internal/hub/tables"
 )
 
@@ -55,7 +56,7 @@ var (
 		`INSERT INTO deployments (host, release, ended_at, deployment, log) VALUES
 			('joker', 6, 1000, '{"schema":1,"host":"joker","release":{"number":6},"endedAt":"1970-01-01T00:00:01Z"}', 'log of 6'),
 			('ratched', 6, 1000, '{"schema":1,"host":"ratched","release":{"number":6},"endedAt":"1970-01-01T00:00:01Z"}', ''),
-			('joker', 7, 2000, '{"schema":1,"host":"joker","release":{"number":7},"endedAt":"1970-01-01T00:00:02Z"}', 'log of 7')`,
+			('joker', 7, 2000, '{"schema":1,"host":"joker","release":{"number":7},"result":"rolled-back","failure":{"class":"release","code":"check-failed"},"endedAt":"1970-01-01T00:00:02Z"}', 'log of 7')`,
 		`INSERT INTO diffs VALUES ('joker', '{"schema":1,"host":"joker","after":"/nix/store/a"}')`,
 	}
 	third = []string{
@@ -123,6 +124,10 @@ func fromSecond(t *testing.T, s *tables.Store) {
 	}
 	if of, err := s.DeploymentsOf(ctx, 6); err != nil || len(of) != 2 || of[0].Host != "joker" {
 		t.Errorf("%+v, %v", of, err)
+	}
+	want := hub.Outcome{Host: "joker", Release: 7, Result: fleet.RolledBack, Class: fleet.Bad, Code: fleet.CodeCheck, EndedAt: time.UnixMilli(2000).UTC()}
+	if list, err := s.Outcomes(ctx, time.Time{}, 7, 7); err != nil || len(list) != 1 || list[0] != want {
+		t.Errorf("%+v, %v", list, err)
 	}
 	again := fleet.DeploymentReport{Deployment: fleet.Deployment{Schema: 1, Host: "joker", Release: fleet.ReleaseRef{Number: 6}, EndedAt: time.UnixMilli(1000)}, Log: "again"}
 	must(t, s.PutDeployment(ctx, again))

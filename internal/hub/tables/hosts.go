@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/garrison-nix/garrison/internal/fleet"
+	"github.com/garrison-nix/garrison/internal/hub"
 )
 
 // The most that is kept of a host, whatever it tells. hub.Keep says what is kept in the ordinary.
@@ -49,6 +50,7 @@ func (s *Store) PutDeployment(ctx context.Context, d fleet.DeploymentReport) err
 		return err
 	}
 	log := s.docs.packText([]byte(d.Log))
+	o := hub.OutcomeOf(d.Deployment)
 	host, release, ended := d.Deployment.Host, d.Deployment.Release.Number, d.Deployment.EndedAt.UnixMilli()
 	return s.write(ctx, func(x *tx) error {
 		var before, seq, n int64
@@ -57,8 +59,9 @@ func (s *Store) PutDeployment(ctx context.Context, d fleet.DeploymentReport) err
 			_, err = x.exec(`DELETE FROM logs WHERE seq = $1`, before)
 		}
 		if err == nil {
-			_, err = x.one([]any{&seq, &n}, `INSERT INTO deployments (host, n, release, ended_at, doc)
-				VALUES ($1, (SELECT coalesce(max(n), 0) + 1 FROM deployments WHERE host = $1), $2, $3, $4) RETURNING seq, n`, host, release, ended, doc)
+			_, err = x.one([]any{&seq, &n}, `INSERT INTO deployments (host, n, release, ended_at, result, class, code, doc)
+				VALUES ($1, (SELECT coalesce(max(n), 0) + 1 FROM deployments WHERE host = $1), $2, $3, $4, $5, $6, $7) RETURNING seq, n`,
+				host, release, ended, string(o.Result), string(o.Class), string(o.Code), doc)
 		}
 		if err == nil && d.Log != "" {
 			_, err = x.exec(`INSERT INTO logs (seq, host, n, log) VALUES ($1, $2, $3, $4)`, seq, host, n, log)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/garrison-nix/garrison/internal/fleet"
+	"github.com/garrison-nix/garrison/internal/hub"
 )
 
 // PutEvents implements hub.Past.
@@ -111,9 +112,21 @@ func (s *Store) DeploymentsOf(ctx context.Context, release int) ([]fleet.Deploym
 	return list[fleet.Deployment](ctx, s, `SELECT doc FROM deployments WHERE release = $1 ORDER BY seq`, release)
 }
 
-// DeploymentsSince implements hub.Past.
-func (s *Store) DeploymentsSince(ctx context.Context, since time.Time) ([]fleet.Deployment, error) {
-	return list[fleet.Deployment](ctx, s, `SELECT doc FROM deployments WHERE ended_at >= $1 ORDER BY ended_at, seq`, since.UnixMilli())
+// Outcomes implements hub.Past.
+func (s *Store) Outcomes(ctx context.Context, since time.Time, first, last int) (list []hub.Outcome, err error) {
+	from := int64(math.MinInt64)
+	if !since.IsZero() {
+		from = since.UnixMilli()
+	}
+	err = s.each(ctx, func(scan func(...any) error) error {
+		var o hub.Outcome
+		var ended int64
+		err := scan(&o.Host, &o.Release, &o.Result, &o.Class, &o.Code, &ended)
+		o.EndedAt = time.UnixMilli(ended).UTC()
+		list = append(list, o)
+		return err
+	}, `SELECT host, release, result, class, code, ended_at FROM deployments WHERE release BETWEEN $1 AND $2 AND ended_at >= $3 ORDER BY ended_at, seq`, first, last, from)
+	return list, err
 }
 
 // PutDrill implements hub.Past.

@@ -16,6 +16,9 @@ CREATE TABLE deployments (
     n        bigint NOT NULL,
     release  bigint NOT NULL,
     ended_at bigint NOT NULL,
+    result   text NOT NULL,
+    class    text NOT NULL, -- of its failure, like its code; '' for none
+    code     text NOT NULL,
     doc      bytea NOT NULL,
     UNIQUE (host, n),
     UNIQUE (release, host, ended_at)

@@ -21,6 +21,9 @@ CREATE TABLE deployments (
     n        INTEGER NOT NULL,
     release  INTEGER NOT NULL,
     ended_at INTEGER NOT NULL,
+    result   TEXT NOT NULL,
+    class    TEXT NOT NULL, -- of its failure, like its code; '' for none
+    code     TEXT NOT NULL,
     doc      BLOB NOT NULL,
     UNIQUE (host, n),
     UNIQUE (release, host, ended_at)
@@ -33,7 +36,8 @@ CREATE TABLE logs (
     log  BLOB NOT NULL,
     UNIQUE (host, n)
 ) STRICT;
-INSERT INTO deployments SELECT seq, host, row_number() OVER (PARTITION BY host ORDER BY seq), release, ended_at, CAST(deployment AS BLOB) FROM old_deployments;
+INSERT INTO deployments SELECT seq, host, row_number() OVER (PARTITION BY host ORDER BY seq), release, ended_at,
+    coalesce(deployment ->> '$.result', ''), coalesce(deployment ->> '$.failure.class', ''), coalesce(deployment ->> '$.failure.code', ''), CAST(deployment AS BLOB) FROM old_deployments;
 INSERT INTO logs SELECT o.seq, o.host, d.n, CAST(o.log AS BLOB) FROM old_deployments o JOIN deployments d ON d.seq = o.seq WHERE o.log <> '';
 DROP TABLE old_deployments;
 
