@@ -143,6 +143,12 @@ func TestCacheAndHubComeAndGo(t *testing.T) {
 		want = b.local()
 		b.eventuallyFor(patience, "the hub knows the whole history again", told)
 	}
+	// Each of them is one event, of a hub that was made anew, too.
+	var events []fleet.Event
+	out := b.must("garrison events --hub " + url + " --token-file /etc/garrison/read-token --type deployment -n 100 -o json")
+	if err := json.Unmarshal([]byte(out), &events); err != nil || len(events) != len(want) {
+		t.Errorf("%d events of %d deployments, %v", len(events), len(want), err)
+	}
 }
 
 // What the cache has signed with a key that is not trusted never gets into the store.

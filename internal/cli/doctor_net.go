@@ -16,6 +16,7 @@ import (
 	"github.com/garrison-nix/garrison/internal/ci"
 	"github.com/garrison-nix/garrison/internal/fleet"
 	"github.com/garrison-nix/garrison/internal/forge"
+	"github.com/garrison-nix/garrison/internal/hub"
 	"github.com/garrison-nix/garrison/internal/release"
 )
 
@@ -276,6 +277,9 @@ func lookHub(ctx context.Context, address string, token func() (string, error), 
 	scopes := strings.Join(said.Scopes, ", ")
 	if !slices.Contains(said.Scopes, want) {
 		return ill(broken, "give the token the scope "+want+" in the hub's tokens file", "%s answers; the token there is for %s, and not for %s", address, cmp.Or(scopes, "nothing"), want)
+	}
+	if want == hub.ScopeWake && !slices.Contains(said.Scopes, hub.ScopeCI) {
+		return ill(doubt, "give the token the scope ci, too, and the hub shows CI's runs", "%s answers; the token is for %s alone", address, scopes)
 	}
 	return well("%s answers; the token is for %s", address, scopes)
 }
