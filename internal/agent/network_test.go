@@ -144,10 +144,9 @@ func TestCacheAndHubComeAndGo(t *testing.T) {
 		b.eventuallyFor(patience, "the hub knows the whole history again", told)
 	}
 	// Each of them is one event, of a hub that was made anew, too.
-	var events []fleet.Event
 	out := b.must("garrison events --hub " + url + " --token-file /etc/garrison/read-token --type deployment -n 100 -o json")
-	if err := json.Unmarshal([]byte(out), &events); err != nil || len(events) != len(want) {
-		t.Errorf("%d events of %d deployments, %v", len(events), len(want), err)
+	if events := strings.Count(out, `"garrison.host.deployment"`); events != len(want) {
+		t.Errorf("%d events of %d deployments: %s", events, len(want), out)
 	}
 }
 
