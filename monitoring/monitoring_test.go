@@ -52,22 +52,14 @@ func TestRules(t *testing.T) {
 	for _, side := range []string{"agent", "hub"} {
 		file := side + "-rules.yml"
 		metricstest.Promtool(t, "", "", "check", "rules", file)
-		metricstest.Promtool(t, "", "", "test", "rules", side+"-rules-test.yml")
-		var tests struct {
-			Tests []struct {
-				AlertRuleTest []struct {
-					Alertname string     `yaml:"alertname"`
-					ExpAlerts []struct{} `yaml:"exp_alerts"`
-				} `yaml:"alert_rule_test"`
-			}
+		files, err := filepath.Glob(side + "-rules*-test.yml")
+		if err != nil {
+			t.Fatal(err)
 		}
-		readYAML(t, side+"-rules-test.yml", &tests)
+		metricstest.Promtool(t, "", "", append([]string{"test", "rules"}, files...)...)
 		fires, silent := map[string]bool{}, map[string]bool{}
-		for _, c := range tests.Tests {
-			for _, a := range c.AlertRuleTest {
-				fires[a.Alertname] = fires[a.Alertname] || len(a.ExpAlerts) > 0
-				silent[a.Alertname] = silent[a.Alertname] || len(a.ExpAlerts) == 0
-			}
+		for _, file := range files {
+			firing(t, file, fires, silent)
 		}
 		for _, r := range rulesOf(t, file) {
 			if !fires[r.Alert] || !silent[r.Alert] {
@@ -76,6 +68,26 @@ func TestRules(t *testing.T) {
 			if r.Annotations["summary"] == "" || r.Annotations["command"] == "" || r.Labels["severity"] == "" || r.For == "" {
 				t.Errorf("%s: %s does not say all: %+v", file, r.Alert, r)
 			}
+		}
+	}
+}
+
+// firing notes which rules a file of tests shows firing, and silent.
+func firing(t *testing.T, file string, fires, silent map[string]bool) {
+	t.Helper()
+	var tests struct {
+		Tests []struct {
+			AlertRuleTest []struct {
+				Alertname string     `yaml:"alertname"`
+				ExpAlerts []struct{} `yaml:"exp_alerts"`
+			} `yaml:"alert_rule_test"`
+		}
+	}
+	readYAML(t, file, &tests)
+	for _, c := range tests.Tests {
+		for _, a := range c.AlertRuleTest {
+			fires[a.Alertname] = fires[a.Alertname] || len(a.ExpAlerts) > 0
+			silent[a.Alertname] = silent[a.Alertname] || len(a.ExpAlerts) == 0
 		}
 	}
 }

@@ -35,7 +35,9 @@ func BenchmarkReports(b *testing.B) {
 	}
 	b.Run("sqlite", func(b *testing.B) {
 		dir := b.TempDir()
-		takeReports(b, startIdleHub(b, garrison, dir, ""), func() (*tables.Store, error) { return hubsqlite.Open(b.Context(), filepath.Join(dir, "data", "hub.db")) })
+		takeReports(b, startIdleHub(b, garrison, dir, ""), func() (*tables.Store, error) {
+			return hubsqlite.Open(b.Context(), filepath.Join(dir, "data", "hub.db"))
+		})
 	})
 	b.Run("postgres", func(b *testing.B) {
 		var lab cachetest.Lab

@@ -212,12 +212,12 @@ func (p *Pushes) close(o *Push, how string) []Span {
 func RunAlone(r fleet.Run) []Span {
 	var p Pushes
 	spans := p.run(r, time.Now())
-	for _, o := range p.Open {
-		how := "released"
-		if r.Failure != nil {
-			how, o.Failed = "failed", r.Failure.Message
-		}
-		return append(spans, p.close(o, how)...)
+	if len(p.Open) == 0 {
+		return spans
 	}
-	return spans
+	o, how := p.Open[0], "released"
+	if r.Failure != nil {
+		how, o.Failed = "failed", r.Failure.Message
+	}
+	return append(spans, p.close(o, how)...)
 }

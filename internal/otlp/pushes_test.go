@@ -11,8 +11,6 @@ import (
 	"github.com/garrison-nix/garrison/internal/fleet"
 )
 
-const commit = "7c211433f02071597741e6ff5a8ea34789abbf43"
-
 var zero = time.Date(2026, 11, 23, 6, 0, 0, 0, time.UTC)
 
 func at(seconds float64) time.Time { return zero.Add(time.Duration(seconds * float64(time.Second))) }
@@ -257,5 +255,21 @@ func TestDamagedEvent(t *testing.T) {
 	}
 	if !slices.Equal(p.Closed, nil) || p.Open != nil {
 		t.Errorf("%+v", p)
+	}
+}
+
+// TestRunAlone: where no hub tells the end of a push, CI does.
+func TestRunAlone(t *testing.T) {
+	for want, change := range map[string]func(*fleet.Run){
+		"push 1 0-4 released":                       nil,
+		"push 1 0-4 unchanged":                      func(r *fleet.Run) { r.State, r.Release = fleet.RunUnchanged, nil },
+		"push 1 0-4 failed (evaluate: it is wrong)": failedRun(fleet.Bad, fleet.CodeEvaluate),
+		"push 1 0-4 failed (it is wrong)":           failedRun(fleet.Transient, fleet.CodeRemote),
+		"push 1 0-4 superseded":                     failedRun(fleet.Transient, fleet.CodeSuperseded),
+	} {
+		spans := RunAlone(run(1, 4, change))
+		if got := word(t, spans[len(spans)-1]); len(spans) != 4 || got != want {
+			t.Errorf("%d spans, at the end %s, not %s", len(spans), got, want)
+		}
 	}
 }
