@@ -160,8 +160,12 @@ func TestHostile(t *testing.T) {
 				conn.Close()
 			}
 		}, "exceeded"},
-		"redirects":     {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "http://127.0.0.1:1/", http.StatusTemporaryRedirect) }, "a redirect, which is not followed"},
-		"wants control": {func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "\x1b[31mred\nnext", http.StatusBadGateway) }, "answers 502: [31mred next"},
+		"redirects": {func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "http://127.0.0.1:1/", http.StatusTemporaryRedirect)
+		}, "a redirect, which is not followed"},
+		"wants control": {func(w http.ResponseWriter, _ *http.Request) {
+			http.Error(w, "\x1b[31mred\nnext", http.StatusBadGateway)
+		}, "answers 502: [31mred next"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			l, r := newLab(t), newReceiver(t)
