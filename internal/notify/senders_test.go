@@ -270,12 +270,13 @@ types = ["garrison.*"]
 		ids = append(ids, fmt.Sprint("act ", i))
 	}
 	l.put(k, ids...)
-	l.eventually("all are told", func() bool { return machine.count() == 46 && people.count() >= 10 })
-	pending, err := l.store.Deliveries(t.Context(), 100)
-	l.must(err)
+	l.eventually("all are told", func() bool {
+		pending, err := l.store.Deliveries(t.Context(), 100)
+		return err == nil && len(pending) == 0 && machine.count() == 46
+	})
 	all := people.all()
-	if last := string(all[len(all)-1].body); len(all) != 10 || len(pending) != 0 || !strings.Contains(last, "37 more") {
-		t.Errorf("people got %d messages, %d wait; the last is %s", len(all), len(pending), last)
+	if last := string(all[len(all)-1].body); len(all) != 10 || !strings.Contains(last, "37 more") {
+		t.Errorf("people got %d messages; the last is %s", len(all), last)
 	}
 }
 
