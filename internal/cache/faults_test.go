@@ -128,7 +128,7 @@ func (w *faultWorld) everyFault(t *testing.T) {
 			}
 		}
 	}
-	for _, want := range []string{"Put short", "Put vanishes", "Open corrupt", "PutPath fails after", "Stat stalls", "Lookup fails", "NarOf stalls", "PutNar fails after"} {
+	for _, want := range []string{"Put short", "Put vanishes", "Open corrupt", "PutPaths fails after", "Stat stalls", "Lookup fails", "NarOf stalls", "PutNar fails after"} {
 		if !met[want] {
 			t.Errorf("%s: no call met that", want)
 		}

@@ -37,9 +37,9 @@ func TestFullCacheIsCollected(t *testing.T) {
 			t.Helper()
 			n := cache.Nar{NarHash: o.info.NarHash, NarSize: o.info.NarSize, FileSize: int64(len(o.file)), Blob: o.hash + "-blob"}
 			must(t, blobs.Put(t.Context(), n.Blob, func(w io.Writer) error { _, err := w.Write(o.file); return err }))
-			must(t, index.PutNar(t.Context(), n))
+			must(t, index.PutNar(t.Context(), n, ""))
 			path := cache.Path{Cache: "c", StorePath: o.info.StorePath, NarHash: o.info.NarHash, NarInfo: o.info.Encode()}
-			_, err := index.PutPath(t.Context(), path, nil, time.Now().Add(-50*24*time.Hour), false)
+			_, err := index.PutPaths(t.Context(), []cache.NewPath{{Path: path}}, time.Now().Add(-50*24*time.Hour))
 			must(t, err)
 		}
 		there := func(o object) bool { _, ok := live(t, index)[o.info.StorePath]; return ok }

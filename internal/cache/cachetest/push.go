@@ -9,12 +9,12 @@ import (
 
 func testIncomplete(t *testing.T, x cache.Index) {
 	n := aNar("content")
-	must(t, x.PutNar(t.Context(), n))
-	if _, err := x.PutPath(t.Context(), anUpstreamPath("c", "a", cache.Incomplete), nil, day, true); err != nil {
+	must(t, x.PutNar(t.Context(), n, ""))
+	if _, err := putPath(t.Context(), x, anUpstreamPath("c", "a", cache.Incomplete), nil, day, true); err != nil {
 		t.Fatal(err)
 	}
 	var missing *cache.MissingReferencesError
-	if _, err := x.PutPath(t.Context(), aPath("c", "b", n), []string{storePath("a")}, day, true); !errors.As(err, &missing) || missing.Missing[0] != storePath("a") {
+	if _, err := putPath(t.Context(), x, aPath("c", "b", n), []string{storePath("a")}, day, true); !errors.As(err, &missing) || missing.Missing[0] != storePath("a") {
 		t.Errorf("a reference to an incomplete path: %v", err)
 	}
 	put(t, x, aPath("c", "a", n), n)
@@ -43,8 +43,8 @@ func testPushedAs(t *testing.T, x cache.Index) {
 	if got := path(t, x, "c", "a"); !got.PushedAs.IsZero() {
 		t.Errorf("Lookup tells what a path was pushed as: %+v", got)
 	}
-	must(t, x.PutNar(t.Context(), m))
-	if _, err := x.PutPath(t.Context(), aPath("c", "a", m), nil, day, true); err != nil {
+	must(t, x.PutNar(t.Context(), m, ""))
+	if _, err := putPath(t.Context(), x, aPath("c", "a", m), nil, day, true); err != nil {
 		t.Fatal(err)
 	}
 	has("c", cache.Nar{}, false)

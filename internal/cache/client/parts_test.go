@@ -79,7 +79,7 @@ func TestPushThroughProxyWithBodyLimit(t *testing.T) {
 			t.Errorf("progress goes back, or too far: %+v", seen)
 		}
 	}
-	if last := seen[len(seen)-1]; parts != 3 || last.Done != 2 || last.NarBytes != last.NarTotal { // the beginning, and two parts
+	if last := seen[len(seen)-1]; parts != 4 || last.Done != 2 || last.NarBytes != last.NarTotal { // the small archive; the beginning, and two parts
 		t.Errorf("%d parts, %+v", parts, seen)
 	}
 	for _, p := range paths {

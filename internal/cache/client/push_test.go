@@ -71,7 +71,7 @@ func TestPush(t *testing.T) {
 	if err != nil || stats.Pushed != 12 || stats.Paths != 12 || stats.NarBytes == 0 || len(stats.Differ) != 0 {
 		t.Fatalf("%+v, %v", stats, err)
 	}
-	if len(seen) != 12 || seen[11].Done != 12 || seen[11].Total != 12 || seen[11].NarBytes != stats.NarBytes {
+	if last := seen[len(seen)-1]; len(seen) != 24 || last.Done != 12 || last.Total != 12 || last.NarBytes != stats.NarBytes { // archives, then paths
 		t.Errorf("progress: %+v", seen)
 	}
 	for _, p := range paths {
