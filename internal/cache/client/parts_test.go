@@ -187,27 +187,39 @@ func TestFaultyUploadInParts(t *testing.T) {
 	wantNoParts(t, s)
 }
 
-// withoutParts makes a server one from before there were parts.
+// withoutParts makes a server one from before there were parts, and paths that come together.
 func withoutParts(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if strings.Contains(r.URL.Path, "/uploads/") {
+		if strings.Contains(r.URL.Path, "/uploads/") || strings.HasSuffix(r.URL.Path, "/paths") {
 			r.URL.Path = "/no/such/thing/as/that"
 		}
 		h.ServeHTTP(w, r)
 	})
 }
 
-// TestServerWithoutParts: one from before there were parts gets a large archive whole.
+// TestServerWithoutParts: one from before there were parts gets a large archive whole, and each path by itself.
 func TestServerWithoutParts(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	paths := []nar.PathInfo{noise(t, dir, 34<<20)}
-	s := largeServer(t, withoutParts)
-	if _, err := newClient(t, s.CacheURL(), cachetest.PushToken).Push(t.Context(), paths, client.PushOptions{RealStoreDir: dir}); err != nil {
-		t.Fatal(err)
+	paths := []nar.PathInfo{noise(t, dir, 34<<20), noise(t, dir, 1000), noise(t, dir, 2000)}
+	paths[1].References, paths[2].References = []string{paths[0].StorePath}, []string{paths[0].StorePath, paths[1].StorePath}
+	asked := 0
+	s := largeServer(t, func(h http.Handler) http.Handler {
+		old := withoutParts(h)
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if strings.HasSuffix(r.URL.Path, "/paths") {
+				asked++
+			}
+			old.ServeHTTP(w, r)
+		})
+	})
+	if _, err := newClient(t, s.CacheURL(), cachetest.PushToken).Push(t.Context(), paths, client.PushOptions{RealStoreDir: dir, Parallel: 1}); err != nil || asked != 1 {
+		t.Fatalf("%d times it was asked to take several, %v", asked, err)
 	}
-	if served(t, s, paths[0].StorePath) == nil {
-		t.Error("it is not there")
+	for _, p := range paths {
+		if served(t, s, p.StorePath) == nil {
+			t.Errorf("%s is not there", p.StorePath)
+		}
 	}
 }
 
