@@ -50,7 +50,7 @@ func (t toGarrison) putArchive(ctx context.Context, info *nar.PathInfo) error {
 	if info.NarSize <= wholeBytes {
 		return t.putUnchecked(ctx, info)
 	}
-	s, err := t.spool(ctx, info)
+	s, err := t.spooled(ctx, info)
 	if err != nil {
 		return err
 	}
