@@ -90,7 +90,9 @@ func TestWatchStoreModule(t *testing.T) {
 	}
 	watches := func(times string) { // what comes while none runs is not seen
 		t.Helper()
-		b.eventually("it watches", func() bool { return b.must("journalctl -u garrison-push | grep -c 'watching /nix/store for' || :") == times })
+		b.eventually("it watches", func() bool {
+			return b.must("journalctl -u garrison-push | grep -c 'watching /nix/store for' || :") == times
+		})
 	}
 	watches("1")
 	there(add("first"))
