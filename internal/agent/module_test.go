@@ -2,6 +2,7 @@ package agent_test
 
 import (
 	"fmt"
+	"io/fs"
 	"strings"
 	"testing"
 
@@ -18,13 +19,22 @@ func moduleHost(t testing.TB, definitions string) []sandbox.File {
 		t.Fatalf("%v, %q", err, h.Failed)
 	}
 	var files []sandbox.File
+	add := func(path, text string) {
+		mode := fs.FileMode(0o644)
+		if strings.HasPrefix(text, "#!") {
+			mode = 0o755
+		}
+		// Where the test host has its binary, which is in no store.
+		files = append(files, sandbox.File{Path: path, Mode: mode, Data: []byte(strings.ReplaceAll(text, "/nix/store/garrison/bin/", "/opt/garrison/bin/"))})
+	}
 	for name, text := range h.Etc {
-		files = append(files, sandbox.File{Path: "/etc/" + name, Data: []byte(text)})
+		add("/etc/"+name, text)
 	}
 	for name, unit := range h.Units {
-		// Where the test host has its binary, which is in no store.
-		text := strings.ReplaceAll(unit.Text(), "/nix/store/garrison/bin/", "/opt/garrison/bin/")
-		files = append(files, sandbox.File{Path: "/etc/systemd/system/" + name + ".service", Data: []byte(text)})
+		add("/etc/systemd/system/"+name+".service", unit.Text())
+	}
+	for name, path := range h.Paths {
+		add("/etc/systemd/system/"+name+".path", path.Text())
 	}
 	return files
 }

@@ -316,27 +316,38 @@ func (s *Server) Collect(ctx context.Context) error {
 	return errors.Join(append(errs, err)...)
 }
 
-// fullEvery is the least time between two collections because a cache is full.
+// fullEvery is the least time between two collections because a cache is full, and from the start until the first one, by when hosts have
+// reported to a hub that is new.
 const fullEvery = 10 * time.Minute
 
-// Run collects every so often until ctx ends; the first time after a quarter of it, by when hosts have reported to a hub that is new.
-// It does so, too, when an upload was refused because a cache is full.
+// Run collects every so often until ctx ends; the first time after a quarter of it.
+// It does so, too, when an upload was refused because a cache is full: at once, or as soon as that may be.
 func (s *Server) Run(ctx context.Context) {
 	wait := s.CollectEvery / 4
-	timer := time.NewTimer(wait + rand.N(wait/4+1))
+	next := time.Now().Add(wait + rand.N(wait/4+1))
+	mayBegin := time.Now()
+	if s.Roots != nil {
+		mayBegin = mayBegin.Add(fullEvery)
+	}
+	timer := time.NewTimer(time.Until(next))
 	defer timer.Stop()
-	for last := time.Now(); ; {
+	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-s.full:
-			if time.Since(last) < fullEvery {
+			if time.Until(mayBegin) > 0 {
+				if mayBegin.Before(next) {
+					next = mayBegin
+					timer.Reset(time.Until(next))
+				}
 				continue
 			}
 		case <-timer.C:
 		}
-		last = time.Now()
-		timer.Reset(s.CollectEvery + rand.N(s.CollectEvery/4+1))
+		mayBegin = time.Now().Add(fullEvery)
+		next = time.Now().Add(s.CollectEvery + rand.N(s.CollectEvery/4+1))
+		timer.Reset(time.Until(next))
 		if err := s.Collect(ctx); err != nil && ctx.Err() == nil {
 			s.Log.Error("collecting the cache failed; it is tried again", "err", err, "in", s.CollectEvery)
 		}

@@ -25,7 +25,7 @@ func aged(t *testing.T, s *cachetest.Server, o object, ago time.Duration) object
 	t.Helper()
 	call(t, s, "PUT", "/c/"+o.info.URL, o.file).want(t, 200, "")
 	path := cache.Path{Cache: "c", StorePath: o.info.StorePath, NarHash: o.info.NarHash, NarInfo: o.info.Encode()}
-	if _, err := s.Index.PutPath(t.Context(), path, o.info.References, time.Now().Add(-ago), false); err != nil {
+	if _, err := s.Index.PutPaths(t.Context(), []cache.NewPath{{Path: path, References: o.info.References}}, time.Now().Add(-ago)); err != nil {
 		t.Fatal(err)
 	}
 	return o

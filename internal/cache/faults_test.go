@@ -129,14 +129,14 @@ func (w *faultWorld) everyFault(t *testing.T) {
 			}
 		}
 	}
-	for _, want := range []string{"Put short", "Put vanishes", "Open corrupt", "PutPath fails after", "Stat stalls", "Lookup fails", "NarOf stalls", "PutNar fails after"} {
+	for _, want := range []string{"Put short", "Put vanishes", "Open corrupt", "PutPaths fails after", "Stat stalls", "Lookup fails", "NarOf stalls", "PutNar fails after"} {
 		if !met[want] {
 			t.Errorf("%s: no call met that", want)
 		}
 	}
 }
 
-// closure is three paths that no run had before, each of which refers to the one before. The last is pushed as Attic's client does.
+// closure is three paths that no run had before, each of which refers to the one before. The last is pushed as Attic's client does, the others' descriptions come together.
 func (w *faultWorld) closure(t *testing.T) []object {
 	w.runs++
 	text := fmt.Sprint(w.runs, strings.Repeat(" content", 100))
@@ -187,13 +187,21 @@ func (w *faultWorld) run(t *testing.T, paths []object, stalled <-chan struct{}) 
 		}
 	}
 	request(func(ctx context.Context) bool { return w.missing(ctx, paths) })
+	var together []object
+	ok := true
 	for _, o := range paths {
-		if o.file == nil {
-			promised = append(promised, request(func(ctx context.Context) bool { return w.uploadPath(ctx, t, o) }))
-			continue
+		if o.file != nil {
+			together = append(together, o)
+			ok = request(func(ctx context.Context) bool { return w.send(ctx, "/c/"+o.info.URL, o.file) }) && ok
 		}
-		ok := request(func(ctx context.Context) bool { return w.send(ctx, "/c/"+o.info.URL, o.file) })
-		promised = append(promised, request(func(ctx context.Context) bool { return w.send(ctx, "/c/"+o.hash+".narinfo", o.info.Encode()) }) && ok)
+	}
+	ok = request(func(ctx context.Context) bool { return w.sendInfos(ctx, together) }) && ok
+	for _, o := range paths {
+		if o.file != nil {
+			promised = append(promised, ok)
+		} else {
+			promised = append(promised, request(func(ctx context.Context) bool { return w.uploadPath(ctx, t, o) }))
+		}
 	}
 	for _, o := range paths {
 		request(func(ctx context.Context) bool { return w.pulled(ctx, t, o, true) })
@@ -215,6 +223,11 @@ func (w *faultWorld) missing(ctx context.Context, paths []object) bool {
 
 func (w *faultWorld) send(ctx context.Context, path string, body []byte) bool {
 	status, _, _ := w.do(ctx, http.MethodPut, path, body)
+	return status == http.StatusOK
+}
+
+func (w *faultWorld) sendInfos(ctx context.Context, paths []object) bool {
+	status, _, _ := w.do(ctx, http.MethodPost, "/api/v1/caches/c/paths", narInfosOf(paths...))
 	return status == http.StatusOK
 }
 

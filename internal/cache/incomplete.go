@@ -21,7 +21,7 @@ func (s *Server) putIncomplete(ctx context.Context, c *Cache, hashPart string, i
 		return err
 	}
 	p := Path{Cache: c.Name, StorePath: info.StorePath, NarInfo: s.kept(c, info), Upstream: Incomplete} // its archive is not served yet, either
-	_, err = s.Index.PutPath(ctx, p, nil, time.Now(), true)
+	_, err = s.Index.PutPaths(ctx, []NewPath{{Path: p, Replace: true}}, time.Now())
 	s.memory.forget(memoryKey{c.Name, hashPart})
 	return err
 }

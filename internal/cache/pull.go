@@ -323,7 +323,7 @@ func (s *Server) putPulled(ctx context.Context, c *Cache, info *nar.NarInfo, key
 	if stored {
 		path.NarHash = info.NarHash
 	}
-	_, err = s.Index.PutPath(ctx, path, withoutSelf(info), time.Now(), true)
+	_, err = s.Index.PutPaths(ctx, []NewPath{{Path: path, References: withoutSelf(info), Replace: true}}, time.Now())
 	s.memory.forget(memoryKey{c.Name, hashPart}, memoryKey{c.Name, info.NarHash.Nix32()})
 	return err
 }
@@ -389,7 +389,9 @@ func (s *Server) pullNarNow(ctx context.Context, c *Cache, hashPart string, hash
 	if err != nil {
 		return err
 	}
-	return errors.Join(s.putPulled(ctx, c, p.info, p.key, true), s.claim(ctx, c, hash))
+	err = s.putPulled(ctx, c, p.info, p.key, true)
+	_, claimed := s.claim(ctx, c, hash)
+	return errors.Join(err, claimed)
 }
 
 // movingReader puts off what a timer does as long as something comes.

@@ -106,22 +106,37 @@ func (s *Server) notePending(ctx context.Context, c *Cache, n Nar) error {
 	})
 }
 
-// claim counts an archive that gets a path in c. One that c did not have so far must fit into its quota.
-func (s *Server) claim(ctx context.Context, c *Cache, narHash nar.Hash) error {
+// claim counts an archive that gets a path in c. One that c did not have so far must fit into its quota. disclaim is for when it gets none after all.
+func (s *Server) claim(ctx context.Context, c *Cache, narHash nar.Hash) (disclaim func(), err error) {
+	disclaim = func() {}
 	if c.MaxBytes == 0 {
-		return nil
+		return disclaim, nil
 	}
 	_, has, err := s.Index.NarOf(ctx, c.Name, narHash)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	n, _, err := s.Index.Nar(ctx, narHash)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return s.used(ctx, c.Name, func(u *usage) error {
+	err = s.used(ctx, c.Name, func(u *usage) error {
 		was, waits := u.pending[narHash]
 		delete(u.pending, narHash)
+		bytes, at := int64(0), u.at
+		if !has {
+			bytes = n.FileSize
+		}
+		disclaim = func() {
+			s.quotas.mu.Lock()
+			defer s.quotas.mu.Unlock()
+			if waits {
+				u.pending[narHash] = was
+			}
+			if u.at.Equal(at) { // else it was counted anew
+				u.claimed -= bytes
+			}
+		}
 		if has {
 			return nil
 		}
@@ -134,4 +149,5 @@ func (s *Server) claim(ctx context.Context, c *Cache, narHash nar.Hash) error {
 		u.claimed += n.FileSize
 		return nil
 	})
+	return disclaim, err
 }

@@ -129,10 +129,10 @@ func (s *Server) store(ctx context.Context, c *Cache, body io.Reader, f narFile)
 	if lost { // paths of any cache have it
 		defer s.memory.forgetAll()
 	}
-	if err := s.Index.PutNar(ctx, n); err != nil {
+	if err := s.Index.PutNar(ctx, n, c.Name); err != nil {
 		return Nar{}, false, err
 	}
-	return n, true, errors.Join(s.Index.NoteSent(ctx, c.Name, n.NarHash, time.Now()), s.notePending(ctx, c, n))
+	return n, true, s.notePending(ctx, c, n)
 }
 
 // noteSent has what is there already stay until a path of c has it, which may, since it was sent to c.

@@ -27,7 +27,7 @@ func TestReplicasCollectTogether(t *testing.T) {
 		}
 		call(t, s[i%2], "PUT", "/c/"+o.info.URL, o.file).want(t, 200, "")
 		path := cache.Path{Cache: "c", StorePath: o.info.StorePath, NarHash: o.info.NarHash, NarInfo: o.info.Encode()}
-		_, err := indexes[i%2].PutPath(t.Context(), path, o.info.References, time.Now().Add(-60*24*time.Hour), false)
+		_, err := indexes[i%2].PutPaths(t.Context(), []cache.NewPath{{Path: path, References: o.info.References}}, time.Now().Add(-60*24*time.Hour))
 		check(t, err)
 		old[o.info.StorePath], paths = o, append(paths, o.info.StorePath)
 	}

@@ -26,6 +26,7 @@ import (
 	"net/netip"
 	"regexp"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -211,6 +212,7 @@ func (s *Server) Handler() http.Handler {
 	handle("DELETE /api/v1/caches/{cache}/pins/{pin...}", s.deletePin)
 	handle("POST /api/v1/caches/{cache}/collect", s.postCollect)
 	handle("POST /api/v1/caches/{cache}/fsck", s.postFsck)
+	handle("POST /api/v1/caches/{cache}/paths", s.postPaths)
 	handle("DELETE /api/v1/caches/{cache}/paths/{hash}", s.deletePath)
 	handle("/", func(_ http.ResponseWriter, r *http.Request) error { return noSuchObject(r.URL.Path) })
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
@@ -298,8 +300,20 @@ type keyLock struct {
 	users int
 }
 
-// lock waits for key and returns what gives it up.
-func (k *keyedMutex) lock(key string) (unlock func()) {
+// lock waits for all of the keys and returns what gives them up. They are taken in order: who holds some must not lock others.
+func (k *keyedMutex) lock(keys ...string) (unlock func()) {
+	var unlocks []func()
+	for _, key := range slices.Sorted(slices.Values(keys)) {
+		unlocks = append(unlocks, k.lockOne(key))
+	}
+	return func() {
+		for _, unlock := range unlocks {
+			unlock()
+		}
+	}
+}
+
+func (k *keyedMutex) lockOne(key string) (unlock func()) {
 	k.mu.Lock()
 	if k.held == nil {
 		k.held = map[string]*keyLock{}

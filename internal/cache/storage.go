@@ -120,6 +120,13 @@ type Path struct {
 // an upstream path, but counts as absent where another path refers to it.
 const Incomplete = "incomplete"
 
+// NewPath is a path to be stored.
+type NewPath struct {
+	Path
+	References []string // full store paths, but for itself
+	Replace    bool     // another of its hash part may be there
+}
+
 // Record is what the index knows of a path.
 type Record struct {
 	Path
@@ -143,7 +150,7 @@ type Pin struct {
 	ExpiresAt time.Time `json:"expiresAt,omitzero"` // zero = never
 }
 
-// MissingReferencesError is returned by PutPath when the path refers to others
+// MissingReferencesError is returned by PutPaths when a path refers to others
 // that the cache does not have.
 type MissingReferencesError struct {
 	StorePath string
@@ -174,10 +181,10 @@ type Index interface {
 	// DeleteCache removes a cache, its paths and its pins.
 	DeleteCache(ctx context.Context, name string) error
 
-	// PutNar stores n, in place of what was known of that NarHash, whose blob is then one that Expire returns. What is new
-	// need not survive a crash of the machine before a PutPath of it has returned;
+	// PutNar stores n, in place of what was known of that NarHash, whose blob is then one that Expire returns, and does what NoteSent does for
+	// the cache sentTo, unless that is "". What is new need not survive a crash of the machine before a PutPaths of it has returned;
 	// what replaces something is durable.
-	PutNar(ctx context.Context, n Nar) error
+	PutNar(ctx context.Context, n Nar, sentTo string) error
 	// Nar returns what is known of an archive; false if nothing is.
 	Nar(ctx context.Context, narHash nar.Hash) (Nar, bool, error)
 	// TouchNars notes that archives without paths are about to get some: Expire counts their age anew from at.
@@ -185,7 +192,7 @@ type Index interface {
 	// NarOf returns an archive that a path of the cache has, by its NarHash or else by what it was pushed as; false if none has it.
 	// Paths that were deleted, but are not yet expired, count.
 	NarOf(ctx context.Context, cache string, hash nar.Hash) (Nar, bool, error)
-	// NoteSent notes that an archive was sent to a cache, whole. It need not survive a crash of the machine before a PutPath that follows has returned.
+	// NoteSent notes that an archive was sent to a cache, whole. It need not survive a crash of the machine before a PutPaths that follows has returned.
 	NoteSent(ctx context.Context, cache string, narHash nar.Hash, at time.Time) error
 	// NarsFor returns those of the archives that are known and that paths of the cache may have: one has, or it was noted to have been sent to the cache. What
 	// was noted before then Expire forgets.
@@ -193,14 +200,14 @@ type Index interface {
 	// Nars calls each with every archive, in any order, and ends with each's first error.
 	Nars(ctx context.Context, each func(Nar) error) error
 
-	// PutPath stores p, durably, and says whether it was written. references are the full store paths that it refers to
-	// but for itself; all must be in the cache, and not Incomplete, else it fails with *MissingReferencesError; the path and all
-	// references are touched. An upstream path (p.Upstream) replaces whatever is there of its
-	// hash part, needs an archive only if it has a NarHash, and need not survive a crash of the machine before a PutPath that follows has returned. Any other path
-	// needs its archive in the index, else it is ErrNotFound; one that
-	// is there with the same StorePath and NarHash is left as it is: false and nil. One that is there otherwise, and is no upstream path,
-	// is ErrConflict, unless replace allows to put p in its place.
-	PutPath(ctx context.Context, p Path, references []string, at time.Time, replace bool) (written bool, err error)
+	// PutPaths stores paths of one cache, durably, all or none of them, and returns how many were written. What a path refers to must be in the
+	// cache, and not Incomplete, or before it among paths, else it fails with *MissingReferencesError; the paths and all
+	// references are touched. An upstream path (Path.Upstream) replaces whatever is there of its
+	// hash part, needs an archive only if it has a NarHash, and need not survive a crash of the machine before a PutPaths of another kind that follows has returned.
+	// Any other path needs its archive in the index, else it is ErrNotFound; one that
+	// is there with the same StorePath and NarHash is left as it is, and does not count. One that is there otherwise, and is no upstream path,
+	// is ErrConflict, unless Replace allows to put another in its place.
+	PutPaths(ctx context.Context, paths []NewPath, at time.Time) (written int, err error)
 	// Lookup returns what is known of those of the hash parts that the cache has,
 	// by hash part. Any number of hash parts may be asked for, some twice.
 	Lookup(ctx context.Context, cache string, hashParts []string) (map[string]Record, error)
@@ -212,7 +219,7 @@ type Index interface {
 	Walk(ctx context.Context, cache string, each func(Record) error) error
 	// DeletePaths deletes all of the paths, by hash part, if the UsedAt of each is what is given; else none, and it returns those
 	// that were used since. One that is not there any more is no obstacle. The time of deletion is at. It does not look whether others refer to
-	// them: who calls it does, and deletes those before or with them; a path that a PutPath has come to refer to since has another UsedAt.
+	// them: who calls it does, and deletes those before or with them; a path that a PutPaths has come to refer to since has another UsedAt.
 	DeletePaths(ctx context.Context, cache string, paths map[string]time.Time, at time.Time) (used []string, err error)
 	// Stats counts what the cache holds; all zero for an unknown cache.
 	Stats(ctx context.Context, cache string) (Stats, error)

@@ -1,7 +1,6 @@
 package cache
 
 import (
-	"context"
 	"errors"
 	"io"
 	"net/http"
@@ -43,7 +42,11 @@ func (s *Server) putFile(w http.ResponseWriter, r *http.Request) error {
 	if err := s.checkPath(hashPart, info); err != nil {
 		return err
 	}
-	err = s.putWhole(r.Context(), c, hashPart, info)
+	return uploadFirst(s.putWhole(r.Context(), c, hashPart, info))
+}
+
+// uploadFirst says what to do about references that are not here.
+func uploadFirst(err error) error {
 	var missing *MissingReferencesError
 	if errors.As(err, &missing) {
 		return badRequest("%v; upload those first", missing)
@@ -82,52 +85,6 @@ func (s *Server) checkPath(hashPart string, info *nar.NarInfo) error {
 	return nil
 }
 
-// putPath stores a path, unless it is there already. The first upload wins: a
-// path that is built twice need not come out the same, and hosts may have the first.
-// Only a path whose archive was lost is replaced. It fails with *MissingReferencesError when something that it refers to is not here.
-func (s *Server) putPath(ctx context.Context, c *Cache, hashPart string, info *nar.NarInfo) error {
-	defer s.locks.lock(c.Name + "/" + hashPart)()
-	old, known, err := s.record(ctx, c, hashPart)
-	exists := known
-	if known {
-		exists, err = s.hasBlob(ctx, old.Nar)
-	}
-	if err != nil {
-		return err
-	}
-	if exists && old.StorePath == info.StorePath && old.NarHash == info.NarHash {
-		return nil
-	}
-	if exists {
-		return conflict(info.StorePath, old.NarHash)
-	}
-	err = s.checkNar(ctx, c, info)
-	key, upstream := info.Signer(s.Upstreams...)
-	path := Path{Cache: c.Name, StorePath: info.StorePath, NarHash: info.NarHash}
-	switch {
-	case errors.Is(err, errNoNar) && !upstream:
-		return badRequest("the archive of %s is not here: upload it as %s first", info.StorePath, narURL(info.NarHash))
-	case errors.Is(err, errNoNar):
-		path.Upstream, path.NarHash = key.String(), nar.Hash{}
-	case err != nil:
-		return err
-	}
-	if path.Upstream == "" {
-		if err := s.claim(ctx, c, info.NarHash); err != nil {
-			return err
-		}
-	}
-	path.NarInfo, path.PushedAs = s.kept(c, info), pushedAs(info)
-	_, err = s.Index.PutPath(ctx, path, withoutSelf(info), time.Now(), known)
-	s.memory.forget(memoryKey{c.Name, hashPart}, memoryKey{c.Name, info.NarHash.Nix32()}, memoryKey{c.Name, path.PushedAs.Nix32()})
-	if errors.Is(err, ErrConflict) { // another replica was quicker
-		if now, ok, lerr := s.record(ctx, c, hashPart); ok && lerr == nil {
-			return conflict(info.StorePath, now.NarHash)
-		}
-	}
-	return err
-}
-
 // pushedAs is what the archive is called by who pushed the path, if that is not its NarHash, and tells what to serve by that name.
 func pushedAs(info *nar.NarInfo) nar.Hash {
 	file, ok := strings.CutPrefix(info.URL, "nar/")
@@ -139,35 +96,6 @@ func pushedAs(info *nar.NarInfo) nar.Hash {
 		return nar.Hash{} // of gzip, Nix has no suffix
 	}
 	return f.hash
-}
-
-// withoutSelf are the references of a path to others.
-func withoutSelf(info *nar.NarInfo) []string {
-	return slices.DeleteFunc(slices.Clone(info.References), func(r string) bool { return r == info.StorePath })
-}
-
-func conflict(storePath string, have nar.Hash) error {
-	return &httpError{status: http.StatusConflict, kind: "Conflict", message: storePath + " is already in the cache with the NarHash " + have.String() +
-		"; the first upload wins, because hosts may have it"}
-}
-
-// errNoNar means that a path's archive was not uploaded.
-var errNoNar = errors.New("the archive is not here")
-
-// checkNar makes sure that the path's archive was uploaded to the cache (else errNoNar) and has the size that is claimed.
-func (s *Server) checkNar(ctx context.Context, c *Cache, info *nar.NarInfo) error {
-	stored, err := s.storedFor(ctx, c, []nar.Hash{info.NarHash})
-	if err != nil {
-		return err
-	}
-	n, ok := stored[info.NarHash]
-	if !ok {
-		return errNoNar
-	}
-	if n.NarSize != info.NarSize {
-		return badRequest("the archive of %s has %d bytes, not %d", info.StorePath, n.NarSize, info.NarSize)
-	}
-	return nil
 }
 
 // kept is what the index keeps of info: with a bounded number of signatures of others, those that a trusted upstream made first.

@@ -170,11 +170,11 @@ func BenchmarkPlan5000(b *testing.B) {
 		c := cachetest.NewServer(b, nil)
 		for _, p := range slices.Concat(before, after) {
 			n := cache.Nar{NarHash: p.NarHash, NarSize: p.NarSize, FileHash: p.NarHash, FileSize: 1, Blob: p.NarHash.Nix32()}
-			try(b, c.Index.PutNar(b.Context(), n))
+			try(b, c.Index.PutNar(b.Context(), n, ""))
 			try(b, c.Blobs.Put(b.Context(), n.Blob, func(w io.Writer) error { _, err := w.Write([]byte("x")); return err }))
 			info := nar.NarInfo{PathInfo: p, URL: "nar/" + p.NarHash.Nix32() + ".nar.zst", Compression: "zstd"}
 			path := cache.Path{Cache: "c", StorePath: p.StorePath, NarHash: p.NarHash, NarInfo: info.Encode()}
-			_, err := c.Index.PutPath(b.Context(), path, p.References, time.Now(), false)
+			_, err := c.Index.PutPaths(b.Context(), []cache.NewPath{{Path: path, References: p.References}}, time.Now())
 			try(b, err)
 		}
 		o := PlanOptions{Closure: func(Config) (func(context.Context, []string) ([]nar.PathInfo, []string, error), error) {

@@ -29,12 +29,12 @@ func testTouch(t *testing.T, x cache.Index) {
 		must(t, x.Touch(t.Context(), "c", []string{hashPart("a")}, at))
 		used("a", later)
 	}
-	if _, err := x.PutPath(t.Context(), aPath("c", "c", n), []string{storePath("b")}, later, false); err != nil {
+	if _, err := putPath(t.Context(), x, aPath("c", "c", n), []string{storePath("b")}, later, false); err != nil {
 		t.Fatal(err)
 	}
 	used("b", later)
 	again := later.Add(2 * cache.TouchGrain)
-	if _, err := x.PutPath(t.Context(), aPath("c", "c", n), nil, again, false); err != nil {
+	if _, err := putPath(t.Context(), x, aPath("c", "c", n), nil, again, false); err != nil {
 		t.Fatal(err)
 	}
 	used("c", again)
@@ -45,7 +45,7 @@ func testWalk(t *testing.T, x cache.Index) {
 	n := aNar("content")
 	put(t, x, aPath("c", "a", n), n)
 	put(t, x, aPath("d", "b", n), n)
-	if _, err := x.PutPath(t.Context(), anUpstreamPath("c", "u", "up:key"), nil, day, false); err != nil {
+	if _, err := putPath(t.Context(), x, anUpstreamPath("c", "u", "up:key"), nil, day, false); err != nil {
 		t.Fatal(err)
 	}
 	got := map[string]string{}
@@ -96,7 +96,7 @@ func testDeletePaths(t *testing.T, x cache.Index) {
 	if got := remove(t, x, day.Add(1), day, "a"); len(got) > 0 {
 		t.Errorf("what is deleted stands in the way: %v", got)
 	}
-	if _, err := x.PutPath(t.Context(), aPath("c", "d", n), []string{storePath("a")}, day, false); err == nil {
+	if _, err := putPath(t.Context(), x, aPath("c", "d", n), []string{storePath("a")}, day, false); err == nil {
 		t.Error("a deleted path was referred to")
 	}
 	stats, err := x.Stats(t.Context(), "c")
@@ -147,11 +147,11 @@ func testExpire(t *testing.T, x cache.Index) {
 	expired(t, x, later)
 
 	// An archive that nothing refers to yet is about to be.
-	must(t, x.PutNar(t.Context(), own))
+	must(t, x.PutNar(t.Context(), own, ""))
 	must(t, x.TouchNars(t.Context(), []nar.Hash{own.NarHash, aNar("unknown").NarHash}, later))
 	expired(t, x, later)
 	expired(t, x, later.Add(time.Second), own.Blob)
-	if _, err := x.PutPath(t.Context(), aPath("c", "c", own), nil, day, false); err == nil {
+	if _, err := putPath(t.Context(), x, aPath("c", "c", own), nil, day, false); err == nil {
 		t.Error("a path was stored without its archive")
 	}
 }
@@ -162,13 +162,13 @@ func testReplacedNar(t *testing.T, x cache.Index) {
 	put(t, x, aPath("c", "a", n), n)
 	again := n
 	again.Blob = "again"
-	must(t, x.PutNar(t.Context(), again))
-	must(t, x.PutNar(t.Context(), again))
+	must(t, x.PutNar(t.Context(), again, ""))
+	must(t, x.PutNar(t.Context(), again, ""))
 	future := time.Now().Add(time.Hour)
 	expired(t, x, future, n.Blob)
 	m := aNar("different")
-	must(t, x.PutNar(t.Context(), m))
-	if _, err := x.PutPath(t.Context(), aPath("c", "a", m), nil, future, true); err != nil {
+	must(t, x.PutNar(t.Context(), m, ""))
+	if _, err := putPath(t.Context(), x, aPath("c", "a", m), nil, future, true); err != nil {
 		t.Fatal(err)
 	}
 	must(t, x.Forget(t.Context(), []string{n.Blob}))
@@ -220,7 +220,7 @@ func testSent(t *testing.T, x cache.Index) {
 			t.Errorf("sent to %s: %v, %v", name, got, err)
 		}
 	}
-	must(t, x.PutNar(t.Context(), n))
+	must(t, x.PutNar(t.Context(), n, ""))
 	must(t, x.TouchNars(t.Context(), []nar.Hash{n.NarHash}, at.Add(time.Hour)))
 	sent("c", false)
 	must(t, x.NoteSent(t.Context(), "c", n.NarHash, at))

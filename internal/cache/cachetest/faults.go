@@ -221,8 +221,8 @@ type faultyIndex struct {
 	i *Injector
 }
 
-func (x *faultyIndex) PutNar(ctx context.Context, n cache.Nar) error {
-	_, err := faulty(ctx, x.i, "PutNar", func() (any, error) { return nil, x.Index.PutNar(ctx, n) })
+func (x *faultyIndex) PutNar(ctx context.Context, n cache.Nar, sentTo string) error {
+	_, err := faulty(ctx, x.i, "PutNar", func() (any, error) { return nil, x.Index.PutNar(ctx, n, sentTo) })
 	return err
 }
 
@@ -269,6 +269,6 @@ func (x *faultyIndex) Present(ctx context.Context, name string, hashParts []stri
 	return faulty(ctx, x.i, "Present", func() (map[string]cache.Record, error) { return x.Index.Present(ctx, name, hashParts) })
 }
 
-func (x *faultyIndex) PutPath(ctx context.Context, p cache.Path, references []string, at time.Time, replace bool) (bool, error) {
-	return faulty(ctx, x.i, "PutPath", func() (bool, error) { return x.Index.PutPath(ctx, p, references, at, replace) })
+func (x *faultyIndex) PutPaths(ctx context.Context, paths []cache.NewPath, at time.Time) (int, error) {
+	return faulty(ctx, x.i, "PutPaths", func() (int, error) { return x.Index.PutPaths(ctx, paths, at) })
 }

@@ -1,6 +1,7 @@
 package cachetest
 
 import (
+	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -29,6 +30,7 @@ func Index(t *testing.T, open func(t *testing.T) cache.Index) {
 		"lookup":               testLookup,
 		"upstream paths":       testUpstream,
 		"incomplete paths":     testIncomplete,
+		"several paths":        testPutPaths,
 		"pushed as":            testPushedAs,
 		"stats":                testStats,
 		"concurrent":           testConcurrentPaths,
@@ -38,6 +40,7 @@ func Index(t *testing.T, open func(t *testing.T) cache.Index) {
 		"expire":               testExpire,
 		"replaced archives":    testReplacedNar,
 		"sent archives":        testSent,
+		"put and sent":         testPutAndSent,
 		"pins":                 testPins,
 		"revoked tokens":       testRevoked,
 		"push, collection":     testPushAgainstCollection,
@@ -97,11 +100,17 @@ func path(t *testing.T, x cache.Index, in, name string) *cache.Record {
 	return &r
 }
 
+// putPath puts one path.
+func putPath(ctx context.Context, x cache.Index, p cache.Path, references []string, at time.Time, replace bool) (written bool, err error) {
+	n, err := x.PutPaths(ctx, []cache.NewPath{{Path: p, References: references, Replace: replace}}, at)
+	return n == 1, err
+}
+
 // put stores an archive and a path of it.
 func put(t *testing.T, x cache.Index, p cache.Path, n cache.Nar, references ...string) {
 	t.Helper()
-	must(t, x.PutNar(t.Context(), n))
-	if written, err := x.PutPath(t.Context(), p, references, day, false); err != nil || !written {
+	must(t, x.PutNar(t.Context(), n, ""))
+	if written, err := putPath(t.Context(), x, p, references, day, false); err != nil || !written {
 		t.Fatalf("%s: %v, %v", p.StorePath, written, err)
 	}
 }
@@ -163,7 +172,7 @@ func testNars(t *testing.T, x cache.Index) {
 	if _, ok, err := x.Nar(t.Context(), n.NarHash); ok || err != nil {
 		t.Fatal(ok, err)
 	}
-	must(t, x.PutNar(t.Context(), n))
+	must(t, x.PutNar(t.Context(), n, ""))
 	if got, ok, err := x.Nar(t.Context(), n.NarHash); got != n || !ok || err != nil {
 		t.Fatal(got, ok, err)
 	}
@@ -171,7 +180,7 @@ func testNars(t *testing.T, x cache.Index) {
 	n.FileSize++
 	n.FileHash[0]++
 	n.Blob = "another-blob"
-	must(t, x.PutNar(t.Context(), n))
+	must(t, x.PutNar(t.Context(), n, ""))
 	if got := path(t, x, "c", "a"); got == nil || got.Nar != n {
 		t.Fatal("the path does not have the new file:", got)
 	}
@@ -200,7 +209,7 @@ func testSamePath(t *testing.T, x cache.Index) {
 	put(t, x, p, n)
 	again := p
 	again.NarInfo = []byte("otherwise")
-	if written, err := x.PutPath(t.Context(), again, nil, day, true); written || err != nil {
+	if written, err := putPath(t.Context(), x, again, nil, day, true); written || err != nil {
 		t.Fatal(written, err)
 	}
 	if got := path(t, x, "c", "a"); string(got.NarInfo) != string(p.NarInfo) {
@@ -211,16 +220,16 @@ func testSamePath(t *testing.T, x cache.Index) {
 func testConflicts(t *testing.T, x cache.Index) {
 	n, m := aNar("content"), aNar("different")
 	put(t, x, aPath("c", "a", n), n)
-	must(t, x.PutNar(t.Context(), m))
-	if _, err := x.PutPath(t.Context(), aPath("c", "a", m), nil, day, false); !errors.Is(err, cache.ErrConflict) {
+	must(t, x.PutNar(t.Context(), m, ""))
+	if _, err := putPath(t.Context(), x, aPath("c", "a", m), nil, day, false); !errors.Is(err, cache.ErrConflict) {
 		t.Errorf("another archive: %v", err)
 	}
 	renamed := aPath("c", "a", n)
 	renamed.StorePath += "b"
-	if _, err := x.PutPath(t.Context(), renamed, nil, day, false); !errors.Is(err, cache.ErrConflict) {
+	if _, err := putPath(t.Context(), x, renamed, nil, day, false); !errors.Is(err, cache.ErrConflict) {
 		t.Errorf("another name: %v", err)
 	}
-	if written, err := x.PutPath(t.Context(), aPath("c", "a", m), nil, day, true); !written || err != nil {
+	if written, err := putPath(t.Context(), x, aPath("c", "a", m), nil, day, true); !written || err != nil {
 		t.Errorf("replaced: %v, %v", written, err)
 	}
 	if got := path(t, x, "c", "a"); got.NarHash != m.NarHash {
@@ -234,7 +243,7 @@ func testReferences(t *testing.T, x cache.Index) {
 	put(t, x, aPath("c", "curl", n), n, storePath("glibc"))
 	var missing *cache.MissingReferencesError
 	bad := []string{storePath("zlib"), storePath("curl"), storePath("glibc") + "-2", storePath("openssl")}
-	_, err := x.PutPath(t.Context(), aPath("c", "git", n), bad, day, false)
+	_, err := putPath(t.Context(), x, aPath("c", "git", n), bad, day, false)
 	if !errors.As(err, &missing) || len(missing.Missing) != 3 || strings.Contains(err.Error(), storePath("curl")) {
 		t.Fatal(err)
 	}
@@ -245,11 +254,11 @@ func testReferences(t *testing.T, x cache.Index) {
 
 func testUnknown(t *testing.T, x cache.Index) {
 	n := aNar("content")
-	if _, err := x.PutPath(t.Context(), aPath("c", "a", n), nil, day, false); !errors.Is(err, cache.ErrNotFound) {
+	if _, err := putPath(t.Context(), x, aPath("c", "a", n), nil, day, false); !errors.Is(err, cache.ErrNotFound) {
 		t.Errorf("unknown archive: %v", err)
 	}
-	must(t, x.PutNar(t.Context(), n))
-	if _, err := x.PutPath(t.Context(), aPath("nope", "a", n), nil, day, false); !errors.Is(err, cache.ErrNotFound) {
+	must(t, x.PutNar(t.Context(), n, ""))
+	if _, err := putPath(t.Context(), x, aPath("nope", "a", n), nil, day, false); !errors.Is(err, cache.ErrNotFound) {
 		t.Errorf("unknown cache: %v", err)
 	}
 }
@@ -266,7 +275,7 @@ func testApart(t *testing.T, x cache.Index) {
 		}
 	}
 	var missing *cache.MissingReferencesError
-	if _, err := x.PutPath(t.Context(), aPath("d", "b", n), []string{storePath("a")}, day, false); !errors.As(err, &missing) {
+	if _, err := putPath(t.Context(), x, aPath("d", "b", n), []string{storePath("a")}, day, false); !errors.As(err, &missing) {
 		t.Errorf("a reference into another cache: %v", err)
 	}
 }
@@ -291,7 +300,7 @@ func testUpstream(t *testing.T, x cache.Index) {
 	must(t, x.CreateCache(t.Context(), cache.Cache{Name: "d"}))
 	n, glibc := aNar("content"), []string{storePath("glibc")}
 	putUpstream := func(p cache.Path, references ...string) error {
-		written, err := x.PutPath(t.Context(), p, references, day, false)
+		written, err := putPath(t.Context(), x, p, references, day, false)
 		if written != (err == nil) {
 			t.Errorf("%s: %v, %v", p.StorePath, written, err)
 		}
@@ -324,8 +333,8 @@ func testUpstream(t *testing.T, x cache.Index) {
 	if got, err := x.Lookup(t.Context(), "d", asked); len(got) != 0 || err != nil {
 		t.Errorf("in another cache: %+v, %v", got, err)
 	}
-	must(t, x.PutNar(t.Context(), n))
-	if _, err := x.PutPath(t.Context(), aPath("d", "git", n), []string{storePath("curl")}, day, false); !errors.As(err, &missing) {
+	must(t, x.PutNar(t.Context(), n, ""))
+	if _, err := putPath(t.Context(), x, aPath("d", "git", n), []string{storePath("curl")}, day, false); !errors.As(err, &missing) {
 		t.Errorf("a reference into another cache: %v", err)
 	}
 	put(t, x, aPath("c", "git", n), n, storePath("curl"))
@@ -339,7 +348,7 @@ func testUpstream(t *testing.T, x cache.Index) {
 	}
 	unknown := pulled
 	unknown.NarHash[0]++
-	if _, err := x.PutPath(t.Context(), unknown, glibc, day, true); !errors.Is(err, cache.ErrNotFound) {
+	if _, err := putPath(t.Context(), x, unknown, glibc, day, true); !errors.Is(err, cache.ErrNotFound) {
 		t.Errorf("pulled without its archive: %v", err)
 	}
 
@@ -387,7 +396,7 @@ func testStats(t *testing.T, x cache.Index) {
 
 func testConcurrentPaths(t *testing.T, x cache.Index) {
 	shared := aNar("shared")
-	must(t, x.PutNar(t.Context(), shared))
+	must(t, x.PutNar(t.Context(), shared, ""))
 	wins := make(chan int, 8)
 	var all sync.WaitGroup
 	for i := range 8 {
@@ -395,17 +404,17 @@ func testConcurrentPaths(t *testing.T, x cache.Index) {
 			own := aNar(fmt.Sprint("own ", i))
 			for j := range 10 {
 				name := fmt.Sprintf("p%d-%d", i, j)
-				if err := x.PutNar(t.Context(), own); err != nil {
+				if err := x.PutNar(t.Context(), own, ""); err != nil {
 					t.Error(err)
 				}
-				if written, err := x.PutPath(t.Context(), aPath("c", name, own), nil, day, false); !written || err != nil {
+				if written, err := putPath(t.Context(), x, aPath("c", name, own), nil, day, false); !written || err != nil {
 					t.Errorf("%s: %v, %v", name, written, err)
 				}
 				if got, err := x.Lookup(t.Context(), "c", []string{hashPart(name)}); len(got) != 1 || err != nil {
 					t.Errorf("%s: %v, %v", name, got, err)
 				}
 			}
-			written, err := x.PutPath(t.Context(), aPath("c", "contested", own), nil, day, false)
+			written, err := putPath(t.Context(), x, aPath("c", "contested", own), nil, day, false)
 			if written {
 				wins <- i
 			} else if !errors.Is(err, cache.ErrConflict) {

@@ -33,7 +33,7 @@ func testPushAgainstCollection(t *testing.T, x cache.Index) {
 		var used []string
 		both(
 			func() {
-				written, perr = x.PutPath(t.Context(), aPath("c", app, n), []string{storePath(lib)}, later, false)
+				written, perr = putPath(t.Context(), x, aPath("c", app, n), []string{storePath(lib)}, later, false)
 			},
 			func() {
 				used, derr = x.DeletePaths(t.Context(), "c", map[string]time.Time{hashPart(lib): day}, later)
@@ -55,12 +55,12 @@ func testPushAgainstExpiry(t *testing.T, x cache.Index) {
 	future := time.Now().Add(time.Hour)
 	for i := range rounds {
 		n := aNar(fmt.Sprint("content", i))
-		must(t, x.PutNar(t.Context(), n))
+		must(t, x.PutNar(t.Context(), n, ""))
 		var written bool
 		var perr, eerr error
 		var blobs []string
 		both(
-			func() { written, perr = x.PutPath(t.Context(), aPath("c", fmt.Sprint("p", i), n), nil, day, false) },
+			func() { written, perr = putPath(t.Context(), x, aPath("c", fmt.Sprint("p", i), n), nil, day, false) },
 			func() { blobs, eerr = x.Expire(t.Context(), future) })
 		must(t, eerr)
 		must(t, x.Forget(t.Context(), blobs))
@@ -91,7 +91,7 @@ func testCrossingPushes(t *testing.T, x cache.Index) {
 		all.Go(func() {
 			for j := range 5 {
 				at := day.Add(time.Duration(j+1) * 2 * cache.TouchGrain)
-				if _, err := x.PutPath(t.Context(), aPath("c", fmt.Sprintf("app%d-%d", i, j), n), mine, at, false); err != nil {
+				if _, err := putPath(t.Context(), x, aPath("c", fmt.Sprintf("app%d-%d", i, j), n), mine, at, false); err != nil {
 					t.Error(err)
 				}
 				if err := x.Touch(t.Context(), "c", []string{hashPart("lib0"), hashPart("lib19")}, at); err != nil {
@@ -132,7 +132,7 @@ func testWalkIsOfOneMoment(t *testing.T, x cache.Index) {
 	}
 	must(t, x.Walk(t.Context(), "c", func(r cache.Record) error {
 		if len(seen) == 0 {
-			if _, err := x.PutPath(t.Context(), aPath("c", "new", n), nil, day, false); err != nil {
+			if _, err := putPath(t.Context(), x, aPath("c", "new", n), nil, day, false); err != nil {
 				return err
 			}
 			if used, err := x.DeletePaths(t.Context(), "c", all, day); len(used) > 0 || err != nil {
@@ -153,10 +153,10 @@ func testWalkIsOfOneMoment(t *testing.T, x cache.Index) {
 // testCanceled: nothing is left of what was given up, and everything works afterwards.
 func testCanceled(t *testing.T, x cache.Index) {
 	n := aNar("content")
-	must(t, x.PutNar(t.Context(), n))
+	must(t, x.PutNar(t.Context(), n, ""))
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	_, err := x.PutPath(ctx, aPath("c", "a", n), nil, day, false)
+	_, err := putPath(ctx, x, aPath("c", "a", n), nil, day, false)
 	_, lerr := x.Lookup(ctx, "c", []string{hashPart("a")})
 	for name, err := range map[string]error{"put": err, "lookup": lerr, "pin": x.PutPin(ctx, "c", cache.Pin{Name: "p"})} {
 		if !errors.Is(err, context.Canceled) {

@@ -157,7 +157,7 @@ func (t *toFiles) prepare(ctx context.Context, storeDir string) error {
 }
 
 func (t *toFiles) putArchive(ctx context.Context, info *nar.PathInfo) error {
-	s, err := t.spool(ctx, info)
+	s, err := t.spooled(ctx, info)
 	if err != nil {
 		return err
 	}

@@ -3,6 +3,7 @@ package client
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -49,7 +50,7 @@ func (t toGarrison) putArchive(ctx context.Context, info *nar.PathInfo) error {
 	if info.NarSize <= wholeBytes {
 		return t.putUnchecked(ctx, info)
 	}
-	s, err := t.spool(ctx, info)
+	s, err := t.spooled(ctx, info)
 	if err != nil {
 		return err
 	}
@@ -85,6 +86,9 @@ func (t toGarrison) putWhole(ctx context.Context, info *nar.PathInfo, content fu
 	_, err := t.c.do(ctx, request{
 		what: "push " + info.StorePath, method: http.MethodPut, url: t.c.URL() + "/" + narURL(info.NarHash), contentType: "application/zstd", body: content,
 	})
+	if err == nil {
+		t.arrived(info, 1, 1)
+	}
 	return err
 }
 
@@ -93,15 +97,64 @@ func (t toGarrison) putInfo(ctx context.Context, info *nar.PathInfo) (differs bo
 	if err != nil {
 		return false, unusable(err)
 	}
-	text := (&nar.NarInfo{PathInfo: *info, URL: narURL(info.NarHash), Compression: "zstd"}).Encode()
 	_, err = t.c.do(ctx, request{
-		what: "push " + info.StorePath, method: http.MethodPut, url: t.c.URL() + "/" + hash + ".narinfo", contentType: narInfoType, body: fixedBody(text),
+		what: "push " + info.StorePath, method: http.MethodPut, url: t.c.URL() + "/" + hash + ".narinfo", contentType: narInfoType, body: fixedBody(narInfoOf(info)),
 	})
 	var status *statusError
 	if errors.As(err, &status) && status.status == http.StatusConflict {
 		return true, nil
 	}
 	return false, err
+}
+
+func narInfoOf(info *nar.PathInfo) []byte {
+	return (&nar.NarInfo{PathInfo: *info, URL: narURL(info.NarHash), Compression: "zstd"}).Encode()
+}
+
+// maxTogether bounds the descriptions in one request, in bytes: a server takes 8 MiB.
+const maxTogether = 2 << 20
+
+func (t toGarrison) putInfos(ctx context.Context, infos []*nar.PathInfo) (differ []string, err error) {
+	for len(infos) > 0 {
+		var texts []string
+		for bytes := 0; len(texts) < min(len(infos), infosTogether) && bytes < maxTogether; bytes += len(texts[len(texts)-1]) {
+			texts = append(texts, string(narInfoOf(infos[len(texts)])))
+		}
+		some, err := t.putTexts(ctx, infos[:len(texts)], texts)
+		if err != nil {
+			return nil, err
+		}
+		differ, infos = append(differ, some...), infos[len(texts):]
+	}
+	return differ, nil
+}
+
+func (t toGarrison) putTexts(ctx context.Context, infos []*nar.PathInfo, texts []string) (differ []string, err error) {
+	query, err := json.Marshal(map[string]any{"narinfos": texts})
+	if err != nil {
+		return nil, err
+	}
+	var answer struct {
+		Differ []string `json:"differ"`
+	}
+	err = t.c.getJSON(ctx, request{
+		what: fmt.Sprintf("push %s and %d other paths", infos[0].StorePath, len(infos)-1), method: http.MethodPost, url: t.c.base + "/api/v1/caches/" + t.c.name + "/paths",
+		contentType: "application/json", body: fixedBody(query),
+	}, &answer)
+	var status *statusError
+	if !errors.As(err, &status) || status.status != http.StatusNotFound || status.kind != "NoSuchObject" {
+		return answer.Differ, err
+	}
+	for _, info := range infos { // a server from before this could be done
+		differs, err := t.putInfo(ctx, info)
+		if err != nil {
+			return nil, err
+		}
+		if differs {
+			differ = append(differ, info.StorePath)
+		}
+	}
+	return differ, nil
 }
 
 // upload is an archive on its way in parts.

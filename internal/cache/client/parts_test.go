@@ -14,9 +14,12 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/garrison-nix/garrison/internal/cache"
 	"github.com/garrison-nix/garrison/internal/cache/cachetest"
 	"github.com/garrison-nix/garrison/internal/cache/client"
+	"github.com/garrison-nix/garrison/internal/fleet"
 	"github.com/garrison-nix/garrison/internal/nar"
 )
 
@@ -79,7 +82,7 @@ func TestPushThroughProxyWithBodyLimit(t *testing.T) {
 			t.Errorf("progress goes back, or too far: %+v", seen)
 		}
 	}
-	if last := seen[len(seen)-1]; parts != 3 || last.Done != 2 || last.NarBytes != last.NarTotal { // the beginning, and two parts
+	if last := seen[len(seen)-1]; parts != 4 || last.Done != 2 || last.NarBytes != last.NarTotal { // the small archive; the beginning, and two parts
 		t.Errorf("%d parts, %+v", parts, seen)
 	}
 	for _, p := range paths {
@@ -187,27 +190,39 @@ func TestFaultyUploadInParts(t *testing.T) {
 	wantNoParts(t, s)
 }
 
-// withoutParts makes a server one from before there were parts.
+// withoutParts makes a server one from before there were parts, and paths that come together.
 func withoutParts(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if strings.Contains(r.URL.Path, "/uploads/") {
+		if strings.Contains(r.URL.Path, "/uploads/") || strings.HasSuffix(r.URL.Path, "/paths") {
 			r.URL.Path = "/no/such/thing/as/that"
 		}
 		h.ServeHTTP(w, r)
 	})
 }
 
-// TestServerWithoutParts: one from before there were parts gets a large archive whole.
+// TestServerWithoutParts: one from before there were parts gets a large archive whole, and each path by itself.
 func TestServerWithoutParts(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	paths := []nar.PathInfo{noise(t, dir, 34<<20)}
-	s := largeServer(t, withoutParts)
-	if _, err := newClient(t, s.CacheURL(), cachetest.PushToken).Push(t.Context(), paths, client.PushOptions{RealStoreDir: dir}); err != nil {
-		t.Fatal(err)
+	paths := []nar.PathInfo{noise(t, dir, 34<<20), noise(t, dir, 1000), noise(t, dir, 2000)}
+	paths[1].References, paths[2].References = []string{paths[0].StorePath}, []string{paths[0].StorePath, paths[1].StorePath}
+	asked := 0
+	s := largeServer(t, func(h http.Handler) http.Handler {
+		old := withoutParts(h)
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if strings.HasSuffix(r.URL.Path, "/paths") {
+				asked++
+			}
+			old.ServeHTTP(w, r)
+		})
+	})
+	if _, err := newClient(t, s.CacheURL(), cachetest.PushToken).Push(t.Context(), paths, client.PushOptions{RealStoreDir: dir, Parallel: 1}); err != nil || asked != 1 {
+		t.Fatalf("%d times it was asked to take several, %v", asked, err)
 	}
-	if served(t, s, paths[0].StorePath) == nil {
-		t.Error("it is not there")
+	for _, p := range paths {
+		if served(t, s, p.StorePath) == nil {
+			t.Errorf("%s is not there", p.StorePath)
+		}
 	}
 }
 
@@ -226,4 +241,67 @@ func TestDamagedLargePath(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "is damaged") || r.n != 0 {
 		t.Errorf("%d uploads, %v", r.n, err)
 	}
+}
+
+// TestDamagedStreamedPath: what is compressed while it is sent is found to be damaged by the server, and nothing of it stays.
+func TestDamagedStreamedPath(t *testing.T) {
+	t.Parallel()
+	for name, damage := range map[string]func(f string) error{
+		"a bit":  func(f string) error { return flipBit(f, 12<<20) },
+		"short":  func(f string) error { return os.Truncate(f, 12<<20) },
+		"long":   func(f string) error { return os.Truncate(f, 30<<20) },
+		"longer": func(f string) error { return os.Truncate(f, 40<<20) },
+		"gone":   os.Remove,
+		"a folder": func(f string) error {
+			return errors.Join(os.Remove(f), os.Mkdir(f, 0o755), os.WriteFile(filepath.Join(f, "a"), make([]byte, 20<<20), 0o644))
+		},
+		"a socket after much": func(f string) error {
+			if err := errors.Join(os.Remove(f), os.Mkdir(f, 0o755), os.WriteFile(filepath.Join(f, "a"), make([]byte, 10<<20), 0o644)); err != nil {
+				return err
+			}
+			return unix.Mkfifo(filepath.Join(f, "b"), 0o644)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			paths := []nar.PathInfo{noise(t, dir, 20<<20), noise(t, dir, 1000)}
+			paths[1].References = []string{paths[0].StorePath}
+			whole, damaged := paths[1], paths[0]
+			check(t, damage(filepath.Join(dir, filepath.Base(damaged.StorePath))))
+			s := largeServer(t, nil)
+			c := newClient(t, s.CacheURL(), cachetest.PushToken)
+			_, err := c.Push(t.Context(), paths, client.PushOptions{RealStoreDir: dir})
+			if fleet.CodeOf(err) != fleet.CodeState || fleet.ClassOf(err) != fleet.Local || !strings.Contains(fmt.Sprint(err, errors.Unwrap(err)), filepath.Base(damaged.StorePath)) {
+				t.Errorf("%v", err)
+			}
+			for _, p := range paths {
+				if served(t, s, p.StorePath) != nil {
+					t.Errorf("%s is there", p.StorePath)
+				}
+			}
+			s.WantClean(t)
+			check(t, s.Blobs.List(t.Context(), "", func(b cache.Blob) error {
+				if !strings.HasPrefix(b.Key, whole.NarHash.Nix32()) {
+					t.Errorf("%s is stored", b.Key)
+				}
+				return nil
+			}))
+			if _, known, err := s.Index.Nar(t.Context(), damaged.NarHash); known || err != nil {
+				t.Errorf("the damaged archive is known: %v, %v", known, err)
+			}
+		})
+	}
+}
+
+func flipBit(file string, at int64) error {
+	f, err := os.OpenFile(file, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	b := make([]byte, 1)
+	_, err = f.ReadAt(b, at)
+	b[0] ^= 1
+	_, werr := f.WriteAt(b, at)
+	return errors.Join(err, werr, f.Close())
 }

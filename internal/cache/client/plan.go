@@ -2,24 +2,24 @@ package client
 
 import (
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/garrison-nix/garrison/internal/nar"
 )
 
-// jobKind is one of the two uploads that a path needs.
-type jobKind int
-
-const (
-	uploadArchive jobKind = iota
-	uploadInfo
-)
-
-// job is one upload.
+// job is what one worker uploads next: an archive, or the infos of paths, each after those that it refers to.
 type job struct {
-	kind jobKind
-	path *nar.PathInfo
-	node *node
+	archive *node
+	infos   []*node
+}
+
+func (j job) paths() []*nar.PathInfo {
+	var paths []*nar.PathInfo
+	for _, n := range j.infos {
+		paths = append(paths, n.path)
+	}
+	return paths
 }
 
 // node is a path of the plan: its info may be uploaded once waits is 0.
@@ -27,13 +27,16 @@ type node struct {
 	path      *nar.PathInfo
 	waits     int     // its own archive, if that is uploaded, and the paths that it refers to
 	dependent []*node // paths that refer to it
+	taken     bool    // it was handed out with what it waits for
 	same      []*node // paths with the very same archive, which is uploaded for this one
 }
 
 // plan hands out the uploads of a push: archives in the order of references, and
-// a path's info as soon as its archive and every path it refers to are uploaded,
-// before further archives. It does no I/O.
+// a path's info once its archive and every path it refers to are uploaded. So many infos as are uploaded together are
+// handed out before further archives, what is left of them when all archives are handed out. It does no I/O.
 type plan struct {
+	together int // infos; 1 = each by itself, as soon as it may be
+
 	mu       sync.Mutex
 	changed  *sync.Cond
 	archives []*node // not yet handed out
@@ -44,7 +47,7 @@ type plan struct {
 
 // newPlan plans the upload of paths, some of them without their archives. References to paths that are not among them
 // are in the cache. It fails when paths refer to each other in a circle.
-func newPlan(paths []*nar.PathInfo, noArchive map[*nar.PathInfo]bool) (*plan, error) {
+func newPlan(paths []*nar.PathInfo, noArchive map[*nar.PathInfo]bool, together int) (*plan, error) {
 	nodes := make(map[string]*node, len(paths))
 	for _, p := range paths {
 		nodes[p.StorePath] = &node{path: p}
@@ -58,7 +61,7 @@ func newPlan(paths []*nar.PathInfo, noArchive map[*nar.PathInfo]bool) (*plan, er
 			}
 		}
 	}
-	p := &plan{left: len(paths)}
+	p := &plan{left: len(paths), together: together}
 	p.changed = sync.NewCond(&p.mu)
 	sorted := inOrder(paths, nodes)
 	if len(sorted) != len(paths) {
@@ -110,31 +113,49 @@ func (p *plan) next() (job, bool) {
 		switch {
 		case p.err != nil || p.left == 0:
 			return job{}, false
-		case len(p.ready) > 0:
-			n := p.ready[0]
-			p.ready = p.ready[1:]
-			return job{uploadInfo, n.path, n}, true
+		case len(p.ready) >= p.together, len(p.ready) > 0 && len(p.archives) == 0:
+			return job{infos: p.take()}, true
 		case len(p.archives) > 0:
 			n := p.archives[0]
 			p.archives = p.archives[1:]
-			return job{uploadArchive, n.path, n}, true
+			return job{archive: n}, true
 		}
 		p.changed.Wait()
 	}
+}
+
+// take takes infos that are ready; together with them those that are ready after them.
+func (p *plan) take() []*node {
+	n := min(len(p.ready), p.together)
+	infos := slices.Clone(p.ready[:n])
+	p.ready = p.ready[n:]
+	waits := map[*node]int{} // for what is not among infos
+	for i := 0; i < len(infos) && p.together > 1; i++ {
+		for _, d := range infos[i].dependent {
+			if _, seen := waits[d]; !seen {
+				waits[d] = d.waits
+			}
+			if waits[d]--; waits[d] == 0 {
+				d.taken = true
+				infos = append(infos, d)
+			}
+		}
+	}
+	return infos
 }
 
 // done says that an upload was made.
 func (p *plan) done(j job) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if j.kind == uploadArchive {
-		p.release(j.node)
-		for _, n := range j.node.same {
+	if j.archive != nil {
+		for _, n := range append(j.archive.same, j.archive) {
 			p.release(n)
 		}
-	} else {
+	}
+	for _, n := range j.infos {
 		p.left--
-		for _, d := range j.node.dependent {
+		for _, d := range n.dependent {
 			p.release(d)
 		}
 	}
@@ -142,7 +163,7 @@ func (p *plan) done(j job) {
 }
 
 func (p *plan) release(n *node) {
-	if n.waits--; n.waits == 0 {
+	if n.waits--; n.waits == 0 && !n.taken {
 		p.ready = append(p.ready, n)
 	}
 }

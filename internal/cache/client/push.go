@@ -15,15 +15,15 @@ import (
 // PushOptions say how Push works. The zero value serves.
 type PushOptions struct {
 	RealStoreDir string         // where the files of /nix/store/… are; default "/nix/store"
-	Parallel     int            // requests at the same time; default 4
-	Progress     func(Progress) // called after each path and each part of a large one, never twice at the same time; may be nil
+	Parallel     int            // requests at the same time; default 8
+	Progress     func(Progress) // called after each path, and each archive or part of a large one that comes before its path, never twice at the same time; may be nil
 
 	from source // of archives; nil means the folder RealStoreDir
 }
 
 // Progress says how far a push is.
 type Progress struct {
-	StorePath string // what was just pushed; "" for a part
+	StorePath string // what was just pushed; "" for an archive or a part
 	Done      int    // paths pushed
 	Total     int    // paths to push: those that were missing
 	NarBytes  int64  // of archives pushed so far, uncompressed
@@ -47,7 +47,7 @@ func (c *Client) Push(ctx context.Context, paths []nar.PathInfo, o PushOptions) 
 		o.RealStoreDir = "/nix/store"
 	}
 	if o.Parallel <= 0 {
-		o.Parallel = 4
+		o.Parallel = 8
 	}
 	start := time.Now()
 	stats.Paths = len(paths)
@@ -63,7 +63,11 @@ func (c *Client) Push(ctx context.Context, paths []nar.PathInfo, o PushOptions) 
 	if err := p.open(ctx, todo); err != nil {
 		return stats, err
 	}
-	plan, err := newPlan(todo, p.noArchive)
+	together := 1
+	if _, ok := p.to.(manyInfos); ok {
+		together = infosTogether
+	}
+	plan, err := newPlan(todo, p.noArchive, together)
 	if err != nil {
 		return stats, err
 	}
@@ -130,6 +134,16 @@ type uploads interface {
 	// putInfo makes a path visible. differs says that the cache has it already, built otherwise, and keeps that.
 	putInfo(ctx context.Context, info *nar.PathInfo) (differs bool, err error)
 }
+
+// manyInfos is what uploads can do besides.
+type manyInfos interface {
+	// putInfos is putInfo of several paths, each after those that it refers to. differ are their store paths.
+	putInfos(ctx context.Context, infos []*nar.PathInfo) (differ []string, err error)
+}
+
+// infosTogether is how many paths are made visible together, if that can be done: for each time a cache has to write to its disk. What is
+// interrupted before, has its archives sent.
+const infosTogether = 100
 
 // open finds out how the cache is to be pushed to, and notes those of the paths that another cache signed whose key this one trusts: it takes
 // them without their archives. It asks for the keys, since a name says nothing.
@@ -207,12 +221,22 @@ func (p *push) run(ctx context.Context, plan *plan) error {
 }
 
 func (p *push) do(ctx context.Context, j job) error {
-	if j.kind == uploadArchive {
-		return p.to.putArchive(ctx, j.path)
+	if j.archive != nil {
+		return p.to.putArchive(ctx, j.archive.path)
 	}
-	differs, err := p.to.putInfo(ctx, j.path)
+	if many, ok := p.to.(manyInfos); ok && len(j.infos) > 1 {
+		differ, err := many.putInfos(ctx, j.paths())
+		for _, info := range j.paths() {
+			if err == nil {
+				p.count(info, slices.Contains(differ, info.StorePath))
+			}
+		}
+		return err
+	}
+	info := j.infos[0].path
+	differs, err := p.to.putInfo(ctx, info)
 	if err == nil {
-		p.count(j.path, differs)
+		p.count(info, differs)
 	}
 	return err
 }

@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -71,7 +72,7 @@ func TestPush(t *testing.T) {
 	if err != nil || stats.Pushed != 12 || stats.Paths != 12 || stats.NarBytes == 0 || len(stats.Differ) != 0 {
 		t.Fatalf("%+v, %v", stats, err)
 	}
-	if len(seen) != 12 || seen[11].Done != 12 || seen[11].Total != 12 || seen[11].NarBytes != stats.NarBytes {
+	if last := seen[len(seen)-1]; len(seen) != 24 || last.Done != 12 || last.Total != 12 || last.NarBytes != stats.NarBytes { // archives, then paths
 		t.Errorf("progress: %+v", seen)
 	}
 	for _, p := range paths {
@@ -262,6 +263,42 @@ func TestSomebodyElseWasFirst(t *testing.T) {
 	stats, err := newClient(t, proxy.URL+"/c", cachetest.PushToken).Push(t.Context(), paths, client.PushOptions{RealStoreDir: dir})
 	if err != nil || len(stats.Differ) != 1 {
 		t.Errorf("%+v, %v", stats, err)
+	}
+}
+
+// TestSomebodyElseWasFirstWithOneOfMany: the others are stored.
+func TestSomebodyElseWasFirstWithOneOfMany(t *testing.T) {
+	dir, paths := store(t, 5)
+	last := paths[4] // which all others refer to
+	other := describe(t, filepath.Base(last.StorePath), "built otherwise")
+	otherDir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(otherDir, filepath.Base(other.StorePath)), []byte("built otherwise"), 0o444); err != nil {
+		t.Fatal(err)
+	}
+	together := 0
+	var s *cachetest.Server
+	s = cachetest.NewServer(t, func(h http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if strings.HasSuffix(r.URL.Path, "/paths") {
+				together++
+				if _, err := newClient(t, s.CacheURL(), cachetest.PushToken).Push(r.Context(), []nar.PathInfo{other}, client.PushOptions{RealStoreDir: otherDir}); err != nil {
+					t.Error(err)
+				}
+			}
+			h.ServeHTTP(w, r)
+		})
+	})
+	stats, err := newClient(t, s.CacheURL(), cachetest.PushToken).Push(t.Context(), paths, client.PushOptions{RealStoreDir: dir, Parallel: 1})
+	if err != nil || !slices.Equal(stats.Differ, []string{last.StorePath}) || stats.Pushed != 5 || together != 1 {
+		t.Errorf("%+v, %d requests, %v", stats, together, err)
+	}
+	for _, p := range paths[:4] {
+		if info := served(t, s, p.StorePath); info == nil || info.NarHash != p.NarHash {
+			t.Errorf("%s: %+v", p.StorePath, info)
+		}
+	}
+	if info := served(t, s, last.StorePath); info == nil || info.NarHash != other.NarHash {
+		t.Errorf("what came first: %+v", info)
 	}
 }
 

@@ -1,7 +1,9 @@
 package client_test
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -9,6 +11,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -50,34 +53,59 @@ func (r *recorder) settle(s *cachetest.Server) {
 	}
 }
 
-type countedBody struct {
+type keptBody struct {
 	io.ReadCloser
-	n int64
+	b bytes.Buffer
 }
 
-func (c *countedBody) Read(b []byte) (int, error) {
-	n, err := c.ReadCloser.Read(b)
-	c.n += int64(n)
+func (k *keptBody) Read(b []byte) (int, error) {
+	n, err := k.ReadCloser.Read(b)
+	k.b.Write(b[:n])
 	return n, err
+}
+
+// uploads are what a request sends, by its path: several paths' descriptions may come together.
+func uploads(req *http.Request, body []byte) map[string]int64 {
+	prefix, together := strings.CutSuffix(req.URL.Path, "/paths")
+	if !together {
+		return map[string]int64{req.URL.Path: int64(len(body))}
+	}
+	var q struct {
+		NarInfos []string `json:"narinfos"`
+	}
+	of := map[string]int64{}
+	if err := json.Unmarshal(body, &q); err != nil {
+		return of
+	}
+	for _, text := range q.NarInfos {
+		if info, err := nar.ParseNarInfo([]byte(text)); err == nil {
+			of["/"+path.Base(prefix)+"/"+path.Base(info.StorePath)[:32]+".narinfo"] = int64(len(text))
+		}
+	}
+	return of
 }
 
 func (r *recorder) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	r.active.Add(1)
 	defer r.active.Add(-1)
-	body := &countedBody{ReadCloser: req.Body}
+	body := &keptBody{ReadCloser: req.Body}
 	req.Body = body
 	answer := httptest.NewRecorder()
 	r.Handler.ServeHTTP(answer, req)
 	r.mu.Lock()
 	switch {
-	case req.Method == http.MethodPost:
+	case req.Method == http.MethodPost && !strings.HasSuffix(req.URL.Path, "/paths"):
 		r.posts++
 	case req.Method == http.MethodGet:
 		r.gets++
 	case answer.Code == http.StatusOK:
-		r.puts[req.URL.Path]++
-		r.bytes[req.URL.Path] += body.n
-		if r.n++; r.n == r.after && r.then != nil {
+		before := r.n
+		for path, size := range uploads(req, body.b.Bytes()) {
+			r.puts[path]++
+			r.bytes[path] += size
+			r.n++
+		}
+		if before < r.after && r.n >= r.after && r.then != nil {
 			r.then()
 		}
 	}

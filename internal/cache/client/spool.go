@@ -24,6 +24,16 @@ type spool struct {
 	hash nar.Hash // of the compressed bytes
 }
 
+// spooled is spool, again after failures that may pass. Its errors are *fleet.Error or ctx's.
+func (p *push) spooled(ctx context.Context, info *nar.PathInfo) (s *spool, err error) {
+	return s, p.c.try(ctx, "push "+info.StorePath, func() error {
+		if s, err = p.spool(ctx, info); err != nil {
+			return brokenBody{err}
+		}
+		return nil
+	})
+}
+
 // spool compresses a path's archive. Who gets it closes it.
 func (a *archiver) spool(ctx context.Context, info *nar.PathInfo) (_ *spool, err error) {
 	s := &spool{}
@@ -57,10 +67,14 @@ func (s *spool) Write(b []byte) (n int, err error) {
 	}
 	s.size += int64(n)
 	if err != nil {
-		err = fleet.Errorf(fleet.Local, fleet.CodeState, "an archive to be pushed does not fit into %s", spoolDir()).WithCause(err).
-			WithHint("make room there, or let TMPDIR name a folder with more")
+		err = spoolError("an archive to be pushed cannot be kept in %s meanwhile", err)
 	}
 	return n, err
+}
+
+func spoolError(format string, err error) error {
+	return fleet.Errorf(fleet.Local, fleet.CodeState, format, spoolDir()).WithCause(err).
+		WithHint("check that there is room, and that it can be written to; or let TMPDIR name another folder")
 }
 
 // spoolDir is where large files belong that nobody needs after a reboot: /tmp is memory on many machines.
@@ -86,7 +100,16 @@ func (s *spool) part(offset, size int64) func() body {
 	if s.file == nil {
 		from = bytes.NewReader(s.buf.Bytes())
 	}
-	return func() body { return body{r: io.NopCloser(io.NewSectionReader(from, offset, size)), size: size} }
+	return func() body {
+		r := &rememberingReader{r: io.NewSectionReader(from, offset, size)}
+		failed := func() error {
+			if r.err == nil {
+				return nil
+			}
+			return spoolError("an archive to be pushed, which was kept in %s, cannot be read again", r.err)
+		}
+		return body{io.NopCloser(r), size, failed}
+	}
 }
 
 func (s *spool) whole() func() body { return s.part(0, s.size) }

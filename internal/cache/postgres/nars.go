@@ -41,10 +41,22 @@ func (r *narRow) nar() (n cache.Nar) {
 }
 
 // PutNar implements cache.Index.
-func (x *Index) PutNar(ctx context.Context, n cache.Nar) error {
-	values := []any{n.NarHash[:], n.NarSize, n.FileHash[:], n.FileSize, n.Blob, time.Now().Unix()}
+func (x *Index) PutNar(ctx context.Context, n cache.Nar, sentTo string) error {
+	now := time.Now()
+	values := []any{n.NarHash[:], n.NarSize, n.FileHash[:], n.FileSize, n.Blob, now.Unix()}
+	write := func(m mode, put func(s *session) error) error {
+		if sentTo == "" {
+			return x.write(ctx, m, put)
+		}
+		return x.inCache(ctx, m, sentTo, func(s *session, id int64) error {
+			if err := put(s); err != nil {
+				return err
+			}
+			return s.noteSent(id, n.NarHash, now)
+		})
+	}
 	isNew := false
-	err := x.write(ctx, relaxed, func(s *session) error {
+	err := write(relaxed, func(s *session) error {
 		added, err := s.exec(`
 			INSERT INTO nars (nar_hash, nar_size, file_hash, file_size, blob, stored_at) VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING`, values...)
 		isNew = added > 0
@@ -53,10 +65,10 @@ func (x *Index) PutNar(ctx context.Context, n cache.Nar) error {
 	if err != nil || isNew {
 		return err
 	}
-	return x.write(ctx, adding, func(s *session) error {
+	return write(adding, func(s *session) error {
 		if _, err := s.exec(`
 			WITH old AS (SELECT blob FROM nars WHERE nar_hash = $1 FOR UPDATE)
-			INSERT INTO doomed SELECT blob, $3 FROM old WHERE blob <> $2 ON CONFLICT DO NOTHING`, n.NarHash[:], n.Blob, time.Now().Unix()); err != nil {
+			INSERT INTO doomed SELECT blob, $3 FROM old WHERE blob <> $2 ON CONFLICT DO NOTHING`, n.NarHash[:], n.Blob, now.Unix()); err != nil {
 			return err
 		}
 		_, err := s.exec(`
@@ -107,11 +119,13 @@ func list(hashes []nar.Hash) [][]byte {
 
 // NoteSent implements cache.Index.
 func (x *Index) NoteSent(ctx context.Context, name string, narHash nar.Hash, at time.Time) error {
-	return x.inCache(ctx, relaxed, name, func(s *session, id int64) error {
-		_, err := s.exec(`INSERT INTO sent (cache_id, nar_hash, at) VALUES ($1, $2, $3) ON CONFLICT (cache_id, nar_hash) DO UPDATE SET at = greatest(sent.at, excluded.at)`,
-			id, narHash[:], at.Unix())
-		return err
-	})
+	return x.inCache(ctx, relaxed, name, func(s *session, id int64) error { return s.noteSent(id, narHash, at) })
+}
+
+func (s *session) noteSent(cacheID int64, narHash nar.Hash, at time.Time) error {
+	_, err := s.exec(`INSERT INTO sent (cache_id, nar_hash, at) VALUES ($1, $2, $3) ON CONFLICT (cache_id, nar_hash) DO UPDATE SET at = greatest(sent.at, excluded.at)`,
+		cacheID, narHash[:], at.Unix())
+	return err
 }
 
 // NarsFor implements cache.Index.

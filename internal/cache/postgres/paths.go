@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -134,54 +135,77 @@ func (x *Index) DeletePaths(ctx context.Context, name string, paths map[string]t
 	return nil, err
 }
 
-// PutPath implements cache.Index.
-func (x *Index) PutPath(ctx context.Context, p cache.Path, references []string, at time.Time, replace bool) (written bool, err error) {
-	hashPart, err := nar.HashPart(p.StorePath)
-	if err != nil {
-		return false, err
+// PutPaths implements cache.Index.
+func (x *Index) PutPaths(ctx context.Context, paths []cache.NewPath, at time.Time) (written int, err error) {
+	if len(paths) == 0 {
+		return 0, nil
 	}
-	m := adding
-	if p.Upstream != "" {
-		m = relaxed
+	m := relaxed
+	if slices.ContainsFunc(paths, func(p cache.NewPath) bool { return p.Upstream == "" }) {
+		m = adding
 	}
-	err = x.inCache(ctx, m, p.Cache, func(s *session, id int64) error {
-		u := &pathPut{session: s, p: p, hashPart: hashPart, cacheID: id, at: at, replace: replace}
-		written, err = u.put(references)
-		return err
+	err = x.inCache(ctx, m, paths[0].Cache, func(s *session, id int64) error {
+		written = 0
+		u := &pathPut{session: s, cacheID: id, at: at, used: map[string]bool{}}
+		for _, p := range paths {
+			put, err := u.put(p)
+			if err != nil {
+				return err
+			}
+			if put {
+				written++
+			}
+		}
+		if len(u.used) == 0 {
+			return nil
+		}
+		return s.touch(id, slices.Collect(maps.Keys(u.used)), at)
 	})
-	return written && err == nil, err
+	if err != nil {
+		return 0, err
+	}
+	return written, nil
 }
 
-// pathPut is one PutPath within its transaction.
+// pathPut is one PutPaths within its transaction.
 type pathPut struct {
 	*session
-	p        cache.Path
+	cacheID int64
+	at      time.Time
+	used    map[string]bool // hash parts to be touched
+}
+
+// aPathPut is one path of it.
+type aPathPut struct {
+	*pathPut
+	p        cache.NewPath
 	hashPart string
-	cacheID  int64
-	at       time.Time
-	replace  bool
 	narID    *int64 // nil for an upstream path without archive
 }
 
-func (u *pathPut) put(references []string) (written bool, err error) {
-	if u.p.Upstream == "" || !u.p.NarHash.IsZero() {
-		ok, err := u.one([]any{&u.narID}, `SELECT id FROM nars WHERE nar_hash = $1`, u.p.NarHash[:])
+func (u *pathPut) put(p cache.NewPath) (written bool, err error) {
+	a := &aPathPut{pathPut: u, p: p}
+	if a.hashPart, err = nar.HashPart(p.StorePath); err != nil {
+		return false, err
+	}
+	if p.Upstream == "" || !p.NarHash.IsZero() {
+		ok, err := u.one([]any{&a.narID}, `SELECT id FROM nars WHERE nar_hash = $1`, p.NarHash[:])
 		if err != nil {
 			return false, err
 		}
 		if !ok {
-			return false, fmt.Errorf("archive %s: %w", u.p.NarHash, cache.ErrNotFound)
+			return false, fmt.Errorf("archive %s: %w", p.NarHash, cache.ErrNotFound)
 		}
 	}
 	for {
-		there, same, err := u.existing()
+		there, same, err := a.existing()
 		if err != nil || same {
 			return false, err
 		}
-		if err := u.reference(references); err != nil {
+		if err := a.reference(); err != nil {
 			return false, err
 		}
-		written, err := u.insert(there)
+		written, err := a.insert(there)
 		if err != nil || written > 0 {
 			return err == nil, err
 		}
@@ -190,7 +214,7 @@ func (u *pathPut) put(references []string) (written bool, err error) {
 }
 
 // insert stores the path in place of the row that is there; where there is none, only if there still is none.
-func (u *pathPut) insert(there bool) (written int64, err error) {
+func (u *aPathPut) insert(there bool) (written int64, err error) {
 	conflict := `DO NOTHING`
 	if there {
 		conflict = `(cache_id, hash_part) DO UPDATE SET store_path = excluded.store_path, nar_id = excluded.nar_id, upstream = excluded.upstream,
@@ -206,7 +230,7 @@ func (u *pathPut) insert(there bool) (written int64, err error) {
 }
 
 // existing locks the path's row, if there is one, and says whether it has the same archive. An archive that loses a path has its age counted anew.
-func (u *pathPut) existing() (there, same bool, err error) {
+func (u *aPathPut) existing() (there, same bool, err error) {
 	var storePath, upstream string
 	var narID, deleted *int64
 	there, err = u.one([]any{&storePath, &upstream, &narID, &deleted}, `SELECT store_path, upstream, nar_id, deleted_at FROM paths WHERE cache_id = $1 AND hash_part = $2 FOR UPDATE`,
@@ -216,9 +240,10 @@ func (u *pathPut) existing() (there, same bool, err error) {
 	}
 	if deleted == nil && upstream == "" && u.p.Upstream == "" {
 		if storePath == u.p.StorePath && *narID == *u.narID {
-			return true, true, u.touch(u.cacheID, []string{u.hashPart}, u.at)
+			u.used[u.hashPart] = true
+			return true, true, nil
 		}
-		if !u.replace {
+		if !u.p.Replace {
 			return true, false, fmt.Errorf("%s: %w", storePath, cache.ErrConflict)
 		}
 	}
@@ -226,8 +251,9 @@ func (u *pathPut) existing() (there, same bool, err error) {
 	return true, false, err
 }
 
-// reference makes sure that all references are there, and touches them.
-func (u *pathPut) reference(references []string) error {
+// reference makes sure that all that the path refers to is there, and has it touched.
+func (u *aPathPut) reference() error {
+	references := u.p.References
 	if len(references) == 0 {
 		return nil
 	}
@@ -237,6 +263,7 @@ func (u *pathPut) reference(references []string) error {
 		if hashParts[i], err = nar.HashPart(r); err != nil {
 			return err
 		}
+		u.used[hashParts[i]] = true
 	}
 	have := make(map[string]bool)
 	err := u.each(func(scan func(...any) error) error {
@@ -252,5 +279,5 @@ func (u *pathPut) reference(references []string) error {
 		slices.Sort(missing)
 		return &cache.MissingReferencesError{StorePath: u.p.StorePath, Missing: missing}
 	}
-	return u.touch(u.cacheID, hashParts, u.at)
+	return nil
 }

@@ -94,7 +94,7 @@ func TestNewerSchemaIsLeftAlone(t *testing.T) {
 func TestWalkersLeaveConnections(t *testing.T) {
 	x := open(t, pg.Config{URL: lab.PostgresURL(t), MaxConnections: 2})
 	must(t, x.CreateCache(t.Context(), cache.Cache{Name: "c"}))
-	if _, err := x.PutPath(t.Context(), cache.Path{Cache: "c", StorePath: "/nix/store/00000000000000000000000000000000-x", Upstream: "up:key", NarInfo: []byte("x")}, nil, time.Now(), false); err != nil {
+	if _, err := x.PutPaths(t.Context(), []cache.NewPath{{Path: cache.Path{Cache: "c", StorePath: "/nix/store/00000000000000000000000000000000-x", Upstream: "up:key", NarInfo: []byte("x")}}}, time.Now()); err != nil {
 		t.Fatal(err)
 	}
 	must(t, x.Walk(t.Context(), "c", func(cache.Record) error {

@@ -1,10 +1,12 @@
 package sqlite
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"slices"
 	"time"
 
@@ -15,6 +17,7 @@ import (
 const (
 	narColumns = `n.nar_hash, n.nar_size, n.file_hash, n.file_size, n.blob`
 	narQuery   = `SELECT ` + narColumns + ` FROM nars n WHERE n.nar_hash = ?`
+	insertNar  = `INSERT INTO nars (nar_hash, nar_size, file_hash, file_size, stored_at, blob) VALUES (?, ?, ?, ?, ?, ?)`
 	narOfQuery = `
 		SELECT ` + narColumns + ` FROM nars n JOIN paths p ON p.nar_id = n.id JOIN caches c ON c.id = p.cache_id
 		WHERE n.nar_hash = ?1 AND c.name = ?2
@@ -49,31 +52,49 @@ func (r *narRow) nar() cache.Nar {
 	return n
 }
 
-// PutNar implements cache.Index.
-func (x *Index) PutNar(ctx context.Context, n cache.Nar) error {
-	db := x.relaxed
-	old, known, err := x.Nar(ctx, n.NarHash)
-	if err != nil {
+// errKnown undoes what is not durable, because something is there already.
+var errKnown = errors.New("known already")
+
+// PutNar implements cache.Index. What replaces an archive is durable, since paths may rely on that, and none need follow.
+func (x *Index) PutNar(ctx context.Context, n cache.Nar, sentTo string) error {
+	now := time.Now()
+	err := x.putNar(ctx, x.relaxed, sentTo, n, now, func(tx *sql.Tx) error {
+		done, err := tx.ExecContext(ctx, insertNar+` ON CONFLICT DO NOTHING`, n.NarHash[:], n.NarSize, n.FileHash[:], n.FileSize, now.Unix(), n.Blob)
+		if err != nil {
+			return err
+		}
+		if added, err := done.RowsAffected(); err != nil || added == 0 {
+			return cmp.Or(err, errKnown)
+		}
+		return nil
+	})
+	if !errors.Is(err, errKnown) {
 		return err
 	}
-	if known { // paths may rely on it, and none need follow
-		db = x.durable
-	}
-	return x.write(ctx, db, func(tx *sql.Tx) error {
-		now := time.Now().Unix()
-		if known && old.Blob != n.Blob {
-			if _, err := tx.ExecContext(ctx, `
-				INSERT INTO doomed SELECT coalesce(nullif(blob, ''), ?2), ?3 FROM nars WHERE nar_hash = ?1 AND blob <> ?4 ON CONFLICT DO NOTHING`,
-				n.NarHash[:], cache.FirstBlobKey(n.NarHash), now, n.Blob); err != nil {
-				return err
-			}
+	return x.putNar(ctx, x.durable, sentTo, n, now, func(tx *sql.Tx) error {
+		if _, err := tx.ExecContext(ctx, `
+			INSERT INTO doomed SELECT coalesce(nullif(blob, ''), ?2), ?3 FROM nars WHERE nar_hash = ?1 AND coalesce(nullif(blob, ''), ?2) <> ?4 ON CONFLICT DO NOTHING`,
+			n.NarHash[:], cache.FirstBlobKey(n.NarHash), now.Unix(), n.Blob); err != nil {
+			return err
 		}
-		_, err := tx.ExecContext(ctx, `
-			INSERT INTO nars (nar_hash, nar_size, file_hash, file_size, stored_at, blob) VALUES (?, ?, ?, ?, ?, ?)
+		_, err := tx.ExecContext(ctx, insertNar+`
 			ON CONFLICT (nar_hash) DO UPDATE SET nar_size = excluded.nar_size, file_hash = excluded.file_hash,
 				file_size = excluded.file_size, stored_at = excluded.stored_at, blob = excluded.blob`,
-			n.NarHash[:], n.NarSize, n.FileHash[:], n.FileSize, now, n.Blob)
+			n.NarHash[:], n.NarSize, n.FileHash[:], n.FileSize, now.Unix(), n.Blob)
 		return err
+	})
+}
+
+// putNar runs put in a transaction on db, which notes besides that n was sent to a cache, if to one.
+func (x *Index) putNar(ctx context.Context, db *sql.DB, sentTo string, n cache.Nar, at time.Time, put func(*sql.Tx) error) error {
+	if sentTo == "" {
+		return x.write(ctx, db, put)
+	}
+	return x.inCache(ctx, db, sentTo, func(tx *sql.Tx, id int64) error {
+		if err := put(tx); err != nil {
+			return err
+		}
+		return noteSent(ctx, tx, id, n.NarHash, at)
 	})
 }
 
@@ -127,11 +148,13 @@ func (x *Index) TouchNars(ctx context.Context, narHashes []nar.Hash, at time.Tim
 
 // NoteSent implements cache.Index.
 func (x *Index) NoteSent(ctx context.Context, name string, narHash nar.Hash, at time.Time) error {
-	return x.inCache(ctx, x.relaxed, name, func(tx *sql.Tx, id int64) error {
-		_, err := tx.ExecContext(ctx, `INSERT INTO sent (cache_id, nar_hash, at) VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET at = max(at, excluded.at)`,
-			id, narHash[:], at.Unix())
-		return err
-	})
+	return x.inCache(ctx, x.relaxed, name, func(tx *sql.Tx, id int64) error { return noteSent(ctx, tx, id, narHash, at) })
+}
+
+func noteSent(ctx context.Context, tx *sql.Tx, cacheID int64, narHash nar.Hash, at time.Time) error {
+	_, err := tx.ExecContext(ctx, `INSERT INTO sent (cache_id, nar_hash, at) VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET at = max(at, excluded.at)`,
+		cacheID, narHash[:], at.Unix())
+	return err
 }
 
 // NarsFor implements cache.Index.

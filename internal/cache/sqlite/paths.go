@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -195,57 +196,105 @@ func (x *Index) DeletePaths(ctx context.Context, name string, paths map[string]t
 	return nil, err
 }
 
-// PutPath implements cache.Index.
-func (x *Index) PutPath(ctx context.Context, p cache.Path, references []string, at time.Time, replace bool) (written bool, err error) {
+// PutPaths implements cache.Index.
+func (x *Index) PutPaths(ctx context.Context, paths []cache.NewPath, at time.Time) (written int, err error) {
+	if len(paths) == 0 {
+		return 0, nil
+	}
+	db := x.relaxed
+	if slices.ContainsFunc(paths, func(p cache.NewPath) bool { return p.Upstream == "" }) {
+		db = x.durable
+	}
+	err = x.inCache(ctx, db, paths[0].Cache, func(tx *sql.Tx, id int64) error {
+		u := &pathPut{ctx: ctx, tx: tx, cacheID: id, at: at, there: map[string]bool{}, used: map[string]bool{}, prepared: map[string]*sql.Stmt{}}
+		for _, p := range paths {
+			put, err := u.put(p)
+			if err != nil {
+				return err
+			}
+			if put {
+				written++
+			}
+		}
+		if len(u.used) == 0 {
+			return nil
+		}
+		return touch(ctx, tx, id, slices.Collect(maps.Keys(u.used)), at)
+	})
+	if err != nil {
+		return 0, err
+	}
+	return written, nil
+}
+
+// pathPut is one PutPaths within its transaction.
+type pathPut struct {
+	ctx      context.Context
+	tx       *sql.Tx
+	cacheID  int64
+	at       time.Time
+	there    map[string]bool      // store paths that others may refer to, as far as that is known
+	used     map[string]bool      // hash parts to be touched
+	prepared map[string]*sql.Stmt // for all of the paths; the transaction closes them
+}
+
+func (u *pathPut) stmt(q string) (*sql.Stmt, error) {
+	stmt := u.prepared[q]
+	if stmt == nil {
+		var err error
+		if stmt, err = u.tx.PrepareContext(u.ctx, q); err != nil {
+			return nil, err
+		}
+		u.prepared[q] = stmt
+	}
+	return stmt, nil
+}
+
+// one reads one row into dest; false if there is none.
+func (u *pathPut) one(dest []any, q string, args ...any) (bool, error) {
+	stmt, err := u.stmt(q)
+	if err != nil {
+		return false, err
+	}
+	return found(stmt.QueryRowContext(u.ctx, args...).Scan(dest...))
+}
+
+func (u *pathPut) exec(q string, args ...any) error {
+	stmt, err := u.stmt(q)
+	if err == nil {
+		_, err = stmt.ExecContext(u.ctx, args...)
+	}
+	return err
+}
+
+func (u *pathPut) put(p cache.NewPath) (written bool, err error) {
 	hashPart, err := nar.HashPart(p.StorePath)
 	if err != nil {
 		return false, err
 	}
-	db := x.durable
-	if p.Upstream != "" {
-		db = x.relaxed
-	}
-	err = x.inCache(ctx, db, p.Cache, func(tx *sql.Tx, id int64) error {
-		u := &pathPut{ctx: ctx, tx: tx, p: p, hashPart: hashPart, cacheID: id, at: at}
-		written, err = u.put(references, replace)
-		return err
-	})
-	return written && err == nil, err
-}
-
-// pathPut is one PutPath within its transaction.
-type pathPut struct {
-	ctx      context.Context
-	tx       *sql.Tx
-	p        cache.Path
-	hashPart string
-	cacheID  int64
-	at       time.Time
-	narID    sql.NullInt64 // NULL for an upstream path without archive
-}
-
-func (u *pathPut) put(references []string, replace bool) (written bool, err error) {
-	if u.p.Upstream == "" || !u.p.NarHash.IsZero() {
-		ok, err := found(u.tx.QueryRowContext(u.ctx, `SELECT id FROM nars WHERE nar_hash = ?`, u.p.NarHash[:]).Scan(&u.narID))
+	var narID sql.NullInt64 // NULL for an upstream path without archive
+	if p.Upstream == "" || !p.NarHash.IsZero() {
+		ok, err := u.one([]any{&narID}, `SELECT id FROM nars WHERE nar_hash = ?`, p.NarHash[:])
 		if err != nil {
 			return false, err
 		}
 		if !ok {
-			return false, fmt.Errorf("archive %s: %w", u.p.NarHash, cache.ErrNotFound)
+			return false, fmt.Errorf("archive %s: %w", p.NarHash, cache.ErrNotFound)
 		}
 	}
-	same, err := u.existing(replace)
+	same, err := u.existing(p, hashPart, narID)
 	if err != nil || same {
 		return false, err
 	}
-	if err := u.reference(references); err != nil {
+	if err := u.reference(p); err != nil {
 		return false, err
 	}
-	_, err = u.tx.ExecContext(u.ctx, `
+	u.there[p.StorePath] = p.Upstream != cache.Incomplete
+	err = u.exec(`
 		INSERT INTO paths (cache_id, hash_part, store_path, nar_id, upstream, narinfo, created_at, used_at, pushed_as) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?7, ?8)
 		ON CONFLICT (cache_id, hash_part) DO UPDATE SET store_path = excluded.store_path, nar_id = excluded.nar_id, upstream = excluded.upstream,
 			narinfo = excluded.narinfo, created_at = excluded.created_at, used_at = excluded.used_at, deleted_at = NULL, pushed_as = excluded.pushed_as`,
-		u.cacheID, u.hashPart, u.p.StorePath, u.narID, u.p.Upstream, u.p.NarInfo, u.at.Unix(), hashOrNull(u.p.PushedAs))
+		u.cacheID, hashPart, p.StorePath, narID, p.Upstream, p.NarInfo, u.at.Unix(), hashOrNull(p.PushedAs))
 	return err == nil, err
 }
 
@@ -257,51 +306,56 @@ func hashOrNull(h nar.Hash) []byte {
 }
 
 // existing says whether the path is there already with the same archive. An archive that loses a path has its age counted anew.
-func (u *pathPut) existing(replace bool) (same bool, err error) {
+func (u *pathPut) existing(p cache.NewPath, hashPart string, narID sql.NullInt64) (same bool, err error) {
 	var storePath, upstream string
-	var narID, deleted sql.NullInt64
-	ok, err := found(u.tx.QueryRowContext(u.ctx, `SELECT store_path, upstream, nar_id, deleted_at FROM paths WHERE cache_id = ? AND hash_part = ?`,
-		u.cacheID, u.hashPart).Scan(&storePath, &upstream, &narID, &deleted))
-	if err != nil || !ok || !narID.Valid {
+	var oldID, deleted sql.NullInt64
+	ok, err := u.one([]any{&storePath, &upstream, &oldID, &deleted}, `SELECT store_path, upstream, nar_id, deleted_at FROM paths WHERE cache_id = ? AND hash_part = ?`,
+		u.cacheID, hashPart)
+	if err != nil || !ok {
 		return false, err
 	}
-	if !deleted.Valid && upstream == "" && u.p.Upstream == "" {
-		if storePath == u.p.StorePath && narID == u.narID {
-			return true, touch(u.ctx, u.tx, u.cacheID, []string{u.hashPart}, u.at)
+	if oldID.Valid && !deleted.Valid && upstream == "" && p.Upstream == "" {
+		if storePath == p.StorePath && oldID == narID {
+			u.used[hashPart] = true
+			return true, nil
 		}
-		if !replace {
+		if !p.Replace {
 			return false, fmt.Errorf("%s: %w", storePath, cache.ErrConflict)
 		}
 	}
-	_, err = u.tx.ExecContext(u.ctx, `UPDATE nars SET stored_at = max(stored_at, ?) WHERE id = ?`, u.at.Unix(), narID)
-	return false, err
+	u.there[storePath] = false // it is replaced
+	if !oldID.Valid {
+		return false, nil
+	}
+	return false, u.exec(`UPDATE nars SET stored_at = max(stored_at, ?) WHERE id = ?`, u.at.Unix(), oldID)
 }
 
-// reference makes sure that all references are there, and touches them.
-func (u *pathPut) reference(references []string) error {
+// reference makes sure that all that a path refers to is there, and has it touched.
+func (u *pathPut) reference(p cache.NewPath) error {
 	var missing []string
-	hashParts := make([]string, len(references))
-	stmt, err := u.tx.PrepareContext(u.ctx, `SELECT 1 FROM paths WHERE cache_id = ? AND hash_part = ? AND store_path = ? AND deleted_at IS NULL AND upstream <> ?`)
-	if err != nil {
-		return err
-	}
-	defer stmt.Close()
-	for i, r := range references {
-		if hashParts[i], err = nar.HashPart(r); err != nil {
-			return err
-		}
-		var one int
-		ok, err := found(stmt.QueryRowContext(u.ctx, u.cacheID, hashParts[i], r, cache.Incomplete).Scan(&one))
+	for _, r := range p.References {
+		hashPart, err := nar.HashPart(r)
 		if err != nil {
 			return err
 		}
-		if !ok {
+		there, known := u.there[r]
+		if !known {
+			var one int
+			there, err = u.one([]any{&one}, `SELECT 1 FROM paths WHERE cache_id = ? AND hash_part = ? AND store_path = ? AND deleted_at IS NULL AND upstream <> ?`,
+				u.cacheID, hashPart, r, cache.Incomplete)
+			if err != nil {
+				return err
+			}
+			u.there[r] = there
+		}
+		if !there {
 			missing = append(missing, r)
 		}
+		u.used[hashPart] = true
 	}
 	if len(missing) > 0 {
 		slices.Sort(missing)
-		return &cache.MissingReferencesError{StorePath: u.p.StorePath, Missing: missing}
+		return &cache.MissingReferencesError{StorePath: p.StorePath, Missing: missing}
 	}
-	return touch(u.ctx, u.tx, u.cacheID, hashParts, u.at)
+	return nil
 }
