@@ -28,8 +28,8 @@ type quotas struct {
 // usage is what a cache holds: what the index counted at some time, and what came since then.
 type usage struct {
 	counted Stats
-	at      time.Time     // zero: to be counted
-	took    time.Duration // counting
+	at      time.Time            // zero: to be counted
+	took    time.Duration        // counting
 	claimed int64                // bytes of archives that got their first path since
 	pending map[nar.Hash]pending // archives that wait for their path; those that this server received
 }
