@@ -180,6 +180,7 @@ const deleteBatch = 500
 
 // remove deletes nodes, which come in an order in which what refers comes first. What was used since stays, and what that refers to.
 func (s *Server) remove(ctx context.Context, cache string, g *graph, used map[int32]int64, nodes []int32) (removed []int32, err error) {
+	defer s.quotas.recount(cache)
 	stays := map[int32]bool{}
 	for len(nodes) > 0 {
 		n := min(deleteBatch, len(nodes))

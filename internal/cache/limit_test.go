@@ -139,8 +139,12 @@ func TestQuota(t *testing.T) {
 	if res.StatusCode != 507 || blobs(t, s) != before {
 		t.Errorf("%s, %d blobs of %d", res.Status, blobs(t, s), before)
 	}
-	s.ask(t, token, "PATCH", "/_api/v1/cache-config/small", `{"max_bytes":0}`).want(t, 200, "")
+	// What is deleted makes room at once.
+	s.ask(t, token, "DELETE", "/api/v1/caches/small/paths/"+objects[0].hash, "").want(t, 200, "")
 	s.push(t, token, "small", objects[3])
+	s.ask(t, token, "PUT", "/small/"+objects[2].hash+".narinfo", string(objects[2].info.Encode())).want(t, 507, "QuotaExceeded")
+	s.ask(t, token, "PATCH", "/_api/v1/cache-config/small", `{"max_bytes":0}`).want(t, 200, "")
+	s.push(t, token, "small", objects[0])
 }
 
 func blobs(t *testing.T, s *tenants) (n int) {

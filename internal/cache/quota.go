@@ -11,8 +11,13 @@ import (
 	"github.com/garrison-nix/garrison/internal/nar"
 )
 
-// statsFor is how long what the index counted in a cache holds for its quota.
-const statsFor = 5 * time.Second
+// What the index counted in a cache holds for its quota for statsFor, and where counting takes long, for that many times as long as it took: a million paths are counted
+// in seconds. It is less where something is to be refused, which another server's collection may have made room for; what this server deletes it counts anew at once.
+const (
+	statsFor     = 5 * time.Second
+	allowTimes   = 50
+	refusalTimes = 5
+)
 
 // quotas is what caches with a quota hold. The zero value is ready.
 type quotas struct {
@@ -23,7 +28,8 @@ type quotas struct {
 // usage is what a cache holds: what the index counted at some time, and what came since then.
 type usage struct {
 	counted Stats
-	at      time.Time
+	at      time.Time            // zero: to be counted
+	took    time.Duration        // counting
 	claimed int64                // bytes of archives that got their first path since
 	pending map[nar.Hash]pending // archives that wait for their path; those that this server received
 }
@@ -48,29 +54,55 @@ func (u *usage) bytes() int64 {
 	return sum
 }
 
-// used calls f with what a cache holds, as the index had it at most statsFor ago.
+// holds says whether what was counted still counts, where so many times as long as it took is not too old.
+func (u *usage) holds(times time.Duration) bool {
+	return u != nil && time.Since(u.at) <= max(statsFor, times*u.took)
+}
+
+// used calls f with what a cache holds. When f refuses something by a count that is not fresh, it is called again with a fresh one.
 func (s *Server) used(ctx context.Context, cache string, f func(*usage) error) error {
 	q := &s.quotas
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	u := q.of[cache]
-	if u == nil || time.Since(u.at) > statsFor {
-		at := time.Now()
-		counted, err := s.Index.Stats(ctx, cache)
-		if err != nil {
+	if u := q.of[cache]; u.holds(allowTimes) {
+		if err := f(u); err == nil || u.holds(refusalTimes) {
 			return err
 		}
-		if u == nil {
-			u = &usage{pending: map[nar.Hash]pending{}}
-			if q.of == nil {
-				q.of = map[string]*usage{}
-			}
-			q.of[cache] = u
-		}
-		u.counted, u.at, u.claimed = counted, at, 0
-		maps.DeleteFunc(u.pending, func(_ nar.Hash, p pending) bool { return at.Sub(p.at) > pendingFor })
+	}
+	u, err := s.countUsage(ctx, cache)
+	if err != nil {
+		return err
 	}
 	return f(u)
+}
+
+// countUsage has the index count. The lock of quotas is held.
+func (s *Server) countUsage(ctx context.Context, cache string) (*usage, error) {
+	q, at := &s.quotas, time.Now()
+	counted, err := s.Index.Stats(ctx, cache)
+	if err != nil {
+		return nil, err
+	}
+	u := q.of[cache]
+	if u == nil {
+		u = &usage{pending: map[nar.Hash]pending{}}
+		if q.of == nil {
+			q.of = map[string]*usage{}
+		}
+		q.of[cache] = u
+	}
+	u.counted, u.at, u.took, u.claimed = counted, at, time.Since(at), 0
+	maps.DeleteFunc(u.pending, func(_ nar.Hash, p pending) bool { return at.Sub(p.at) > pendingFor })
+	return u, nil
+}
+
+// recount has the next question count anew what a cache holds: paths of it were deleted.
+func (q *quotas) recount(cache string) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if u := q.of[cache]; u != nil {
+		u.at = time.Time{}
+	}
 }
 
 // checkQuota fails when so many more bytes would be too much for the cache.

@@ -224,6 +224,7 @@ func (s *Server) getNar(w http.ResponseWriter, r *http.Request) error {
 	limitWrite(w, n.FileSize)
 	w.Header().Set("Content-Type", narType)
 	w.Header().Set("ETag", strconv.Quote(n.FileHash.Nix32()))
+	defer cork(r)()
 	http.ServeContent(w, r, "", time.Time{}, f)
 	return nil
 }

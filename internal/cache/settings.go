@@ -278,5 +278,6 @@ func (s *Server) deleteCache(_ http.ResponseWriter, r *http.Request) error {
 	}
 	s.forget()
 	s.memory.forgetAll()
+	s.quotas.recount(name)
 	return err
 }

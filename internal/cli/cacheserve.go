@@ -75,7 +75,7 @@ func listen(ctx context.Context, address string) (net.Listener, error) {
 
 func newServer(h http.Handler, log *slog.Logger) *http.Server {
 	return &http.Server{Handler: h, ReadHeaderTimeout: 15 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
-		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn)}
+		ConnContext: cache.ConnContext, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn)}
 }
 
 // drainTime is how long a server that is told to stop lets uploads come to their end. The units' TimeoutStopSec is longer.

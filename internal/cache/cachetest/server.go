@@ -63,8 +63,16 @@ func Start(t testing.TB, o cache.Options, wrap func(http.Handler) http.Handler) 
 	if wrap != nil {
 		h = wrap(h)
 	}
-	s.Server = httptest.NewServer(h)
+	s.Server = serve(h)
 	t.Cleanup(s.Server.Close)
+	return s
+}
+
+// serve starts a server as garrison does.
+func serve(h http.Handler) *httptest.Server {
+	s := httptest.NewUnstartedServer(h)
+	s.Config.ConnContext = cache.ConnContext
+	s.Start()
 	return s
 }
 

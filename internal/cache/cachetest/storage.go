@@ -3,7 +3,6 @@ package cachetest
 import (
 	"errors"
 	"net/http"
-	"net/http/httptest"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -81,7 +80,7 @@ func (s *Storage) Start(t testing.TB, servers int, o cache.Options) *Server {
 		all, handlers = append(all, server), append(handlers, server.Handler())
 	}
 	var turn atomic.Uint64
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	server := serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		handlers[turn.Add(1)%uint64(len(handlers))].ServeHTTP(w, r)
 	}))
 	t.Cleanup(server.Close)
