@@ -43,8 +43,12 @@ func (h *Hub) serveReport(w http.ResponseWriter, r *http.Request) {
 	}
 	s.Seen = &fleet.Seen{At: now}
 	sees, err := h.eye(r.Context())
+	var known Known
 	if err == nil {
-		err = h.noteStatus(r.Context(), s, now)
+		known, err = h.Store.Known(r.Context(), s.Host)
+	}
+	if err == nil {
+		err = h.noteStatus(r.Context(), known.Status, s, now)
 	}
 	if err == nil {
 		err = h.Store.PutStatus(r.Context(), s)
@@ -55,17 +59,13 @@ func (h *Hub) serveReport(w http.ResponseWriter, r *http.Request) {
 		if h.Told != nil {
 			h.Told(sees.see(s))
 		}
-		var last []fleet.Deployment
-		if last, err = h.Store.Deployments(r.Context(), s.Host, 1); len(last) > 0 {
-			key := last[0].Key()
-			received.Deployment = &key
-		}
 	}
-	if err == nil {
-		var last []fleet.Act
-		if last, err = h.Store.Acts(r.Context(), s.Host, 1); len(last) > 0 {
-			received.Act = &last[0].At
-		}
+	if d := known.Deployment; d != nil {
+		key := d.Key()
+		received.Deployment = &key
+	}
+	if known.Act != nil {
+		received.Act = &known.Act.At
 	}
 	if h.kept(w, s.Host, err) {
 		h.answer(w, received, nil)
@@ -135,16 +135,8 @@ func (h *Hub) serveDiffReport(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// noteStatus makes an event of s if the host is in another phase since.
-func (h *Hub) noteStatus(ctx context.Context, s fleet.Status, now time.Time) error {
-	var was *fleet.Status
-	known, found, err := h.Store.Status(ctx, s.Host)
-	if err != nil {
-		return err
-	}
-	if found {
-		was = &known
-	}
+// noteStatus makes an event of s if the host is in another phase than when it was last heard, was.
+func (h *Hub) noteStatus(ctx context.Context, was *fleet.Status, s fleet.Status, now time.Time) error {
 	events, err := phaseEvent(was, s, now)
 	err = h.noteOf(ctx, s.Host, events, err)
 	if errors.Is(err, errTooMany) {
@@ -167,8 +159,11 @@ func (h *Hub) kept(w http.ResponseWriter, host string, err error) bool {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 	case err != nil:
 		h.counts.storeFailed()
-		h.Log.Error("a report cannot be kept", "host", host, "err", err)
-		http.Error(w, "the report cannot be kept", http.StatusInternalServerError)
+		h.unkept.note(h.Log, host, err, time.Now())
+		w.Header().Set("Retry-After", "60")
+		http.Error(w, "the hub cannot keep the report for now", http.StatusServiceUnavailable)
+	default:
+		h.unkept.over(h.Log, time.Now())
 	}
 	return err == nil
 }

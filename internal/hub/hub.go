@@ -31,6 +31,8 @@ type Store interface {
 	Statuses(ctx context.Context) ([]fleet.Status, error)
 	// Status is the newest of one host; false when it never reported.
 	Status(ctx context.Context, host string) (fleet.Status, bool, error)
+	// Known is what is known of a host before it says more.
+	Known(ctx context.Context, host string) (Known, error)
 	// PutDeployment keeps what a host tells of a deployment, as the one that it told of last. Told again, it takes the
 	// place of the former. Older ones of the same host go sometime, their logs earlier.
 	PutDeployment(ctx context.Context, d fleet.DeploymentReport) error
@@ -50,6 +52,13 @@ type Store interface {
 	// Runs are the newest runs, at most so many, newest first.
 	Runs(ctx context.Context, most int) ([]fleet.Run, error)
 	Past
+}
+
+// Known is what a Store has of a host: its status, and the deployment and the act that it told of last; nil for none.
+type Known struct {
+	Status     *fleet.Status
+	Deployment *fleet.Deployment
+	Act        *fleet.Act
 }
 
 // Past is the part of Store that keeps what happened.
@@ -110,6 +119,7 @@ type Hub struct {
 	sight  sight
 	askers Bound      // by token
 	told   Bound      // by host
+	unkept trouble    // with reports that cannot be kept
 	runs   sync.Mutex // held while a run of another CI is kept
 }
 
@@ -331,7 +341,7 @@ func (h *Hub) answer(w http.ResponseWriter, v any, err error) {
 	if err != nil {
 		h.counts.storeFailed()
 		h.Log.Error("the store cannot be read", "err", err)
-		http.Error(w, "the hub cannot read its store", http.StatusInternalServerError)
+		http.Error(w, "the hub cannot read its store", http.StatusServiceUnavailable)
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")

@@ -26,7 +26,7 @@ type Kept interface {
 // Store tests a kind of store. new returns what opens an empty one, and after that was closed the same one again.
 func Store(t *testing.T, new func(t *testing.T) (open func() Kept)) {
 	for name, test := range map[string]func(t *testing.T, s Kept, again func() Kept){
-		"Statuses": statuses, "Deployments": deployments, "Acts": acts, "Diffs": diffs, "Runs": runs, "ManyAtOnce": manyAtOnce, "Canceled": canceled,
+		"Statuses": statuses, "Known": known, "Deployments": deployments, "Acts": acts, "Diffs": diffs, "Runs": runs, "ManyAtOnce": manyAtOnce, "Canceled": canceled,
 		"Events": events, "EventsAtOnce": eventsAtOnce, "Releases": releases, "DeploymentsOf": deploymentsOf, "Drills": drills, "Forget": forget,
 		"Alerts": alerts, "AlertsAtOnce": alertsAtOnce, "AlertWithoutEvent": alertWithoutEvent, "Deliveries": deliveries, "LastDeliveries": lastDeliveries,
 		"Prune": prune, "PruneFacts": pruneFacts, "PruneTold": pruneTold, "PruneBetween": pruneBetween, "Flood": flood,
@@ -111,6 +111,31 @@ func statuses(t *testing.T, s Kept, again func() Kept) {
 	must(t, err)
 	if st := list[0]; !st.At.Equal(at(2)) || st.Failure.Message != "ü \x00 '" {
 		t.Errorf("%+v", st)
+	}
+}
+
+// known: all of a host, or nothing.
+func known(t *testing.T, s Kept, again func() Kept) {
+	ctx := t.Context()
+	status := fleet.Status{Schema: 1, Host: "joker", At: at(1), Phase: fleet.PhaseIdle}
+	act := fleet.Act{Schema: 1, Host: "joker", Act: "retry", At: at(3)}
+	last := ended("joker", 2, 2).Deployment
+	want := hub.Known{Deployment: &last}
+	must(t, s.PutDeployment(ctx, ended("joker", 1, 9)))
+	must(t, s.PutDeployment(ctx, ended("joker", 2, 2)))
+	if k, err := s.Known(ctx, "joker"); err != nil || !reflect.DeepEqual(k, want) {
+		t.Errorf("%+v, %v", k, err)
+	}
+	must(t, s.PutStatus(ctx, status))
+	must(t, s.PutAct(ctx, act))
+	want.Status, want.Act = &status, &act
+	for s := range both(s, again) {
+		if k, err := s.Known(ctx, "joker"); err != nil || !reflect.DeepEqual(k, want) {
+			t.Errorf("%+v, %v", k, err)
+		}
+		if k, err := s.Known(ctx, "nobody"); err != nil || k != (hub.Known{}) {
+			t.Errorf("%+v, %v", k, err)
+		}
 	}
 }
 

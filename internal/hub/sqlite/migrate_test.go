@@ -27,7 +27,7 @@ func must(t *testing.T, err error) {
 func made(t *testing.T, version int64, statements ...string) (file string) {
 	t.Helper()
 	file = filepath.Join(t.TempDir(), "hub.db")
-	db, err := connect(file, 1, "journal_mode(WAL)")
+	db, err := connect(file, 1, busyTime, "journal_mode(WAL)")
 	must(t, err)
 	files, err := fs.Sub(migrations, "migrations")
 	must(t, err)

@@ -2,6 +2,7 @@ package tables
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/garrison-nix/garrison/internal/fleet"
@@ -43,6 +44,32 @@ func (s *Store) Status(ctx context.Context, host string) (fleet.Status, bool, er
 	return first(list[fleet.Status](ctx, s, `SELECT doc FROM hosts WHERE name = $1`, host))
 }
 
+// Known implements hub.Store.
+func (s *Store) Known(ctx context.Context, host string) (k hub.Known, err error) {
+	err = s.each(ctx, func(scan func(...any) error) error {
+		var status, deployment, act []byte
+		if err := scan(&status, &deployment, &act); err != nil {
+			return err
+		}
+		var errs [3]error
+		k.Status, errs[0] = maybe[fleet.Status](s, status)
+		k.Deployment, errs[1] = maybe[fleet.Deployment](s, deployment)
+		k.Act, errs[2] = maybe[fleet.Act](s, act)
+		return errors.Join(errs[:]...)
+	}, `SELECT (SELECT doc FROM hosts WHERE name = $1), (SELECT doc FROM deployments WHERE host = $1 ORDER BY n DESC LIMIT 1),
+		(SELECT doc FROM acts WHERE host = $1 ORDER BY n DESC LIMIT 1)`, host)
+	return k, err
+}
+
+// maybe is what was packed; nil where nothing was.
+func maybe[T any](s *Store, doc []byte) (*T, error) {
+	if doc == nil {
+		return nil, nil
+	}
+	v := new(T)
+	return v, s.docs.unpack(doc, v)
+}
+
 // PutDeployment implements hub.Store. n counts what a host told of, so that how much is kept of it is found without counting.
 func (s *Store) PutDeployment(ctx context.Context, d fleet.DeploymentReport) error {
 	doc, err := s.docs.pack(d.Deployment)
@@ -53,15 +80,20 @@ func (s *Store) PutDeployment(ctx context.Context, d fleet.DeploymentReport) err
 	o := hub.OutcomeOf(d.Deployment)
 	host, release, ended := d.Deployment.Host, d.Deployment.Release.Number, d.Deployment.EndedAt.UnixMilli()
 	return s.write(ctx, func(x *tx) error {
-		var before, seq, n int64
-		known, err := x.one([]any{&before}, `DELETE FROM deployments WHERE release = $1 AND host = $2 AND ended_at = $3 RETURNING seq`, release, host, ended)
-		if err == nil && known {
-			_, err = x.exec(`DELETE FROM logs WHERE seq = $1`, before)
+		var seq, n int64
+		put := func() (bool, error) {
+			return x.one([]any{&seq, &n}, `INSERT INTO deployments (host, n, release, ended_at, result, class, code, doc)
+				VALUES ($1, (SELECT coalesce(max(n), 0) + 1 FROM deployments WHERE host = $1), $2, $3, $4, $5, $6, $7)
+				ON CONFLICT (release, host, ended_at) DO NOTHING RETURNING seq, n`, host, release, ended, string(o.Result), string(o.Class), string(o.Code), doc)
 		}
-		if err == nil {
-			_, err = x.one([]any{&seq, &n}, `INSERT INTO deployments (host, n, release, ended_at, result, class, code, doc)
-				VALUES ($1, (SELECT coalesce(max(n), 0) + 1 FROM deployments WHERE host = $1), $2, $3, $4, $5, $6, $7) RETURNING seq, n`,
-				host, release, ended, string(o.Result), string(o.Class), string(o.Code), doc)
+		isNew, err := put()
+		if err == nil && !isNew {
+			if _, err = x.one([]any{&seq}, `DELETE FROM deployments WHERE release = $1 AND host = $2 AND ended_at = $3 RETURNING seq`, release, host, ended); err == nil {
+				_, err = x.exec(`DELETE FROM logs WHERE seq = $1`, seq)
+			}
+			if err == nil {
+				_, err = put()
+			}
 		}
 		if err == nil && d.Log != "" {
 			_, err = x.exec(`INSERT INTO logs (seq, host, n, log) VALUES ($1, $2, $3, $4)`, seq, host, n, log)
