@@ -10,7 +10,7 @@ import (
 // ReportSchema is the schema of Report.
 const ReportSchema = 1
 
-// Report is what a run of the demo found; docs/FORMATS.md describes it.
+// Report is what a run of the demo found; docs/DRILL.md describes it.
 type Report struct {
 	Schema int     `json:"schema"`
 	Result Verdict `json:"result"`
