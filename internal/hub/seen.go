@@ -163,10 +163,11 @@ func (e eye) see(s fleet.Status) fleet.Status {
 	return s
 }
 
-// unheard is the status of a host that is named and never reported.
+// unheard is the status of a host that is named and never reported. One that is deployed by hand may have no agent: nobody waits for its word.
 func (e eye) unheard(host string) fleet.Status {
 	s := fleet.Status{Schema: fleet.StatusSchema, Host: host, Phase: fleet.PhaseUnheard, Seen: &fleet.Seen{}}
-	if since, _ := e.named(host); e.tooLong(since) {
+	byHand := e.newest != nil && slices.Contains(e.newest.Manual, host)
+	if since, _ := e.named(host); !byHand && e.tooLong(since) {
 		s.Seen.Silent = &since
 	}
 	return s

@@ -50,6 +50,7 @@ func TestSee(t *testing.T) {
 		{"left to be deployed by hand", []fleet.Status{said("joker", 60, 1)}, []*fleet.Manifest{release(0, "joker by hand")}, 0, 0, 600, "joker heard at 60, silent since 60"},
 		{"never heard of", nil, []*fleet.Manifest{release(60, "joker", "abe")}, 0, 0, 70, "abe unheard; joker unheard"},
 		{"for long", nil, []*fleet.Manifest{release(60, "joker")}, 0, 0, 75.1, "joker unheard, silent since 60"},
+		{"deployed by hand, and without an agent", nil, []*fleet.Manifest{release(60, "joker by hand")}, 0, 0, 6000, "joker unheard"},
 		{"a newer release names it, too", nil, []*fleet.Manifest{release(60, "joker"), release(600, "joker", "abe")}, 0, 0, 601, "abe unheard; joker unheard, silent since 60"},
 		{"named before the hub began", nil, []*fleet.Manifest{release(60, "joker")}, 600, 0, 614, "joker unheard"},
 		{"and by the hub before", nil, []*fleet.Manifest{release(60, "joker")}, 600, 599, 601, "joker unheard, silent since 60"},
