@@ -166,8 +166,11 @@ func (e eye) see(s fleet.Status) fleet.Status {
 // unheard is the status of a host that is named and never reported. One that is deployed by hand may have no agent: nobody waits for its word.
 func (e eye) unheard(host string) fleet.Status {
 	s := fleet.Status{Schema: fleet.StatusSchema, Host: host, Phase: fleet.PhaseUnheard, Seen: &fleet.Seen{}}
-	byHand := e.newest != nil && slices.Contains(e.newest.Manual, host)
-	if since, _ := e.named(host); !byHand && e.tooLong(since) {
+	since, _ := e.named(host)
+	switch {
+	case e.newest != nil && slices.Contains(e.newest.Manual, host):
+		s.Phase = fleet.PhaseManual
+	case e.tooLong(since):
 		s.Seen.Silent = &since
 	}
 	return s

@@ -45,12 +45,12 @@ func TestSee(t *testing.T) {
 		{"the hub was away", []fleet.Status{said("joker", 60, 1)}, nil, 600, 60, 614, "joker heard at 60"},
 		{"and does not hear of it again", []fleet.Status{said("joker", 60, 1)}, nil, 600, 60, 615.1, "joker heard at 60, silent since 60"},
 		{"silent when the hub went", []fleet.Status{said("joker", 60, 1), said("ursula", 599, 1)}, nil, 600, 599, 601, "joker heard at 60, silent since 60; ursula heard at 599"},
-		{"not named", []fleet.Status{said("joker", 60, 1)}, []*fleet.Manifest{release(0, "ursula by hand")}, 0, 0, 10, "joker heard at 60, gone; ursula unheard"},
+		{"not named", []fleet.Status{said("joker", 60, 1)}, []*fleet.Manifest{release(0, "ursula by hand")}, 0, 0, 10, "joker heard at 60, gone; ursula by hand"},
 		{"not named and not heard of", []fleet.Status{said("joker", 60, 1)}, []*fleet.Manifest{release(0)}, 0, 0, 600, "joker heard at 60, gone"},
 		{"left to be deployed by hand", []fleet.Status{said("joker", 60, 1)}, []*fleet.Manifest{release(0, "joker by hand")}, 0, 0, 600, "joker heard at 60, silent since 60"},
 		{"never heard of", nil, []*fleet.Manifest{release(60, "joker", "abe")}, 0, 0, 70, "abe unheard; joker unheard"},
 		{"for long", nil, []*fleet.Manifest{release(60, "joker")}, 0, 0, 75.1, "joker unheard, silent since 60"},
-		{"deployed by hand, and without an agent", nil, []*fleet.Manifest{release(60, "joker by hand")}, 0, 0, 6000, "joker unheard"},
+		{"deployed by hand, and without an agent", nil, []*fleet.Manifest{release(60, "joker by hand")}, 0, 0, 6000, "joker by hand"},
 		{"a newer release names it, too", nil, []*fleet.Manifest{release(60, "joker"), release(600, "joker", "abe")}, 0, 0, 601, "abe unheard; joker unheard, silent since 60"},
 		{"named before the hub began", nil, []*fleet.Manifest{release(60, "joker")}, 600, 0, 614, "joker unheard"},
 		{"and by the hub before", nil, []*fleet.Manifest{release(60, "joker")}, 600, 599, 601, "joker unheard, silent since 60"},
@@ -67,6 +67,9 @@ func TestSee(t *testing.T) {
 		for _, s := range e.all(c.said) {
 			minute := func(t time.Time) string { return fmt.Sprint(t.Sub(start).Minutes()) }
 			text := s.Host + " heard at " + minute(s.Seen.At)
+			if s.Phase == fleet.PhaseManual {
+				text = s.Host + " by hand"
+			}
 			if s.Phase == fleet.PhaseUnheard {
 				text = s.Host + " unheard"
 				if !s.Seen.At.IsZero() {
