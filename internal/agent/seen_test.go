@@ -166,7 +166,7 @@ func TestSeen(t *testing.T) {
 	if out, _ = b.exits(3, with("status")...); !strings.Contains(out, "held: release-3 is bad for this host") {
 		t.Error(out)
 	}
-	if out, _ = b.exits(3, "status", "--hub", url, "--token-file", "/etc/garrison/read-token"); !regexp.MustCompile(`(?m)^joker +held +2 +3 .*switch-to-configuration exited with 2`).MatchString(out) {
+	if out, _ = b.exits(3, "status", "--hub", url, "--token-file", "/etc/garrison/read-token"); !regexp.MustCompile(`(?m)^joker +failed +2 +3 .*switch-to-configuration exited with 2`).MatchString(out) {
 		t.Error(out)
 	}
 	var past []fleet.Deployment
