@@ -308,3 +308,13 @@ func (w *world) snapshot(ctx context.Context) (string, error) {
 	}
 	return b.String(), nil
 }
+
+// contains says whether what is looked for stands in text, and shows the line.
+func contains(text, want string) (string, error) {
+	for line := range strings.Lines(text) {
+		if strings.Contains(line, want) {
+			return strings.TrimSpace(line), nil
+		}
+	}
+	return "", fmt.Errorf("%q is not in:\n%.2000s", want, text)
+}

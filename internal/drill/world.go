@@ -57,6 +57,12 @@ type world struct {
 	tokens   map[string]string // who → secret
 	cacheKey string            // public
 	hub      *http.Client
+
+	// What a drill's world has, and the demo's has not.
+	bases      map[string]string // of hosts with a systemd
+	hubExtra   string            // lines of hub.toml
+	agentExtra string            // lines of agent.toml, before its tables
+	nixExtra   map[string]string // lines of a host's nix.conf
 }
 
 // newWorld makes the LAN and keys; no host runs yet. What it returns is to be closed, also with an error.
@@ -116,7 +122,7 @@ tokens = "/etc/garrison/tokens.toml"
 remote = "/srv/git/fleet.git"
 signingKey = "/etc/garrison/release-key"
 identity = "/etc/garrison/editor.txt"
-`
+` + w.hubExtra
 	// The repository is there before the host: its services follow it from their start.
 	disk := filepath.Join(w.dir, "hosts", "forge")
 	if out, err := exec.CommandContext(ctx, "git", "init", "--quiet", "--bare", "--initial-branch=main", filepath.Join(disk, "srv/git/fleet.git")).CombinedOutput(); err != nil {
@@ -152,20 +158,25 @@ func (w *world) startHost(ctx context.Context, name string) error {
 	config := fmt.Sprintf(`host = %q
 remote = %q
 allowedSigners = "/etc/garrison/allowed-signers"
-[[caches]]
+%s[[caches]]
 url = %q
 publicKey = %q
 [hub]
 url = %q
 tokenFile = "/etc/garrison/hub-token"
-`, name, origin, cacheURL, w.cacheKey, hubURL)
-	h, err := w.lan.Start(ctx, sandbox.HostOptions{Name: name, Addr: addresses[name], Files: []sandbox.File{
+`, name, origin, w.agentExtra, cacheURL, w.cacheKey, hubURL)
+	files := []sandbox.File{
 		{Path: "/etc/garrison/agent.toml", Data: []byte(config)},
 		{Path: "/etc/garrison/allowed-signers", Data: append([]byte("garrison "), w.key("release.pub")...)},
 		{Path: "/etc/garrison/hub-token", Mode: 0o600, Data: []byte(w.token(name))},
 		{Path: "/etc/ssh/ssh_host_ed25519_key", Mode: 0o600, Data: w.key(name)},
 		{Path: "/etc/ssh/ssh_host_ed25519_key.pub", Data: w.key(name + ".pub")},
-	}, Services: []sandbox.Service{{Name: "agent", Args: []string{"garrison", "agent"}, Restart: true}}})
+	}
+	if more := w.nixExtra[name]; more != "" {
+		files = append(files, sandbox.File{Path: "/etc/nix/nix.conf", Data: []byte(w.lan.NixConf(nil, nil) + more)})
+	}
+	h, err := w.lan.Start(ctx, sandbox.HostOptions{Name: name, Addr: addresses[name], Base: w.bases[name], Files: files,
+		Services: []sandbox.Service{{Name: "agent", Args: []string{"garrison", "agent"}, Restart: true}}})
 	w.hosts[name] = h
 	return err
 }
