@@ -134,7 +134,7 @@ func (s *session) add(d fleet.DrillScenario) {
 
 // catalogue is everything that can be drilled, in its order.
 func catalogue() []scenario {
-	return slices.Concat(happy, failing)
+	return slices.Concat(happy, failing, activating)
 }
 
 // Names are the names of all scenarios, for completion and help.
