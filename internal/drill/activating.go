@@ -2,6 +2,7 @@ package drill
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -49,10 +50,10 @@ func (r *run) rolledBack(ctx context.Context, b breakage) error {
 	r.await(ctx, "the host rolled back", func() (string, error) {
 		var err error
 		if d, err = host.deployment(ctx, p.commit); err != nil || d == nil {
-			return "", fmt.Errorf("no deployment yet: %w", err)
+			return "", errors.Join(errNotYet, err)
 		}
 		if d.Result != fleet.RolledBack {
-			return "", fmt.Errorf("its deployment ended as %s", d.Result)
+			return "", final{fmt.Errorf("its deployment ended as %s", d.Result)}
 		}
 		return firstLine(d.Failure.Message), nil
 	})
@@ -137,6 +138,8 @@ func agentKilled(ctx context.Context, r *run) error {
 	return nil
 }
 
+var errNotYet = errors.New("no deployment of it ended yet")
+
 // committed says that a host has confirmed a change.
 func committed(ctx context.Context, h observed, p pushed) (string, error) {
 	d, err := h.deployment(ctx, p.commit)
@@ -144,9 +147,9 @@ func committed(ctx context.Context, h observed, p pushed) (string, error) {
 	case err != nil:
 		return "", err
 	case d == nil:
-		return "", fmt.Errorf("no deployment yet")
+		return "", errNotYet
 	case d.Result != fleet.Committed:
-		return "", fmt.Errorf("its deployment ended as %s: %v", d.Result, d.Failure)
+		return "", final{fmt.Errorf("its deployment ended as %s: %v", d.Result, d.Failure)}
 	}
 	return d.Release.Name(), nil
 }

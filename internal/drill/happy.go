@@ -27,6 +27,8 @@ func (r *run) released(ctx context.Context, p pushed) (string, error) {
 	switch {
 	case err != nil:
 		return "", err
+	case v.state == ciFailed:
+		return "", final{fmt.Errorf("CI failed%s", suffix(v.why))}
 	case v.state != ciReleased:
 		return "", fmt.Errorf("CI says %q%s", v.state, suffix(v.why))
 	case v.run != nil && v.run.Release != nil:

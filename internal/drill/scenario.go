@@ -47,12 +47,24 @@ func (r *run) see(name string, f func() (detail string, err error)) {
 // await is see for what comes sometime: f is asked again and again, until it returns no error or patience ends.
 func (r *run) await(ctx context.Context, name string, f func() (detail string, err error)) {
 	r.see(name, func() (detail string, err error) {
+		var last error
 		err = until(ctx, patience, func() bool {
-			detail, err = f()
-			return err == nil
-		}, &err)
-		return detail, err
+			detail, last = f()
+			return last == nil || errors.As(last, new(final))
+		}, &last)
+		return detail, errors.Join(err, asFinal(last))
 	})
+}
+
+// final is an error that waiting does not change.
+type final struct{ error }
+
+func asFinal(err error) error {
+	var f final
+	if errors.As(err, &f) {
+		return f.error
+	}
+	return nil
 }
 
 // until calls f until it is true, or most has passed: then it returns *last, or that time ran out.

@@ -16,6 +16,7 @@ type yard struct {
 	*world
 	base string
 	last string // commit that was put last
+	bad  bool   // its marker breaks something
 }
 
 const (
@@ -32,7 +33,7 @@ func (s *session) makeYard(ctx context.Context, y *yard) (err error) {
 	if y.world, err = newWorld(ctx, s.Options); err != nil {
 		return err
 	}
-	y.agentExtra = "poll = \"5s\"\n"
+	y.agentExtra = "poll = \"5s\"\ncheckTime = \"15s\"\n"
 	y.nixExtra = map[string]string{selfBuilder: "system = " + otherSystem + "\n"}
 	if y.base != "" {
 		y.bases = map[string]string{drilled: y.base, "joker": y.base}
@@ -89,7 +90,7 @@ func (y *yard) put(ctx context.Context, m marker, subject string) (p pushed, err
 	}
 	p.at = time.Now()
 	_, err = y.git(ctx, "push", "--quiet", "origin", "main")
-	y.last = p.commit
+	y.last, y.bad = p.commit, len(m.Break) > 0
 	return p, err
 }
 
@@ -129,7 +130,7 @@ func (y *yard) mend(ctx context.Context) error {
 			return err
 		}
 	}
-	if y.converged(ctx, y.last) == nil {
+	if !y.bad && y.converged(ctx, y.last) == nil {
 		return nil
 	}
 	p, err := y.put(ctx, newMarker(), "Mend what was drilled")

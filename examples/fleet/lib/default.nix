@@ -105,8 +105,8 @@ let
     identities = lines' config.age.identityPaths;
     # What a host adds: to the build, and to the end of its activation.
     extraBuild = breaking name "build" "exit 1" + readIfThere (root + "/hosts/${name}/build.sh") "";
-    extraActivation = network + breaking name "activate" "status=2" + breaking name "slow" "sleep 10"
-      + breaking name "network" "touch /run/garrison-drill-cut; network link set host0 down" + readIfThere (root + "/hosts/${name}/activate.sh") "";
+    extraActivation = network + breaking name "slow" "sleep 10" + breaking name "network" "touch /run/garrison-drill-cut; network link set host0 down"
+      + readIfThere (root + "/hosts/${name}/activate.sh") "" + breaking name "activate" "false";
     # And before and after a switch.
     preSwitch = readIfThere (root + "/hosts/${name}/pre-switch.sh") "";
     postSwitch = readIfThere (root + "/hosts/${name}/post-switch.sh") "";
