@@ -112,6 +112,7 @@ func (w *world) startForge(ctx context.Context) error {
 	}
 	entry("hook", "wake")
 	entry("demo", "read")
+	entry("builder", "push")
 	for _, h := range append([]string{manual}, followed...) {
 		entry(h, "report:"+h)
 	}
@@ -134,6 +135,7 @@ identity = "/etc/garrison/editor.txt"
 		{Path: "/etc/garrison/tokens.toml", Mode: 0o600, Data: []byte(tokens.String())},
 		{Path: "/etc/garrison/release-key", Mode: 0o600, Data: w.key("release")},
 		{Path: "/etc/garrison/editor.txt", Mode: 0o600, Data: []byte(w.editor.String() + "\n")},
+		{Path: "/etc/garrison/push-token", Mode: 0o600, Data: []byte(w.token("builder"))},
 		{Path: "/etc/garrison/hook-token", Mode: 0o600, Data: []byte(w.token("hook"))},
 		{Path: "/srv/git/fleet.git/hooks/post-receive", Mode: 0o755, Data: []byte(hook)},
 	}, Services: []sandbox.Service{
