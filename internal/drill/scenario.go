@@ -146,7 +146,7 @@ func (s *session) add(d fleet.DrillScenario) {
 
 // catalogue is everything that can be drilled, in its order.
 func catalogue() []scenario {
-	return slices.Concat(happy, failing, activating, outages)
+	return slices.Concat(happy, failing, activating, outages, hostile, recovery)
 }
 
 // Names are the names of all scenarios, for completion and help.
