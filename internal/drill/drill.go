@@ -71,6 +71,7 @@ func (s *session) drill(ctx context.Context) error {
 // ended is the report, and the error that says how it ended.
 func (s *session) ended(ctx context.Context, err error) (fleet.DrillReport, error) {
 	s.report.EndedAt = time.Now().UTC()
+	s.tellTiming()
 	passed, failed := 0, 0
 	for _, sc := range s.report.Scenarios {
 		switch sc.Result {

@@ -2,22 +2,82 @@ package drill
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
+
+	"github.com/garrison-nix/garrison/internal/fleet"
 )
 
 // happy is the path of a visible change.
 var happy = []scenario{{name: "happy-path", title: "a visible change travels from push to the host, with no hand on it", live: true, run: happyPath}}
 
+// happyPath is repeated as often as asked; the figures are of all repetitions, the close look at what came of it is of the last one.
 func happyPath(ctx context.Context, r *run) error {
 	host := r.hosts()[0]
-	m := newMarker()
-	p, err := r.put(ctx, m, "Drill: a visible change")
-	if err != nil {
+	var journeys []journey
+	for i := range max(1, r.Repeat) {
+		m := newMarker()
+		p, err := r.put(ctx, m, fmt.Sprintf("Drill: a visible change (%d)", i+1))
+		if err != nil {
+			return err
+		}
+		var v verdict
+		r.await(ctx, "CI releases it", func() (string, error) {
+			text, err := r.released(ctx, p)
+			if err == nil {
+				v, err = r.ci(ctx, p.commit)
+			}
+			return text, err
+		})
+		r.await(ctx, host+" says what was pushed", func() (string, error) { return saysMarker(ctx, r.host(host), m) })
+		var d *fleet.Deployment
+		r.await(ctx, "and has committed it, in time", func() (string, error) {
+			var err error
+			if d, err = r.host(host).deployment(ctx, p.commit); err != nil || d == nil {
+				return "", errors.Join(errNotYet, err)
+			}
+			took := d.EndedAt.Sub(p.at)
+			if took > r.Limit {
+				return "", final{fmt.Errorf("it took %.1f s, and may take %.0f s", took.Seconds(), r.Limit.Seconds())}
+			}
+			return fmt.Sprintf("%.2f s after the push; limit %.0f s", took.Seconds(), r.Limit.Seconds()), nil
+		})
+		if d != nil {
+			journeys = append(journeys, journeyOf(p, v.run, d))
+		}
+		if r.Result == fleet.DrillFail {
+			break
+		}
+	}
+	r.report.Timing = timing(journeys, r.Limit)
+	if r.yard == nil || r.Result == fleet.DrillFail {
+		return nil
+	}
+	return r.closeLook(ctx)
+}
+
+// closeLook checks what came of the last change from all sides.
+func (r *run) closeLook(ctx context.Context) error {
+	y := r.yard
+	if err := y.converged(ctx, y.last); err != nil {
 		return err
 	}
-	r.await(ctx, "CI releases it", func() (string, error) { return r.released(ctx, p) })
-	r.await(ctx, host+" says what was pushed", func() (string, error) { return saysMarker(ctx, r.host(host), m) })
+	c := &change{commit: y.last, hosts: map[string]fleet.Deployment{}}
+	for _, h := range r.hosts() {
+		d, err := r.host(h).deployment(ctx, y.last)
+		if err != nil || d == nil {
+			return fmt.Errorf("%s has no deployment of %.12s: %w", h, y.last, err)
+		}
+		c.hosts[h] = *d
+	}
+	r.see("the tag is signed with the release key", func() (string, error) { return y.seeSignature(ctx, c.hosts[drilled].Release.Number) })
+	r.see("every followed host committed it", func() (string, error) { return y.allCommitted(c) })
+	r.see("profile and boot entry are the released system's", func() (string, error) { return y.seeSystems(c) })
+	r.see("each secret is decrypted on the hosts it is for", func() (string, error) { return y.seeSecrets() })
+	r.see("and can be decrypted by no other host", func() (string, error) { return y.seeNoOtherSecrets(ctx) })
+	r.see("the closure is in the cache, whole and signed", func() (string, error) { return y.seeCacheOf(ctx, c, drilled) })
+	r.see("the host that is deployed by hand was left alone", func() (string, error) { return y.seeManual(ctx, c.hosts[drilled].Release.Number) })
 	return nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -48,6 +49,10 @@ func (s *session) makeYard(ctx context.Context, y *yard) (err error) {
 		if err := y.startHost(ctx, h); err != nil {
 			return err
 		}
+	}
+	// The manual host has a text that somebody put there by hand, and that must stay.
+	if err := os.WriteFile(y.world.hosts[manual].Path("/etc/gitops-test"), []byte(byHand), 0o644); err != nil {
+		return err
 	}
 	module := fmt.Sprintf("{\n  nixpkgs.hostPlatform = %q;\n  age.secrets.lair-wifi.file = ../../secrets/lair-wifi.age;\n}\n", otherSystem)
 	if err := y.write("hosts/"+selfBuilder+"/default.nix", []byte(module)); err != nil {
