@@ -19,7 +19,7 @@ var hostile = []scenario{
 	{name: "wrong-key", title: "a release signed by a key that may not is refused", run: func(ctx context.Context, r *run) error {
 		return r.forged(ctx, "-c gpg.format=ssh -c user.signingkey=/tmp/stranger tag -s -F /tmp/manifest", fleet.CodeUnknownKey)
 	}},
-	{name: "corrupt-nar", title: "an archive that is damaged in the cache gets into no store, and the host gets its system all the same once it is whole", run: corruptNAR},
+	{name: "corrupt-nar", title: "an archive that is damaged in the cache gets into no store: the host builds its system itself", run: corruptNAR},
 	{name: "secret-miskeyed", title: "a host whose secret is keyed for somebody else is rolled back", run: secretMiskeyed},
 }
 
@@ -150,10 +150,6 @@ func corruptNAR(ctx context.Context, r *run) error {
 	if err != nil {
 		return err
 	}
-	before, err := r.standing(ctx, r.host(drilled))
-	if err != nil {
-		return err
-	}
 	m := newMarker()
 	p, err := r.put(ctx, m, "Drill: damaged in the cache")
 	if err != nil {
@@ -178,30 +174,18 @@ func corruptNAR(ctx context.Context, r *run) error {
 	if err := restore(ctx); err != nil {
 		return err
 	}
-	r.await(ctx, "the host does not take it, and says so", func() (string, error) {
-		s, err := r.yard.status(ctx, drilled)
-		if err == nil && (s.Newest == nil || s.Newest.Source.Commit != p.commit || s.Failure == nil) {
-			err = errors.New(s.Summary())
-		}
+	r.await(ctx, "the host does not take it, but builds its system itself, and commits that", func() (string, error) { return committed(ctx, r.host(drilled), p) })
+	r.see("its log says that the cache has not got it whole", func() (string, error) {
+		log, err := r.yard.world.hosts[drilled].ReadFile("/var/log/agent.log")
 		if err != nil {
 			return "", err
 		}
-		return firstLine(s.Failure.Message), nil
+		line, err := contains(string(log), "building this host's system here")
+		return fmt.Sprintf("%.200s", line), err
 	})
-	r.see("it is what it was", func() (string, error) {
-		after, err := r.standing(ctx, r.host(drilled))
-		if err == nil && after != before {
-			err = fmt.Errorf("before: %s, after: %s", before, after)
-		}
-		return "", err
+	r.see("what came into its store is whole", func() (string, error) {
+		return r.yard.run(ctx, drilled, "nix-store", "--verify", "--check-contents")
 	})
-	if _, err := r.yard.run(ctx, "forge", "sh", "-euc", mend); err != nil {
-		return err
-	}
-	if _, err := r.confirm(ctx, drilled, "garrison retry"); err != nil {
-		return err
-	}
-	r.await(ctx, "whole again, it is committed", func() (string, error) { return committed(ctx, r.host(drilled), p) })
 	r.see("the host says what was pushed", func() (string, error) { return saysMarker(ctx, r.host(drilled), m) })
 	return nil
 }
@@ -217,13 +201,37 @@ func secretMiskeyed(ctx context.Context, r *run) error {
 	}
 	r.afterwards(func(context.Context) error {
 		r.yard.bad = true
-		return r.yard.write(file, r.yard.key(drilled+".pub"))
+		return errors.Join(r.yard.write(file, r.yard.key(drilled+".pub")), r.yard.write("garrison.toml", []byte(r.yard.config)))
 	})
+	refs, err := r.refs(ctx)
+	if err != nil {
+		return err
+	}
 	p, err := r.put(ctx, newMarker(), "Drill: the wrong public key")
 	if err != nil {
 		return err
 	}
-	r.await(ctx, "CI releases it, as it cannot know", func() (string, error) { return r.released(ctx, p) })
+	r.await(ctx, "CI does not release it: the host would lose its secrets", func() (string, error) {
+		v, err := r.ci(ctx, p.commit)
+		if err == nil && v.state != ciFailed {
+			err = fmt.Errorf("CI says %q", v.state)
+		}
+		return firstLine(v.why), err
+	})
+	r.see("release branch and tags are byte-identical", func() (string, error) {
+		after, err := r.refs(ctx)
+		if err == nil && after != refs {
+			err = fmt.Errorf("before:\n%s\nafter:\n%s", refs, after)
+		}
+		return "", err
+	})
+	if err := r.yard.write("garrison.toml", []byte(r.yard.config+fmt.Sprintf("allowRemoval = [%q]\n", drilled))); err != nil {
+		return err
+	}
+	if p, err = r.put(ctx, newMarker(), "Drill: the wrong public key, on somebody's word"); err != nil {
+		return err
+	}
+	r.await(ctx, "told that it is meant, CI releases it", func() (string, error) { return r.released(ctx, p) })
 	r.await(ctx, "the host cannot decrypt, and rolls back", func() (string, error) {
 		d, err := r.host(drilled).deployment(ctx, p.commit)
 		switch {

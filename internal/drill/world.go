@@ -56,6 +56,7 @@ type world struct {
 	plain    map[string]string // secret → what it says
 	tokens   map[string]string // who → secret
 	cacheKey string            // public
+	config   string            // garrison.toml
 	hub      *http.Client
 
 	// What a drill's world has, and the demo's has not.
@@ -226,8 +227,8 @@ func (w *world) startDeveloper(ctx context.Context) error {
 			return err
 		}
 	}
-	config := fmt.Sprintf("[hosts]\nmanual = [%q]\n\n[secrets]\neditors = [%q]\n", manual, w.editor.Recipient())
-	if err := w.write("garrison.toml", []byte(config)); err != nil {
+	w.config = fmt.Sprintf("[hosts]\nmanual = [%q]\n\n[secrets]\neditors = [%q]\n", manual, w.editor.Recipient())
+	if err := w.write("garrison.toml", []byte(w.config)); err != nil {
 		return err
 	}
 	if _, err := w.git(ctx, "init", "--quiet"); err != nil {
