@@ -158,6 +158,14 @@ func Names() []string {
 	return all
 }
 
+// Catalogue is the name of each scenario, and what is expected in it.
+func Catalogue() (all [][2]string) {
+	for _, s := range catalogue() {
+		all = append(all, [2]string{s.name, s.title})
+	}
+	return all
+}
+
 // checkNames says which of names are no scenario's.
 func checkNames(names []string) error {
 	for _, n := range names {
