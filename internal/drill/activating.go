@@ -24,7 +24,7 @@ var activating = []scenario{
 		return r.rolledBack(ctx, breakNetwork)
 	}},
 	{name: "agent-killed", title: "an agent that dies in mid-activation does not stop it: the change arrives", run: agentKilled},
-	{name: "power-cut", title: "after a power cut in mid-activation the host boots the system before, and gets the new one then", run: powerCut},
+	{name: "power-cut", title: "after a power cut in mid-activation the host boots the system before, says so, and waits for somebody's word", run: powerCut},
 }
 
 func noSystemd(p place) string {
@@ -112,6 +112,13 @@ func (r *run) slowly(ctx context.Context) (pushed, marker, error) {
 		return p, m, err
 	}
 	r.await(ctx, "the activation is under way", func() (string, error) {
+		s, err := r.yard.status(ctx, drilled)
+		if err == nil && (s.Phase != fleet.PhaseActivating || s.Target == nil || s.Target.Release.Source.Commit != p.commit) {
+			err = errors.New(s.Summary())
+		}
+		if err != nil { // the log may still be of the last one
+			return "", err
+		}
 		log, err := r.yard.run(ctx, drilled, "garrison", "logs")
 		if err != nil {
 			return "", err
@@ -183,7 +190,31 @@ func powerCut(ctx context.Context, r *run) error {
 	if err := host.Start(ctx); err != nil {
 		return err
 	}
-	r.await(ctx, "back again, it gets the new one", func() (string, error) { return committed(ctx, r.host(drilled), p) })
+	r.await(ctx, "back again, it holds the release, and says why", func() (string, error) {
+		s, err := r.yard.status(ctx, drilled)
+		if err == nil && (s.Phase != fleet.PhaseHeld || s.Failure == nil || s.Failure.Code != fleet.CodeInterrupted) {
+			err = errors.New(s.Summary())
+		}
+		if err != nil {
+			return "", err
+		}
+		return firstLine(s.Failure.Message), nil
+	})
+	r.see("profile, boot entry and system are what they were", func() (string, error) {
+		after, err := r.standing(ctx, r.host(drilled))
+		if want := before + " " + before + " " + before; err == nil && after != want {
+			err = fmt.Errorf("they are %s", after)
+		}
+		return "", err
+	})
+	r.see("somebody has it tried again", func() (string, error) { return r.confirm(ctx, drilled, "garrison retry") })
+	r.await(ctx, "it is committed", func() (string, error) {
+		text, err := committed(ctx, r.host(drilled), p)
+		if errors.As(err, new(final)) { // the last one is still that which was interrupted
+			err = errNotYet
+		}
+		return text, err
+	})
 	r.see("the host says what was pushed", func() (string, error) { return saysMarker(ctx, r.host(drilled), m) })
 	return nil
 }

@@ -190,6 +190,12 @@ func corruptNAR(ctx context.Context, r *run) error {
 	return nil
 }
 
+// bareKey is a public key without its comment.
+func bareKey(line []byte) string {
+	fields := strings.Fields(string(line))
+	return strings.Join(fields[:min(2, len(fields))], " ")
+}
+
 func secretMiskeyed(ctx context.Context, r *run) error {
 	before, err := r.standing(ctx, r.host(drilled))
 	if err != nil {
@@ -225,7 +231,7 @@ func secretMiskeyed(ctx context.Context, r *run) error {
 		}
 		return "", err
 	})
-	if err := r.yard.write("garrison.toml", []byte(r.yard.config+fmt.Sprintf("allowRemoval = [%q]\n", drilled))); err != nil {
+	if err := r.yard.write("garrison.toml", []byte(r.yard.config+fmt.Sprintf("allowRemoval = [%q]\n", bareKey(r.yard.key(drilled+".pub"))))); err != nil {
 		return err
 	}
 	if p, err = r.put(ctx, newMarker(), "Drill: the wrong public key, on somebody's word"); err != nil {

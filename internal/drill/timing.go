@@ -24,47 +24,58 @@ type span struct {
 	waiting      bool    // nothing of Garrison's was at work
 }
 
-// journeyOf puts stages on one line. Between them nothing was at work that is known of: that is waiting.
+// journeyOf puts stages on one line. What passes between two stages of CI, or of the host, is Garrison's own; before the first ones nothing
+// is at work that is known of.
 func journeyOf(p pushed, run *fleet.Run, d *fleet.Deployment) journey {
 	j := journey{pushedAt: p.at, ended: d.EndedAt}
 	last := p.at
-	add := func(s fleet.StageTime, name, wait string) {
-		began, ended := s.StartedAt, s.EndedAt()
-		if began.Before(last) { // a host may see a release before CI has heard that it is pushed
-			began = last
+	notice := func(began time.Time, what string) {
+		if began.After(last) {
+			j.spans = append(j.spans, span{name: "notice", what: what, began: last, ended: began, waiting: true})
+			last = began
 		}
+	}
+	add := func(s fleet.StageTime, name string) {
+		began, ended := later(s.StartedAt, last), s.EndedAt()
 		if ended.Before(began) {
 			return
 		}
-		if began.After(last) {
-			j.spans = append(j.spans, span{name: "notice", what: wait, began: last, ended: began, waiting: true})
-		}
-		j.spans = append(j.spans, span{name: name, what: stageWords[name], began: began, ended: ended, tools: min(s.ToolSeconds, ended.Sub(began).Seconds()), waiting: s.Stage == fleet.Gate})
+		tools := min(s.ToolSeconds, ended.Sub(began).Seconds())
 		last = ended
+		if i := len(j.spans) - 1; i >= 0 && j.spans[i].name == name { // done twice
+			j.spans[i].ended, j.spans[i].tools = ended, j.spans[i].tools+tools
+			return
+		}
+		j.spans = append(j.spans, span{name: name, what: stageWords[name], began: began, ended: ended, tools: tools, waiting: s.Stage == fleet.Gate})
 	}
-	if run != nil {
-		for i, s := range run.Stages {
-			name, wait := string(s.Stage), "between two stages of CI"
+	if run != nil && len(run.Stages) > 0 {
+		notice(run.Stages[0].StartedAt, "git push, until CI has begun")
+		for _, s := range run.Stages {
+			name := string(s.Stage)
 			if s.Stage == fleet.Fetch {
 				name = "ci-fetch"
-			}
-			if i == 0 {
-				wait = "git push, until CI has begun"
 			}
 			if len(d.Stages) > 0 { // what CI does beside the host is not on the way
 				s = cutAt(s, d.Stages[0].StartedAt)
 			}
-			add(s, name, wait)
+			add(s, name)
 		}
 	}
-	for i, s := range d.Stages {
-		wait := "between two stages of the host"
-		if i == 0 {
-			wait = "until the host has begun to look: woken, or by its poll"
-		}
-		add(s, string(s.Stage), wait)
+	if len(d.Stages) > 0 {
+		notice(d.Stages[0].StartedAt, "until the host has begun to look: woken, or by its poll")
+	}
+	for _, s := range d.Stages {
+		add(s, string(s.Stage))
 	}
 	return j
+}
+
+// later is the later of two times: a host may see a release before CI has heard that it is pushed.
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
 }
 
 // stageWords say what is done in a stage.
