@@ -202,12 +202,16 @@ func secretMiskeyed(ctx context.Context, r *run) error {
 		return err
 	}
 	file := "hosts/" + drilled + "/host.pub"
+	allow := func(host string) error {
+		return r.yard.write("garrison.toml", []byte(r.yard.config+fmt.Sprintf("allowRemoval = [%q]\n", bareKey(r.yard.key(host+".pub")))))
+	}
 	if err := r.yard.write(file, r.yard.key("joker.pub")); err != nil {
 		return err
 	}
 	r.afterwards(func(context.Context) error {
 		r.yard.bad = true
-		return errors.Join(r.yard.write(file, r.yard.key(drilled+".pub")), r.yard.write("garrison.toml", []byte(r.yard.config)))
+		return errors.Join(r.yard.write(file, r.yard.key(drilled+".pub")), allow("joker")) // who may read no more what was keyed for them
+
 	})
 	refs, err := r.refs(ctx)
 	if err != nil {
@@ -231,7 +235,7 @@ func secretMiskeyed(ctx context.Context, r *run) error {
 		}
 		return "", err
 	})
-	if err := r.yard.write("garrison.toml", []byte(r.yard.config+fmt.Sprintf("allowRemoval = [%q]\n", bareKey(r.yard.key(drilled+".pub"))))); err != nil {
+	if err := allow(drilled); err != nil {
 		return err
 	}
 	if p, err = r.put(ctx, newMarker(), "Drill: the wrong public key, on somebody's word"); err != nil {

@@ -146,16 +146,16 @@ func (y *yard) mend(ctx context.Context) error {
 }
 
 // converged waits until CI has released the commit and every host runs it; it does not wait for what does not come by itself.
-func (y *yard) converged(ctx context.Context, commit string) (err error) {
-	var last error
-	return until(ctx, patience, func() bool {
+func (y *yard) converged(ctx context.Context, commit string) error {
+	var last, failed error
+	err := until(ctx, patience, func() bool {
 		v, e := y.ci(ctx, commit)
 		switch {
 		case e != nil:
 			last = e
 			return false
 		case v.state == ciFailed:
-			err = fmt.Errorf("CI failed: %s", v.why)
+			failed = fmt.Errorf("CI failed: %s", v.why)
 			return true
 		case v.state != ciReleased:
 			last = errors.New("CI has not ended")
@@ -171,6 +171,7 @@ func (y *yard) converged(ctx context.Context, commit string) (err error) {
 		}
 		return last == nil
 	}, &last)
+	return errors.Join(err, failed)
 }
 
 func (y *yard) close() error {
