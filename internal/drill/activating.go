@@ -86,6 +86,16 @@ func (r *run) rolledBack(ctx context.Context, b breakage) error {
 		}
 		return s.Summary(), nil
 	})
+	if r.yard != nil {
+		r.await(ctx, "somebody is told", func() (string, error) { return r.yard.ears.heard(fleet.AlertDeployment, drilled, p.at) })
+		r.see("garrison explain says what to do", func() (string, error) {
+			out, err := r.yard.run(ctx, drilled, "garrison", "explain")
+			if err != nil {
+				return "", err
+			}
+			return contains(out, "→")
+		})
+	}
 	return nil
 }
 

@@ -110,9 +110,57 @@ var failing = []scenario{
 	{name: "check-fails", title: "a change that breaks the check leaves the release branch alone", live: true, run: func(ctx context.Context, r *run) error {
 		return r.stopsInCI(ctx, breakEvaluate)
 	}},
+	{name: "host-build-fails", title: "a change that evaluates but does not build on the host that builds itself leaves it as it was", missing: onlySandbox, run: hostBuildFails},
 	{name: "build-fails", title: "a change that evaluates but does not build is not released", live: true, run: func(ctx context.Context, r *run) error {
 		return r.stopsInCI(ctx, breakBuild)
 	}},
+}
+
+func onlySandbox(p place) string {
+	if _, is := p.(*yard); !is {
+		return "needs a host that builds its system itself"
+	}
+	return ""
+}
+
+// hostBuildFails breaks the build of the host that CI cannot build for.
+func hostBuildFails(ctx context.Context, r *run) error {
+	host := r.host(selfBuilder)
+	before, err := r.standing(ctx, host)
+	if err != nil {
+		return err
+	}
+	p, err := r.put(ctx, broken(selfBuilder, breakBuild), "Drill: does not build on the host")
+	if err != nil {
+		return err
+	}
+	r.await(ctx, "CI releases it: it cannot build for that host", func() (string, error) { return r.released(ctx, p) })
+	r.await(ctx, "the host cannot build it, and holds the release", func() (string, error) {
+		s, err := r.yard.status(ctx, selfBuilder)
+		if err == nil && (s.Phase != fleet.PhaseHeld || s.Failure == nil || s.Failure.Code != fleet.CodeBuild) {
+			err = errors.New(s.Summary())
+		}
+		if err != nil {
+			return "", err
+		}
+		return firstLine(s.Failure.Message), nil
+	})
+	r.see("profile, boot entry and system are what they were", func() (string, error) {
+		after, err := r.standing(ctx, host)
+		if err == nil && after != before {
+			err = fmt.Errorf("before: %s, after: %s", before, after)
+		}
+		return "", err
+	})
+	r.see("garrison status shows the builder's error", func() (string, error) {
+		s, err := r.yard.status(ctx, selfBuilder)
+		if err != nil {
+			return "", err
+		}
+		return contains(s.Failure.Message, breakBuild.complaint())
+	})
+	r.await(ctx, "somebody is told", func() (string, error) { return r.yard.ears.heard(fleet.AlertDeployment, selfBuilder, p.at) })
+	return nil
 }
 
 // stopsInCI pushes what CI must not let through.
@@ -135,6 +183,9 @@ func (r *run) stopsInCI(ctx context.Context, b breakage) error {
 		return firstLine(v.why), err
 	})
 	r.see("its log says why", func() (string, error) { return contains(v.log+v.why, b.complaint()) })
+	if r.yard != nil {
+		r.await(ctx, "somebody is told", func() (string, error) { return r.yard.ears.heard(fleet.AlertRelease, "", p.at) })
+	}
 	r.see("release branch and tags are byte-identical, the hosts as they were", func() (string, error) {
 		after, err := r.snapshot(ctx)
 		if err == nil && after != before {

@@ -210,6 +210,7 @@ func (r *run) newest(ctx context.Context) (int, error) {
 }
 
 func forgeDown(ctx context.Context, r *run) error {
+	began := time.Now()
 	start, err := r.stop(ctx, "git")
 	if err != nil {
 		return err
@@ -221,6 +222,7 @@ func forgeDown(ctx context.Context, r *run) error {
 		}
 		return s.Summary(), err
 	})
+	r.await(ctx, "somebody is told", func() (string, error) { return r.yard.ears.heard(fleet.AlertFetch, drilled, began) })
 	m := newMarker()
 	if _, err := r.put(ctx, m, "Drill: while git is away"); err == nil {
 		return errors.New("git push to a forge that is down succeeded")

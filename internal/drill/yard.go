@@ -18,12 +18,14 @@ type yard struct {
 	base string
 	last string // commit that was put last
 	bad  bool   // its marker breaks something
+	ears *listener
 }
 
 const (
 	drilled     = "ratched"
 	selfBuilder = "ursula" // of a system that CI cannot build for
 	otherSystem = "riscv64-linux"
+	ears        = "192.0.2.1:8899" // where the hub tells of alerts
 )
 
 // makeYard starts the machines and makes the first release.
@@ -35,6 +37,7 @@ func (s *session) makeYard(ctx context.Context, y *yard) (err error) {
 		return err
 	}
 	y.agentExtra = "poll = \"5s\"\ncheckTime = \"15s\"\n"
+	y.hubExtra = fmt.Sprintf("[notify.limits]\nfetch = \"10s\"\nrefused = \"2s\"\n[[notify.senders]]\nname = \"person\"\ntype = \"webhook\"\nurl = \"http://%s/\"\n", ears)
 	y.nixExtra = map[string]string{selfBuilder: "system = " + otherSystem + "\n"}
 	if y.base != "" {
 		y.bases = map[string]string{drilled: y.base, "joker": y.base}
@@ -42,6 +45,11 @@ func (s *session) makeYard(ctx context.Context, y *yard) (err error) {
 	if err := y.startForge(ctx); err != nil {
 		return err
 	}
+	l, err := y.world.hosts["forge"].Listen("tcp", ears)
+	if err != nil {
+		return err
+	}
+	y.ears = newListener(l)
 	if err := y.startDeveloper(ctx); err != nil {
 		return err
 	}
@@ -180,7 +188,11 @@ func (y *yard) close() error {
 	}
 	lan := y.lan
 	y.lan = nil
-	return lan.Close()
+	var err error
+	if y.ears != nil {
+		err = y.ears.close()
+	}
+	return errors.Join(err, lan.Close())
 }
 
 // inYard is a host of the yard.
