@@ -82,7 +82,7 @@ Exit codes: 0 ok, 1 error, 2 usage, 3 not converged, 4 drift, 5 timed out, 6 dem
 		{"In CI, and for those who change the fleet:", []*cobra.Command{a.initialize(), a.doctor(), a.check(), a.plan(), a.release(), a.ci(), a.secrets()}},
 		{"On a host:", append([]*cobra.Command{a.agent(), a.status(), a.explain(), a.history(), a.events(), a.watch(), a.logs(), a.diff()}, a.orders()...)},
 		{"On a server:", []*cobra.Command{a.hub(), a.alerts(), a.notify(), a.cache()}},
-		{"To try and to measure it:", []*cobra.Command{a.demo(), a.bench()}},
+		{"To try and to measure it:", []*cobra.Command{a.demo(), a.drill(), a.bench()}},
 	} {
 		root.AddGroup(&cobra.Group{ID: g.title, Title: g.title})
 		for _, cmd := range g.commands {

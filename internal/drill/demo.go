@@ -41,8 +41,8 @@ type demo struct {
 	toEnd  bool // it came to its end
 }
 
-// marker says that a folder was made by the demo and may be removed by it.
-const marker = ".garrison-demo"
+// madeHere says that a folder was made by the demo and may be removed by it.
+const madeHere = ".garrison-demo"
 
 // Demo runs the demo and writes Dir/report.json. Its error has CodeDrillFailed when a check
 // failed, and is context.Canceled when ctx ended before the demo did.
@@ -99,7 +99,7 @@ func freshDir(dir string) error {
 	if err != nil && !os.IsNotExist(err) {
 		return err
 	}
-	if _, err := os.Stat(filepath.Join(dir, marker)); len(entries) > 0 && err != nil {
+	if _, err := os.Stat(filepath.Join(dir, madeHere)); len(entries) > 0 && err != nil {
 		return fleet.Errorf("", fleet.CodeUsage, "%s is not empty, and no demo made it", dir).WithHint("choose another folder with --dir")
 	}
 	if err := os.RemoveAll(dir); err != nil {
@@ -108,7 +108,7 @@ func freshDir(dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(dir, marker), nil, 0o644)
+	return os.WriteFile(filepath.Join(dir, madeHere), nil, 0o644)
 }
 
 // play is the whole story.

@@ -222,8 +222,8 @@ func (c *change) slowest() fleet.Deployment {
 	return last
 }
 
-// until is what of a stage is on the way to a host that began its own part then: it may see a release before CI has heard that it is pushed.
-func until(s fleet.StageTime, began time.Time) fleet.StageTime {
+// cutAt is what of a stage is on the way to a host that began its own part then: it may see a release before CI has heard that it is pushed.
+func cutAt(s fleet.StageTime, began time.Time) fleet.StageTime {
 	s.Seconds = max(0, min(s.Seconds, began.Sub(s.StartedAt).Seconds()))
 	s.ToolSeconds = min(s.ToolSeconds, s.Seconds)
 	return s
@@ -237,7 +237,7 @@ func (c *change) measure(r *Report) {
 	for i, s := range append(append([]fleet.StageTime{}, c.run.Stages...), slowest.Stages...) {
 		name := string(s.Stage)
 		if ofCI := i < len(c.run.Stages); ofCI && len(slowest.Stages) > 0 {
-			s = until(s, slowest.Stages[0].StartedAt)
+			s = cutAt(s, slowest.Stages[0].StartedAt)
 			if s.Stage == fleet.Fetch {
 				name = "ci-fetch" // CI's own look at git; the host's is the stage "fetch"
 			}

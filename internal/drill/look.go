@@ -173,12 +173,17 @@ type pathInfo struct {
 
 // seeCache asks the cache for every path of every followed host's closure, and checks signatures by another implementation.
 func (w *world) seeCache(ctx context.Context, c *change) (string, error) {
+	return w.seeCacheOf(ctx, c, followed...)
+}
+
+// seeCacheOf does so for some hosts.
+func (w *world) seeCacheOf(ctx context.Context, c *change, hosts ...string) (string, error) {
 	key, err := signature.ParsePublicKey(w.cacheKey)
 	if err != nil {
 		return "", err
 	}
 	seen := map[string]bool{}
-	for _, h := range followed {
+	for _, h := range hosts {
 		paths, err := w.closure(ctx, h, c.hosts[h].OutPath)
 		if err != nil {
 			return "", err
@@ -307,4 +312,14 @@ func (w *world) snapshot(ctx context.Context) (string, error) {
 		fmt.Fprintf(&b, "%s %s %q\n", h, current, text)
 	}
 	return b.String(), nil
+}
+
+// contains says whether what is looked for stands in text, and shows the line.
+func contains(text, want string) (string, error) {
+	for line := range strings.Lines(text) {
+		if strings.Contains(line, want) {
+			return strings.TrimSpace(line), nil
+		}
+	}
+	return "", fmt.Errorf("%q is not in:\n%.2000s", want, text)
 }

@@ -56,7 +56,14 @@ type world struct {
 	plain    map[string]string // secret → what it says
 	tokens   map[string]string // who → secret
 	cacheKey string            // public
+	config   string            // garrison.toml
 	hub      *http.Client
+
+	// What a drill's world has, and the demo's has not.
+	bases      map[string]string // of hosts with a systemd
+	hubExtra   string            // lines of hub.toml
+	agentExtra string            // lines of agent.toml, before its tables
+	nixExtra   map[string]string // lines of a host's nix.conf
 }
 
 // newWorld makes the LAN and keys; no host runs yet. What it returns is to be closed, also with an error.
@@ -106,6 +113,7 @@ func (w *world) startForge(ctx context.Context) error {
 	}
 	entry("hook", "wake")
 	entry("demo", "read")
+	entry("builder", "push")
 	for _, h := range append([]string{manual}, followed...) {
 		entry(h, "report:"+h)
 	}
@@ -116,7 +124,7 @@ tokens = "/etc/garrison/tokens.toml"
 remote = "/srv/git/fleet.git"
 signingKey = "/etc/garrison/release-key"
 identity = "/etc/garrison/editor.txt"
-`
+` + w.hubExtra
 	// The repository is there before the host: its services follow it from their start.
 	disk := filepath.Join(w.dir, "hosts", "forge")
 	if out, err := exec.CommandContext(ctx, "git", "init", "--quiet", "--bare", "--initial-branch=main", filepath.Join(disk, "srv/git/fleet.git")).CombinedOutput(); err != nil {
@@ -128,6 +136,7 @@ identity = "/etc/garrison/editor.txt"
 		{Path: "/etc/garrison/tokens.toml", Mode: 0o600, Data: []byte(tokens.String())},
 		{Path: "/etc/garrison/release-key", Mode: 0o600, Data: w.key("release")},
 		{Path: "/etc/garrison/editor.txt", Mode: 0o600, Data: []byte(w.editor.String() + "\n")},
+		{Path: "/etc/garrison/push-token", Mode: 0o600, Data: []byte(w.token("builder"))},
 		{Path: "/etc/garrison/hook-token", Mode: 0o600, Data: []byte(w.token("hook"))},
 		{Path: "/srv/git/fleet.git/hooks/post-receive", Mode: 0o755, Data: []byte(hook)},
 	}, Services: []sandbox.Service{
@@ -152,20 +161,25 @@ func (w *world) startHost(ctx context.Context, name string) error {
 	config := fmt.Sprintf(`host = %q
 remote = %q
 allowedSigners = "/etc/garrison/allowed-signers"
-[[caches]]
+%s[[caches]]
 url = %q
 publicKey = %q
 [hub]
 url = %q
 tokenFile = "/etc/garrison/hub-token"
-`, name, origin, cacheURL, w.cacheKey, hubURL)
-	h, err := w.lan.Start(ctx, sandbox.HostOptions{Name: name, Addr: addresses[name], Files: []sandbox.File{
+`, name, origin, w.agentExtra, cacheURL, w.cacheKey, hubURL)
+	files := []sandbox.File{
 		{Path: "/etc/garrison/agent.toml", Data: []byte(config)},
 		{Path: "/etc/garrison/allowed-signers", Data: append([]byte("garrison "), w.key("release.pub")...)},
 		{Path: "/etc/garrison/hub-token", Mode: 0o600, Data: []byte(w.token(name))},
 		{Path: "/etc/ssh/ssh_host_ed25519_key", Mode: 0o600, Data: w.key(name)},
 		{Path: "/etc/ssh/ssh_host_ed25519_key.pub", Data: w.key(name + ".pub")},
-	}, Services: []sandbox.Service{{Name: "agent", Args: []string{"garrison", "agent"}, Restart: true}}})
+	}
+	if more := w.nixExtra[name]; more != "" {
+		files = append(files, sandbox.File{Path: "/etc/nix/nix.conf", Data: []byte(w.lan.NixConf(nil, nil) + more)})
+	}
+	h, err := w.lan.Start(ctx, sandbox.HostOptions{Name: name, Addr: addresses[name], Base: w.bases[name], Files: files,
+		Services: []sandbox.Service{{Name: "agent", Args: []string{"garrison", "agent"}, Restart: true}}})
 	w.hosts[name] = h
 	return err
 }
@@ -213,8 +227,8 @@ func (w *world) startDeveloper(ctx context.Context) error {
 			return err
 		}
 	}
-	config := fmt.Sprintf("[hosts]\nmanual = [%q]\n\n[secrets]\neditors = [%q]\n", manual, w.editor.Recipient())
-	if err := w.write("garrison.toml", []byte(config)); err != nil {
+	w.config = fmt.Sprintf("[hosts]\nmanual = [%q]\n\n[secrets]\neditors = [%q]\n", manual, w.editor.Recipient())
+	if err := w.write("garrison.toml", []byte(w.config)); err != nil {
 		return err
 	}
 	if _, err := w.git(ctx, "init", "--quiet"); err != nil {

@@ -13,6 +13,20 @@ let
   # readIfThere is the text of an optional file of a host's folder.
   readIfThere = path: default: if builtins.pathExists path then builtins.readFile path else default;
 
+  # What `garrison drill` changes: a text for every host, and what is broken on purpose on one (services.garrison.drill does that on NixOS).
+  drill =
+    if builtins.pathExists (root + "/drill.json") then builtins.fromJSON (builtins.readFile (root + "/drill.json"))
+    else { text = builtins.readFile (root + "/gitops-test"); break = { }; };
+  broken = name: what: (drill.break.${name} or "") == what;
+  complaint = what: "garrison drill: ${what} is broken on purpose";
+  breaking = name: what: script: if broken name what then "\necho '${complaint what}' >&2\n${script}\n" else "";
+  # A system says whether its network is up; so the one that is rolled back to mends what the other cut.
+  network = if !builtins.pathExists (root + "/drill.json") then "" else ''
+
+    network() { if command -v ip > /dev/null; then ip "$@"; else busybox ip "$@"; fi; }
+    if [ -e /run/garrison-drill-cut ]; then network link set host0 up; rm -f /run/garrison-drill-cut; fi
+  '';
+
   oneFile = path: builtins.path { inherit path; name = baseNameOf (toString path); };
   firstLine = text: builtins.head (builtins.split "\n" text);
   lines = builtins.concatStringsSep "\n";
@@ -36,7 +50,7 @@ let
     name = "etc-${name}";
     inherit system;
     base = base system;
-    gitopsTest = builtins.readFile (root + "/gitops-test");
+    gitopsTest = drill.text;
     script = ''
       mkdir -p $out
       printf '%s' "$gitopsTest" > $out/gitops-test
@@ -48,13 +62,13 @@ let
   service = name: system: build {
     name = "gitops-demo-${name}";
     inherit system;
-    program = readIfThere (root + "/hosts/${name}/service.sh") ''
+    program = breaking name "unit" "exit 1" + readIfThere (root + "/hosts/${name}/service.sh") ''
       read -r text < /etc/gitops-test
       echo "gitops-demo on ${name}: $text"
       exec sleep infinity
     '';
     # The text is a part of the unit, so that a new text restarts the service.
-    text = builtins.hashString "sha256" (builtins.readFile (root + "/gitops-test"));
+    text = builtins.hashString "sha256" drill.text;
     script = ''
       mkdir -p $out/bin $out/units
       { echo '#!/bin/sh'; printf '%s' "$program"; } > $out/bin/gitops-demo
@@ -90,8 +104,9 @@ let
     secrets = lines (map secretCall (builtins.attrValues config.age.secrets));
     identities = lines' config.age.identityPaths;
     # What a host adds: to the build, and to the end of its activation.
-    extraBuild = readIfThere (root + "/hosts/${name}/build.sh") "";
-    extraActivation = readIfThere (root + "/hosts/${name}/activate.sh") "";
+    extraBuild = breaking name "build" "exit 1" + readIfThere (root + "/hosts/${name}/build.sh") "";
+    extraActivation = network + breaking name "slow" "sleep 10" + breaking name "network" "touch /run/garrison-drill-cut; network link set host0 down"
+      + readIfThere (root + "/hosts/${name}/activate.sh") "" + breaking name "activate" "false";
     # And before and after a switch.
     preSwitch = readIfThere (root + "/hosts/${name}/pre-switch.sh") "";
     postSwitch = readIfThere (root + "/hosts/${name}/post-switch.sh") "";
@@ -148,8 +163,9 @@ in
           secrets = builtins.mapAttrs secret (module.age.secrets or { });
           rekey.hostPubkey = firstLine (builtins.readFile (root + "/hosts/${name}/host.pub"));
         };
-        services.garrison.checks = module.services.garrison.checks or { };
-        system.build.toplevel = toplevel name config;
+        services.garrison.checks = (module.services.garrison.checks or { })
+          // (if broken name "check" then { drill = { command = [ "/bin/sh" "-c" "echo '${complaint "check"}' >&2; exit 1" ]; retries = 0; }; } else { });
+        system.build.toplevel = if broken name "evaluate" then throw (complaint "evaluate") else toplevel name config;
       };
     in
     { inherit config; };

@@ -1,0 +1,177 @@
+package drill
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/garrison-nix/garrison/internal/fleet"
+)
+
+// scenario is one thing that is drilled: what is done, and what must then be seen.
+type scenario struct {
+	name  string // stable, for --only and --allow
+	title string // what is expected, as a sentence
+	// live says that it can be drilled on somebody's fleet, harm that it may then disturb the host.
+	live, harm bool
+	// missing says what the place lacks for it; "" when nothing.
+	missing func(place) string
+	run     func(ctx context.Context, r *run) error
+}
+
+// run is a scenario under way.
+type run struct {
+	*session
+	place
+	yard *yard // the place where it is a sandbox; nil elsewhere
+	fleet.DrillScenario
+	undo []func(context.Context) error
+}
+
+// see looks at something: f returns what it saw, or what it should have seen.
+func (r *run) see(name string, f func() (detail string, err error)) {
+	began := time.Now()
+	detail, err := f()
+	c := fleet.DrillCheck{Name: name, Result: fleet.DrillPass, Detail: detail, Seconds: time.Since(began).Seconds()}
+	if err != nil {
+		c.Result, c.Detail = fleet.DrillFail, err.Error()
+		r.Result = fleet.DrillFail
+	}
+	r.Checks = append(r.Checks, c)
+	r.out.check(Check{Name: c.Name, Result: Verdict(c.Result), Detail: c.Detail})
+}
+
+// await is see for what comes sometime: f is asked again and again, until it returns no error or patience ends.
+func (r *run) await(ctx context.Context, name string, f func() (detail string, err error)) {
+	r.see(name, func() (detail string, err error) {
+		var last error
+		err = until(ctx, patience, func() bool {
+			detail, last = f()
+			return last == nil || errors.As(last, new(final))
+		}, &last)
+		return detail, errors.Join(err, asFinal(last))
+	})
+}
+
+// final is an error that waiting does not change.
+type final struct{ error }
+
+func asFinal(err error) error {
+	var f final
+	if errors.As(err, &f) {
+		return f.error
+	}
+	return nil
+}
+
+// until calls f until it is true, or most has passed: then it returns *last, or that time ran out.
+func until(ctx context.Context, most time.Duration, f func() bool, last *error) error {
+	ctx, cancel := context.WithTimeout(ctx, most)
+	defer cancel()
+	for !f() {
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("waited %s in vain: %w", most, errors.Join(*last, context.Cause(ctx)))
+		case <-time.After(lookAgain):
+		}
+	}
+	return nil
+}
+
+// afterwards has f done when the scenario has ended, however it ends; the last one first.
+func (r *run) afterwards(f func(context.Context) error) { r.undo = append(r.undo, f) }
+
+// confirm runs a command that a person would type, on a host, and keeps it for the report.
+func (r *run) confirm(ctx context.Context, host, command string) (string, error) {
+	r.Commands = append(r.Commands, command)
+	return r.yard.run(ctx, host, "sh", "-c", command)
+}
+
+// mendTime bounds what undoes a scenario, also after Ctrl-C.
+const mendTime = 2 * time.Minute
+
+// play runs a scenario. What it returns is worse than a failed check: the fleet is not as it was.
+func (s *session) play(ctx context.Context, sc scenario) error {
+	r := &run{session: s, place: s.place, DrillScenario: fleet.DrillScenario{Name: sc.name, Title: sc.title, Result: fleet.DrillPass, Checks: []fleet.DrillCheck{}}}
+	r.yard, _ = s.place.(*yard)
+	if why := s.unfit(sc); why != "" {
+		r.Result, r.Detail = fleet.DrillSkip, why
+		s.add(r.DrillScenario)
+		return nil
+	}
+	s.out.title("%s: %s", sc.name, sc.title)
+	began := time.Now()
+	err := sc.run(ctx, r)
+	mending, cancel := context.WithTimeout(context.WithoutCancel(ctx), mendTime)
+	defer cancel()
+	var mend []error
+	for _, undo := range slices.Backward(r.undo) {
+		mend = append(mend, undo(mending))
+	}
+	mended := errors.Join(append(mend, s.place.mend(mending))...)
+	r.Seconds = time.Since(began).Seconds()
+	if err := errors.Join(err, mended); err != nil {
+		r.Result, r.Detail = fleet.DrillFail, err.Error()
+		s.out.line("  %s %s", s.out.paint(red, "FAIL"), err)
+	}
+	s.add(r.DrillScenario)
+	if mended != nil {
+		return fmt.Errorf("after %s the fleet is not as it was: %w", sc.name, mended)
+	}
+	return ctx.Err()
+}
+
+// unfit says why a scenario is not drilled here; "" when it is.
+func (s *session) unfit(sc scenario) string {
+	_, sandboxed := s.place.(*yard)
+	switch {
+	case len(s.Only) > 0 && !slices.Contains(s.Only, sc.name):
+		return "not asked for"
+	case !sandboxed && !sc.live:
+		return "only in a sandbox"
+	case !sandboxed && sc.harm && !slices.Contains(s.Allow, sc.name):
+		return "may disturb the host: --allow " + sc.name
+	case sc.missing != nil:
+		return sc.missing(s.place)
+	}
+	return ""
+}
+
+func (s *session) add(d fleet.DrillScenario) {
+	s.report.Scenarios = append(s.report.Scenarios, d)
+}
+
+// catalogue is everything that can be drilled, in its order.
+func catalogue() []scenario {
+	return slices.Concat(happy, failing, activating, outages, hostile, recovery)
+}
+
+// Names are the names of all scenarios, for completion and help.
+func Names() []string {
+	var all []string
+	for _, s := range catalogue() {
+		all = append(all, s.name)
+	}
+	return all
+}
+
+// Catalogue is the name of each scenario, and what is expected in it.
+func Catalogue() (all [][2]string) {
+	for _, s := range catalogue() {
+		all = append(all, [2]string{s.name, s.title})
+	}
+	return all
+}
+
+// checkNames says which of names are no scenario's.
+func checkNames(names []string) error {
+	for _, n := range names {
+		if !slices.Contains(Names(), n) {
+			return fleet.Errorf("", fleet.CodeUsage, "there is no scenario %q", n).WithHint("there are: %s", strings.Join(Names(), " "))
+		}
+	}
+	return nil
+}
