@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -18,6 +17,7 @@ import (
 	"github.com/garrison-nix/garrison/internal/drill"
 	"github.com/garrison-nix/garrison/internal/durable"
 	"github.com/garrison-nix/garrison/internal/fleet"
+	"github.com/garrison-nix/garrison/internal/sandbox"
 )
 
 func (a *app) drill() *cobra.Command {
@@ -86,7 +86,7 @@ func (a *app) runDrill(ctx context.Context, d drillFlags, o drill.DrillOptions) 
 	}
 	o.Version = Version()
 	if o.HostBase == "" {
-		o.HostBase = cachedHostBase()
+		o.HostBase = sandbox.CachedBase()
 	}
 	report, err := drill.Sandbox(ctx, o)
 	if len(report.Scenarios) == 0 {
@@ -204,24 +204,4 @@ func (a *app) tellDrills(all []fleet.DrillReport) {
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s (%d of %d)\t%s\t%s\n", r.StartedAt.Local().Format(time.DateTime), r.Where, r.Host, result, passed, passed+len(failed), figures, strings.Join(failed, " "))
 	}
 	_ = w.Flush()
-}
-
-// cachedHostBase is the newest base of systemd hosts that scripts/host-base made here; "" where there is none, or nothing to start it with.
-func cachedHostBase() string {
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		return ""
-	}
-	if _, err := exec.LookPath("systemd-nspawn"); err != nil {
-		return ""
-	}
-	all, _ := filepath.Glob(filepath.Join(cache, "garrison/host-base/*"))
-	all = slices.DeleteFunc(all, func(dir string) bool {
-		_, err := os.Stat(filepath.Join(dir, "usr/lib/systemd/systemd"))
-		return err != nil
-	})
-	if len(all) == 0 {
-		return ""
-	}
-	return slices.Max(all)
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -35,6 +36,22 @@ func HostBase(ctx context.Context, script string) (string, error) {
 			WithHint("run scripts/setup test")
 	}
 	return base, nil
+}
+
+// CachedBase is the newest base that scripts/host-base made for whoever runs this; "" where there is none, or nothing to start it with.
+func CachedBase() string {
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return ""
+	}
+	if _, err := exec.LookPath("systemd-nspawn"); err != nil {
+		return ""
+	}
+	all, err := filepath.Glob(filepath.Join(cache, "garrison/host-base/*/usr/lib/systemd/systemd"))
+	if err != nil || len(all) == 0 {
+		return ""
+	}
+	return strings.TrimSuffix(slices.Max(all), "/usr/lib/systemd/systemd")
 }
 
 // AwaitBoot waits until a host with a systemd has booted, which Start does by itself: it
