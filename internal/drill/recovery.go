@@ -136,7 +136,9 @@ func stateLost(ctx context.Context, r *run) error {
 	if err := host.StopService(ctx, "agent"); err != nil {
 		return err
 	}
+	r.Commands = append(r.Commands, "systemctl stop garrison-agent")
 	r.see("everything that the agent knew is removed", func() (string, error) { return r.confirm(ctx, drilled, "rm -rf /var/lib/garrison") })
+	r.Commands = append(r.Commands, "systemctl start garrison-agent")
 	if err := host.StartService(ctx, "agent"); err != nil {
 		return err
 	}

@@ -38,7 +38,7 @@ type DrillScenario struct {
 	Detail  string       `json:"detail,omitempty"` // why it was skipped, or what went wrong beside its checks
 	Seconds float64      `json:"seconds"`
 	Checks  []DrillCheck `json:"checks"`
-	// Commands are what a person types to recover by hand; all of them were run here, and worked if the scenario passed.
+	// Commands are what a person types to recover by hand; what they do was done here, and worked if the scenario passed.
 	Commands []string `json:"commands,omitempty"`
 }
 
