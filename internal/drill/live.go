@@ -64,8 +64,11 @@ func Live(ctx context.Context, o LiveOptions) (report fleet.DrillReport, err err
 		return s.report, fleet.Errorf("", fleet.CodeDrillFailed, "nothing was drilled").WithCause(err)
 	}
 	err = s.drill(ctx)
-	err = errors.Join(err, l.leave(context.WithoutCancel(ctx), s.out), l.close())
-	return s.ended(ctx, err)
+	left := errors.Join(l.leave(context.WithoutCancel(ctx), s.out), l.close())
+	if report, err = s.ended(ctx, errors.Join(err, left)); left != nil && ctx.Err() != nil {
+		err = left // that the drill was interrupted is known; not, that something of it stays
+	}
+	return report, err
 }
 
 func (l *live) where() string { return "live" }

@@ -136,6 +136,11 @@ func (y *yard) mend(ctx context.Context) error {
 
 // converged waits until CI has released the commit and every host runs it; it does not wait for what does not come by itself.
 func (y *yard) converged(ctx context.Context, commit string) error {
+	return y.convergedOn(ctx, commit, y.hosts())
+}
+
+// convergedOn does so for some hosts.
+func (y *yard) convergedOn(ctx context.Context, commit string, hosts []string) error {
 	var last, failed error
 	err := until(ctx, patience, lookAgain, func() bool {
 		v, e := y.ci(ctx, commit)
@@ -151,7 +156,7 @@ func (y *yard) converged(ctx context.Context, commit string) error {
 			return false
 		}
 		last = nil
-		for _, h := range y.hosts() {
+		for _, h := range hosts {
 			s, e := y.status(ctx, h)
 			if e == nil && (s.Newest == nil || s.Newest.Source.Commit != commit || !s.Converged() || s.Drift) {
 				e = fmt.Errorf("%s: %s", h, s.Summary())
