@@ -31,6 +31,9 @@ func happyPath(ctx context.Context, r *run) error {
 			}
 			return text, err
 		})
+		if r.Result == fleet.DrillFail {
+			break // it will not arrive
+		}
 		ciAt := time.Now()
 		r.await(ctx, host+" says what was pushed", func() (string, error) { return saysMarker(ctx, r.host(host), m) })
 		seen := time.Now()

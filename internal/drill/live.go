@@ -226,15 +226,21 @@ func (l *live) converged(ctx context.Context, commit, text string) error {
 	return errors.Join(err, asFinal(last))
 }
 
-// mend undoes a marker that breaks something, and waits until the fleet has got over it.
+// mend undoes a marker that breaks something, and waits until the fleet has got over it. Where somebody else pushed, the drill ends.
 func (l *live) mend(ctx context.Context) error {
 	switch {
 	case l.stopped(): // leave follows at once
 		return nil
-	case l.moved:
-		return fmt.Errorf("somebody else pushes to %s: the drill ends", l.Source)
 	case !l.bad && l.tip == l.base:
 		return nil
+	}
+	tip, err := l.fetch(ctx)
+	switch {
+	case err != nil:
+		return err
+	case tip != l.tip:
+		l.moved = true
+		return errMoved{l.Source, tip}
 	case !l.bad:
 		return l.converged(ctx, l.tip, "")
 	}

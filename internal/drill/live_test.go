@@ -246,12 +246,15 @@ func (y *yard) unwell(t *testing.T) {
 
 // follower is how a host may follow releases without our agent: it builds what the release branch says, or fetches it, and switches to it.
 const follower = `#!/bin/sh
+exec > /var/log/follower.log 2>&1
+git init --quiet --bare /root/fleet
 while sleep 1; do
-  tip=$(git ls-remote ` + origin + ` refs/heads/release | cut -f1)
+  git -C /root/fleet fetch --quiet ` + origin + ` +refs/heads/release:refs/heads/release || continue
+  tip=$(git -C /root/fleet rev-parse release)
   [ "$tip" != "$had" ] || continue
-  nix --extra-experimental-features 'nix-command flakes' build --no-link --print-out-paths \
-    "git+` + origin + `?ref=release&rev=$tip#nixosConfigurations.joker.config.system.build.toplevel" > /run/system || continue
-  "$(cat /run/system)/bin/switch-to-configuration" switch && had=$tip
+  nix --extra-experimental-features 'nix-command flakes' build --out-link /run/system \
+    "git+file:///root/fleet?ref=release&rev=$tip#nixosConfigurations.joker.config.system.build.toplevel" || continue
+  "$(readlink -f /run/system)/bin/switch-to-configuration" switch && had=$tip
 done
 `
 
