@@ -35,7 +35,8 @@ type live struct {
 	hub     *hubView
 	agent   bool     // Garrison's runs on the drilled host
 	others  []string // hosts that follow releases too, as the hub says
-	before  string   // what the drilled host said at /etc/gitops-test, "" for nothing
+	before  *string  // what main has every host say at /etc/gitops-test; nil: its drill.json is not there
+	texts   []string // that were pushed
 	bad     bool     // the marker that was put last breaks something
 	stopped func() bool
 	moved   bool // somebody else pushed
@@ -95,6 +96,7 @@ func (l *live) ready(ctx context.Context) error {
 		if len(m.Break) > 0 {
 			return fmt.Errorf("%s on %s breaks something: an earlier drill was killed before it could undo that. Take the contents of \"break\" out, and push", markerFile, l.Source)
 		}
+		l.before = &m.Text
 	}
 	status, err := l.host(l.Host).status(ctx)
 	if err != nil {
@@ -130,8 +132,17 @@ func (l *live) ready(ctx context.Context) error {
 	if _, err := h.system(ctx); err != nil {
 		return fmt.Errorf("%s cannot be looked at; [drill.hosts.%s] in garrison.toml says how: %w", l.Host, l.Host, err)
 	}
-	if text, err := h.marker(ctx); err == nil { // without one there was none yet
-		l.before = text
+	return l.undone(ctx)
+}
+
+// undone says whether the drilled host says what main had it say before the drill; where that is not known, that it says nothing of the drill's.
+func (l *live) undone(ctx context.Context) error {
+	text, err := l.host(l.Host).marker(ctx)
+	switch {
+	case l.before != nil && err != nil:
+		return err
+	case l.before != nil && text != *l.before, err == nil && slices.Contains(l.texts, text):
+		return fmt.Errorf("%s says %q at /etc/gitops-test, which is not what %s says", l.Host, text, l.Source)
 	}
 	return nil
 }
@@ -139,6 +150,7 @@ func (l *live) ready(ctx context.Context) error {
 func (l *live) probed(host string) bool { _, ok := l.Probes[host]; return ok }
 
 func (l *live) put(ctx context.Context, m marker, subject string) (pushed, error) {
+	l.texts = append(l.texts, m.Text)
 	l.bad = l.bad || len(m.Break) > 0 // also when it is not known whether the push arrived
 	p, err := l.repo.put(ctx, m, subject)
 	l.moved = l.moved || errors.As(err, &errMoved{})
@@ -211,15 +223,15 @@ func (l *live) says(v verdict, err error) error {
 	return nil
 }
 
-// converged waits until CI has released a commit and all hosts run it.
-func (l *live) converged(ctx context.Context, commit, text string) error {
+// converged waits until CI has released a commit and all hosts run it; restored says that nothing of the drill's is in it.
+func (l *live) converged(ctx context.Context, commit string, restored bool) error {
 	var last error
 	err := until(ctx, l.wait, l.again, func() bool {
 		if last = l.says(l.ci(ctx, commit)); last == nil {
 			last = l.has(ctx, commit)
 		}
-		if last == nil && text != "" {
-			_, last = saysMarker(ctx, l.host(l.Host), marker{Text: text})
+		if last == nil && restored {
+			last = l.undone(ctx)
 		}
 		return last == nil || asFinal(last) != nil
 	}, &last)
@@ -242,14 +254,14 @@ func (l *live) mend(ctx context.Context) error {
 		l.moved = true
 		return errMoved{l.Source, tip}
 	case !l.bad:
-		return l.converged(ctx, l.tip, "")
+		return l.converged(ctx, l.tip, false)
 	}
 	commit, err := l.restore(ctx)
 	if err != nil {
 		return err
 	}
 	l.bad = false
-	return l.converged(ctx, commit, l.before)
+	return l.converged(ctx, commit, true)
 }
 
 // leave puts the marker's file back, and waits for the fleet unless nobody is there any more who would.
@@ -270,7 +282,7 @@ func (l *live) leave(ctx context.Context, out *printer) error {
 		out.line("  CI and hosts take it from there: not waited for")
 		return nil
 	}
-	return l.converged(ctx, commit, l.before)
+	return l.converged(ctx, commit, true)
 }
 
 // seeCache follows a system's closure through the cache.
