@@ -14,6 +14,7 @@ import (
 
 	"github.com/garrison-nix/garrison/internal/cache/cachetest"
 	"github.com/garrison-nix/garrison/internal/ci"
+	"github.com/garrison-nix/garrison/internal/forge"
 	"github.com/garrison-nix/garrison/internal/forge/forgetest"
 	"github.com/garrison-nix/garrison/internal/sandbox"
 )
