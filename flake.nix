@@ -33,7 +33,8 @@
         hub = withPackage ./nix/modules/hub.nix;
         cache = withPackage ./nix/modules/cache.nix;
         push = withPackage ./nix/modules/push.nix;
-        default = withPackage { imports = [ ./nix/modules/agent.nix ./nix/modules/hub.nix ./nix/modules/cache.nix ./nix/modules/push.nix ]; };
+        drill = withPackage ./nix/modules/drill.nix;
+        default = withPackage { imports = [ ./nix/modules/agent.nix ./nix/modules/hub.nix ./nix/modules/cache.nix ./nix/modules/push.nix ./nix/modules/drill.nix ]; };
       };
 
       # The modules in a real NixOS, as far as its units and /etc.
@@ -48,6 +49,7 @@
               services.garrison.hub = { enable = true; tokensFile = "/run/garrison-tokens"; };
               services.garrison.cache = { enable = true; tokenKeyFiles = [ "/run/garrison-token-secret" ]; };
               services.garrison.checks.ssh.unit = "sshd.service";
+              services.garrison.drill = { enable = true; file = ./drill.json; }; # which is not there
               boot.isContainer = true;
               system.stateVersion = "26.05";
             }

@@ -64,6 +64,7 @@ secrets: those are kept in memory, handed to no program that is started, and mas
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		return a.runCI(cmd.Context(), f, *format == "json")
 	}
+	cmd.AddCommand(a.ciStatus())
 	return cmd
 }
 

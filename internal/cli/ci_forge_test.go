@@ -14,6 +14,7 @@ import (
 
 	"github.com/garrison-nix/garrison/internal/cache/cachetest"
 	"github.com/garrison-nix/garrison/internal/ci"
+	"github.com/garrison-nix/garrison/internal/forge"
 	"github.com/garrison-nix/garrison/internal/forge/forgetest"
 	"github.com/garrison-nix/garrison/internal/sandbox"
 )
@@ -238,4 +239,22 @@ func (l *ciLab) byHand(token string, args ...string) (out ciJSON) {
 	l.must(json.Unmarshal([]byte(l.do("", "garrison", args...)), &out))
 	l.t.Logf("%s: %.2f s, tools %.2f s", out.Result, out.Seconds, out.ToolSeconds)
 	return out
+}
+
+func TestTogether(t *testing.T) {
+	for want, all := range map[forge.State][][]forge.State{
+		forge.Pending: {nil, {forge.Pending}, {forge.Success, forge.Pending}},
+		forge.Success: {{forge.Success}, {forge.Success, forge.Success}},
+		forge.Failure: {{forge.Failure}, {forge.Pending, forge.Error, forge.Success}},
+	} {
+		for _, states := range all {
+			var given []forge.Status
+			for _, s := range states {
+				given = append(given, forge.Status{State: s})
+			}
+			if got := together(given); got != want {
+				t.Errorf("%v: %s, not %s", states, got, want)
+			}
+		}
+	}
 }

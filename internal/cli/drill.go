@@ -23,15 +23,21 @@ import (
 func (a *app) drill() *cobra.Command {
 	var o drill.DrillOptions
 	var d drillFlags
+	var live liveFlags
 	cmd := &cobra.Command{
 		Use:   "drill",
 		Short: "Prove the whole way, from push to host, and that what breaks does no harm",
 		Long: `Drill makes a visible change and follows it to the host, then breaks one thing after the other and looks at what comes of it: what must
 stay as it was, who is told, how a person recovers. Everything is looked at from outside; what it changes is put back, also after Ctrl-C.
+
+It drills a fleet that it makes for that in a sandbox; with --live HOST the fleet whose repository is --repo: one that must be well, and of
+which only harmless things are drilled unless --allow names others (docs/DRILL.md).
+
 Exit codes: 0 all passed, 6 something failed.`,
 		Args: exactly(),
 	}
 	fl := cmd.Flags()
+	live.add(cmd)
 	fl.StringVar(&d.dir, "dir", "build/drill", "folder for hosts and logs of a sandbox")
 	fl.StringArrayVar(&d.reports, "report", nil, "write the report: FORMAT=FILE, with one of "+strings.Join(drill.Formats, ", ")+"; may be repeated")
 	fl.BoolVar(&d.save, "save", false, "keep the report, for garrison drill history")
@@ -52,7 +58,7 @@ Exit codes: 0 all passed, 6 something failed.`,
 		if o.Repeat < 1 || o.Repeat > 100 {
 			return usage(cmd, fmt.Errorf("--repeat takes a number from 1 to 100, not %d", o.Repeat))
 		}
-		return a.runDrill(cmd.Context(), d, o)
+		return a.runDrill(cmd.Context(), d, live, o)
 	}
 	cmd.AddCommand(a.drillHistory(), a.drillList())
 	return cmd
@@ -80,7 +86,7 @@ func (a *app) drillList() *cobra.Command {
 	}
 }
 
-func (a *app) runDrill(ctx context.Context, d drillFlags, o drill.DrillOptions) (err error) {
+func (a *app) runDrill(ctx context.Context, d drillFlags, live liveFlags, o drill.DrillOptions) (err error) {
 	if o.Options, err = a.drillOptions(d.dir); err != nil {
 		return err
 	}
@@ -88,7 +94,12 @@ func (a *app) runDrill(ctx context.Context, d drillFlags, o drill.DrillOptions) 
 	if o.HostBase == "" {
 		o.HostBase = sandbox.CachedBase()
 	}
-	report, err := drill.Sandbox(ctx, o)
+	var report fleet.DrillReport
+	if live.host != "" {
+		report, err = a.liveDrill(ctx, live, o)
+	} else {
+		report, err = drill.Sandbox(ctx, o)
+	}
 	if len(report.Scenarios) == 0 {
 		return err
 	}

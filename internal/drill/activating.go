@@ -57,13 +57,18 @@ func (r *run) rolledBack(ctx context.Context, b breakage) error {
 		}
 		return firstLine(d.Failure.Message), nil
 	})
-	r.see("profile, boot entry and system are what they were", func() (string, error) {
+	same := func() (string, error) {
 		after, err := r.standing(ctx, host)
 		if err == nil && after != before {
 			err = fmt.Errorf("before: %s, after: %s", before, after)
 		}
 		return "", err
-	})
+	}
+	if r.yard != nil {
+		r.see("profile, boot entry and system are what they were", same)
+	} else { // the hub may hear of it a moment later
+		r.await(ctx, "profile and system are what they were", same)
+	}
 	if b != breakNetwork && b != breakUnit { // which say nothing themselves
 		r.see("its log says why", func() (string, error) {
 			log, err := host.log(ctx)
@@ -76,7 +81,7 @@ func (r *run) rolledBack(ctx context.Context, b breakage) error {
 			return contains(log, b.complaint())
 		})
 	}
-	r.see("the release is held: not tried again", func() (string, error) {
+	r.await(ctx, "the release is held: not tried again", func() (string, error) {
 		s, err := host.status(ctx)
 		if err != nil || s == nil {
 			return "", err
@@ -102,7 +107,14 @@ func (r *run) rolledBack(ctx context.Context, b breakage) error {
 // standing is what a host runs and would boot.
 func (r *run) standing(ctx context.Context, h observed) (string, error) {
 	system, err := h.system(ctx)
-	if err != nil || r.yard == nil {
+	if err != nil {
+		return "", err
+	}
+	if r.yard == nil {
+		s, err := h.status(ctx)
+		if err == nil && s != nil {
+			system += " " + s.Systems.Profile
+		}
 		return system, err
 	}
 	name := h.(inYard).name

@@ -28,6 +28,8 @@ type session struct {
 	out    *printer
 	place  place
 	report fleet.DrillReport
+	// patience is for anything that is waited for; again is when it is looked at again.
+	patience, again time.Duration
 }
 
 // Sandbox drills a fleet that it makes for that. Its error has CodeDrillFailed when something failed.
@@ -50,7 +52,7 @@ func Sandbox(ctx context.Context, o DrillOptions) (fleet.DrillReport, error) {
 }
 
 func newSession(o DrillOptions) *session {
-	return &session{DrillOptions: o, out: &printer{w: o.Out, terminal: o.Terminal, colour: o.Colour},
+	return &session{DrillOptions: o, patience: patience, again: lookAgain, out: &printer{w: o.Out, terminal: o.Terminal, colour: o.Colour},
 		report: fleet.DrillReport{Schema: fleet.DrillSchema, ID: rand.Text(), Version: o.Version, StartedAt: time.Now().UTC(), Scenarios: []fleet.DrillScenario{}}}
 }
 

@@ -27,6 +27,7 @@ type run struct {
 	*session
 	place
 	yard *yard // the place where it is a sandbox; nil elsewhere
+	live *live // and where it is somebody's fleet
 	fleet.DrillScenario
 	undo []func(context.Context) error
 }
@@ -48,7 +49,7 @@ func (r *run) see(name string, f func() (detail string, err error)) {
 func (r *run) await(ctx context.Context, name string, f func() (detail string, err error)) {
 	r.see(name, func() (detail string, err error) {
 		var last error
-		err = until(ctx, patience, func() bool {
+		err = until(ctx, r.patience, r.again, func() bool {
 			detail, last = f()
 			return last == nil || errors.As(last, new(final))
 		}, &last)
@@ -67,15 +68,15 @@ func asFinal(err error) error {
 	return nil
 }
 
-// until calls f until it is true, or most has passed: then it returns *last, or that time ran out.
-func until(ctx context.Context, most time.Duration, f func() bool, last *error) error {
+// until calls f again and again until it is true, or most has passed: then it returns *last, or that time ran out.
+func until(ctx context.Context, most, again time.Duration, f func() bool, last *error) error {
 	ctx, cancel := context.WithTimeout(ctx, most)
 	defer cancel()
 	for !f() {
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("waited %s in vain: %w", most, errors.Join(*last, context.Cause(ctx)))
-		case <-time.After(lookAgain):
+		case <-time.After(again):
 		}
 	}
 	return nil
@@ -90,13 +91,11 @@ func (r *run) confirm(ctx context.Context, host, command string) (string, error)
 	return r.yard.run(ctx, host, "sh", "-c", command)
 }
 
-// mendTime bounds what undoes a scenario, also after Ctrl-C.
-const mendTime = 2 * time.Minute
-
 // play runs a scenario. What it returns is worse than a failed check: the fleet is not as it was.
 func (s *session) play(ctx context.Context, sc scenario) error {
 	r := &run{session: s, place: s.place, DrillScenario: fleet.DrillScenario{Name: sc.name, Title: sc.title, Result: fleet.DrillPass, Checks: []fleet.DrillCheck{}}}
 	r.yard, _ = s.place.(*yard)
+	r.live, _ = s.place.(*live)
 	if why := s.unfit(sc); why != "" {
 		r.Result, r.Detail = fleet.DrillSkip, why
 		s.add(r.DrillScenario)
@@ -105,7 +104,7 @@ func (s *session) play(ctx context.Context, sc scenario) error {
 	s.out.title("%s: %s", sc.name, sc.title)
 	began := time.Now()
 	err := sc.run(ctx, r)
-	mending, cancel := context.WithTimeout(context.WithoutCancel(ctx), mendTime)
+	mending, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*s.patience) // also after Ctrl-C
 	defer cancel()
 	var mend []error
 	for _, undo := range slices.Backward(r.undo) {
@@ -134,6 +133,8 @@ func (s *session) unfit(sc scenario) string {
 		return "only in a sandbox"
 	case !sandboxed && sc.harm && !slices.Contains(s.Allow, sc.name):
 		return "may disturb the host: --allow " + sc.name
+	case !sandboxed && sc.harm && !s.place.(*live).agent:
+		return "needs Garrison's agent on the host: nothing else is known to roll back"
 	case sc.missing != nil:
 		return sc.missing(s.place)
 	}

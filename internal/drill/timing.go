@@ -70,6 +70,14 @@ func journeyOf(p pushed, run *fleet.Run, d *fleet.Deployment) journey {
 	return j
 }
 
+// seenJourney is that of a host without an agent of ours: what happened in between nobody says.
+func seenJourney(p pushed, ci, seen time.Time) journey {
+	return journey{pushedAt: p.at, ended: seen, spans: []span{
+		{name: "ci", what: "git push, until CI was seen to have released it", began: p.at, ended: ci, waiting: true},
+		{name: "host", what: "until the host was seen to have it", began: ci, ended: seen, waiting: true},
+	}}
+}
+
 // later is the later of two times: a host may see a release before CI has heard that it is pushed.
 func later(a, b time.Time) time.Time {
 	if b.After(a) {

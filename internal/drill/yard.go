@@ -107,27 +107,8 @@ func (y *yard) put(ctx context.Context, m marker, subject string) (p pushed, err
 	return p, err
 }
 
-func (y *yard) ci(ctx context.Context, commit string) (v verdict, err error) {
-	var runs []fleet.Run
-	if err := y.get(ctx, "/api/v1/runs?n=20", &runs); err != nil {
-		return v, err
-	}
-	i := slices.IndexFunc(runs, func(r fleet.Run) bool { return r.Source.Commit == commit })
-	if i < 0 {
-		return v, nil
-	}
-	r := runs[i]
-	v = verdict{state: ciRunning, run: &r}
-	if r.EndedAt == nil {
-		return v, nil
-	}
-	v.state = ciReleased
-	if r.State == fleet.RunFailed {
-		v.state, v.why = ciFailed, r.Failure.Message
-	}
-	log, err := y.getBytes(ctx, fmt.Sprintf("/api/v1/runs/%d/log", r.ID))
-	v.log = string(log)
-	return v, err
+func (y *yard) ci(ctx context.Context, commit string) (verdict, error) {
+	return hubVerdict(ctx, y.world, commit)
 }
 
 func (y *yard) refs(ctx context.Context) (string, error) {
@@ -155,8 +136,13 @@ func (y *yard) mend(ctx context.Context) error {
 
 // converged waits until CI has released the commit and every host runs it; it does not wait for what does not come by itself.
 func (y *yard) converged(ctx context.Context, commit string) error {
+	return y.convergedOn(ctx, commit, y.hosts())
+}
+
+// convergedOn does so for some hosts.
+func (y *yard) convergedOn(ctx context.Context, commit string, hosts []string) error {
 	var last, failed error
-	err := until(ctx, patience, func() bool {
+	err := until(ctx, patience, lookAgain, func() bool {
 		v, e := y.ci(ctx, commit)
 		switch {
 		case e != nil:
@@ -170,7 +156,7 @@ func (y *yard) converged(ctx context.Context, commit string) error {
 			return false
 		}
 		last = nil
-		for _, h := range y.hosts() {
+		for _, h := range hosts {
 			s, e := y.status(ctx, h)
 			if e == nil && (s.Newest == nil || s.Newest.Source.Commit != commit || !s.Converged() || s.Drift) {
 				e = fmt.Errorf("%s: %s", h, s.Summary())

@@ -66,6 +66,7 @@ type Config struct {
 	Cache struct {
 		URL string `toml:"url"` // of the cache, with its name: https://host/name
 	} `toml:"cache"`
+	Drill Drill `toml:"drill"`
 }
 
 // branchName is narrower than git-check-ref-format(1): what may stand in a shell, a URL and a file's path as well.
@@ -116,6 +117,9 @@ func ParseConfig(name string, data []byte) (Config, error) {
 			return c, fleet.Errorf(fleet.Bad, fleet.CodeConfig, "%s: branches.%s is %q, which cannot be a branch", name, key, b).
 				WithHint("use letters, digits and ._-/, the first and the last a letter or digit")
 		}
+	}
+	if err := c.Drill.check(name); err != nil {
+		return c, err
 	}
 	if c.Branches.Source == c.Branches.Release {
 		return c, fleet.Errorf(fleet.Bad, fleet.CodeConfig, "%s: branches.source and branches.release are both %q", name, c.Branches.Source)

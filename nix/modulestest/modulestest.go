@@ -17,15 +17,17 @@ import (
 
 // Host is what the modules make of a host.
 type Host struct {
-	Etc      map[string]string `json:"etc"` // texts of files in /etc
-	Units    map[string]Unit   `json:"units"`
-	Paths    map[string]Path   `json:"paths"`
-	Nix      map[string]any    `json:"nixSettings"` // nix.settings
-	Packages []string          `json:"packages"`
-	Groups   []string          `json:"groups"`
-	HostKeys []string          `json:"hostKeys"`
-	Checks   map[string]any    `json:"checks"`
-	Failed   []string          `json:"failed"` // messages of assertions that do not hold
+	Etc map[string]string `json:"etc"` // texts of files in /etc; "-> ", the path and the builder's arguments of what is linked
+	// Activation are the texts of system.activationScripts.
+	Activation map[string]string `json:"activation"`
+	Units      map[string]Unit   `json:"units"`
+	Paths      map[string]Path   `json:"paths"`
+	Nix        map[string]any    `json:"nixSettings"` // nix.settings
+	Packages   []string          `json:"packages"`
+	Groups     []string          `json:"groups"`
+	HostKeys   []string          `json:"hostKeys"`
+	Checks     map[string]any    `json:"checks"`
+	Failed     []string          `json:"failed"` // messages of assertions that do not hold
 }
 
 // Unit is a service as a module defines it in systemd.services.
@@ -63,7 +65,7 @@ func Dir() string {
 // Eval evaluates a module, a Nix expression, with all modules, by the Nix on PATH. env is added to its environment.
 func Eval(ctx context.Context, env []string, module string) (Host, error) {
 	var h Host
-	expr := fmt.Sprintf("import %[1]s/tests/eval.nix { modules = [ %[1]s/modules/agent.nix %[1]s/modules/hub.nix %[1]s/modules/cache.nix %[1]s/modules/push.nix (%s) ]; }", Dir(), module)
+	expr := fmt.Sprintf("import %[1]s/tests/eval.nix { modules = [ %[1]s/modules/agent.nix %[1]s/modules/hub.nix %[1]s/modules/cache.nix %[1]s/modules/push.nix %[1]s/modules/drill.nix (%s) ]; }", Dir(), module)
 	cmd := exec.CommandContext(ctx, "nix-instantiate", "--eval", "--strict", "--json", "--expr", expr)
 	cmd.Env = append(cmd.Environ(), env...)
 	var said bytes.Buffer

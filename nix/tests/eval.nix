@@ -1,6 +1,6 @@
 # eval gives what the modules make of a host: etc files, units, packages, messages of assertions that do not hold.
 # Where nixpkgs declares options, stubs do, with the types that nixpkgs has for them.
-{ modules, programs ? "/usr", pkgs ? { git = programs; openssh = programs; }, nix ? programs }:
+{ modules, programs ? "/usr", pkgs ? { git = programs; openssh = programs; iproute2 = programs; stdenv.hostPlatform.system = builtins.currentSystem; }, nix ? programs }:
 
 let
   lib = import ./lib.nix;
@@ -22,8 +22,13 @@ let
         default = { };
         type = types.attrsOf (types.submodule {
           options.text = mkOption { type = types.nullOr types.lines; default = null; };
+          options.source = mkOption { type = types.nullOr (types.either types.package types.path); default = null; };
           options.mode = mkOption { type = types.str; default = "symlink"; };
         });
+      };
+      system.activationScripts = mkOption {
+        default = { };
+        type = types.attrsOf (types.submodule { options.text = mkOption { type = types.lines; default = ""; }; });
       };
       users.groups = mkOption {
         default = { };
@@ -57,7 +62,8 @@ let
   inherit (lib.evalModules { modules = [ stubs ] ++ modules; specialArgs = { inherit pkgs; }; }) config;
 in
 {
-  etc = builtins.mapAttrs (_: f: f.text) config.environment.etc;
+  etc = builtins.mapAttrs (_: f: if f.source == null then f.text else "-> ${builtins.unsafeDiscardStringContext (toString f.source)} ${toString (f.source.args or "")}") config.environment.etc;
+  activation = builtins.mapAttrs (_: s: s.text) config.system.activationScripts;
   units = builtins.mapAttrs (_: s: s // { path = map toString s.path; }) config.systemd.services;
   inherit (config.systemd) paths;
   nixSettings = config.nix.settings;
