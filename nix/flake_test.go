@@ -36,7 +36,7 @@ func TestFlake(t *testing.T) {
 		in builtins.attrNames h.units ++ h.failed`
 	nixtest.Each(t, func(t *testing.T, _ *nix.Nix) {
 		for _, c := range []struct{ output, apply, want string }{
-			{"nixosModules", "builtins.attrNames", `["agent","cache","default","hub","push"]`},
+			{"nixosModules", "builtins.attrNames", `["agent","cache","default","drill","hub","push"]`},
 			{"nixosModules.agent", host, `["garrison-agent"]`},
 			{"nixosModules.default", host, `["garrison-agent"]`},
 			{"overlays.default", `o: (o { callPackage = file: args: [ (baseNameOf file) (builtins.attrNames args) ]; } { }).garrison`, `["package.nix",["version"]]`},
