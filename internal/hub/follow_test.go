@@ -242,7 +242,7 @@ func TestPastReleases(t *testing.T) {
 	w = newWorld(t)
 	again(dir, filepath.Join(t.TempDir(), "away"))
 	until(t, "it remembers", func() bool { m := w.Newest(); return m != nil && m.Number == 8 })
-	if s, found, err := w.Host(t.Context(), "joker"); err != nil || !found || s.Phase != fleet.PhaseUnheard {
+	if s, found, err := w.Host(t.Context(), "joker"); err != nil || !found || s.Phase != fleet.PhaseManual {
 		t.Errorf("%+v, %v, %v", s, found, err)
 	}
 	if hosts, err := w.Hosts(t.Context()); err != nil || len(hosts) != 1 {
