@@ -218,7 +218,7 @@ func TestMail(t *testing.T) {
 	for _, c := range []struct{ security, flag string }{{"starttls", "--smtp-require-starttls"}, {"tls", "--smtp-require-tls"}} {
 		t.Run(c.security, func(t *testing.T) {
 			l, web, smtp := newLab(t), free(t), free(t)
-			serve(t, "http://"+web+"/readyz", exec.Command(mailpit, "--listen", web, "--smtp", smtp, "--smtp-tls-cert", cert, "--smtp-tls-key", key, c.flag, "--smtp-auth-file", users, "--disable-version-check", "--smtp-disable-rdns"))
+			serve(t, "http://"+web+"/readyz", exec.Command(mailpit, "--database", filepath.Join(t.TempDir(), "mails.db"), "--listen", web, "--smtp", smtp, "--smtp-tls-cert", cert, "--smtp-tls-key", key, c.flag, "--smtp-auth-file", users, "--disable-version-check", "--smtp-disable-rdns"))
 			conf := `
 [[senders]]
 name = "mail"
