@@ -1,7 +1,6 @@
 package notify
 
 import (
-	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -42,7 +41,7 @@ func fieldsOf(e fleet.Event, hub string) Fields {
 			return f
 		}
 	}
-	f.Title = oneLine(cmp.Or(eventLine(e), e.Type+" "+e.Subject), maxSaid)
+	f.Title = oneLine(eventLine(e), maxSaid)
 	f.Text = clock(e.Time)
 	return f
 }
@@ -70,62 +69,12 @@ func alertText(a fleet.Alert, over bool) (title, text string) {
 	return oneLine(title, maxSaid), strings.TrimSpace(b.String())
 }
 
-// eventLine says in a line what happened; "" of data that do not say.
+// eventLine says in a line what happened.
 func eventLine(e fleet.Event) string {
-	read := func(v any) bool { return json.Unmarshal(e.Data, v) == nil }
-	switch e.Type {
-	case fleet.EventRun:
-		var r fleet.Run
-		if read(&r) {
-			line := fmt.Sprintf("CI of %s (%s): %s", short(r.Source.Commit), oneLine(r.Source.Subject, 80), r.State)
-			if r.Release != nil {
-				line += " as " + r.Release.Name()
-			}
-			return line + at(r.Stage) + coded(r.Failure)
-		}
-	case fleet.EventReleased:
-		var p fleet.Published
-		if read(&p) {
-			return fmt.Sprintf("%s is published; it changes %d of %d hosts", p.Release.Name(), len(p.Changed), p.Hosts)
-		}
-	case fleet.EventPhase:
-		var p fleet.PhaseChange
-		if read(&p) {
-			line := fmt.Sprintf("%s: %s", p.Host, p.Phase)
-			if p.Release != nil {
-				line += ", " + p.Release.Name()
-			}
-			return line + coded(p.Failure)
-		}
-	case fleet.EventDeployment:
-		var d fleet.Deployment
-		if read(&d) {
-			return fmt.Sprintf("%s: %s %s%s", d.Host, d.Release.Name(), d.Result, coded(d.Failure))
-		}
-	case fleet.EventAct:
-		var a fleet.Act
-		if read(&a) {
-			line := a.Host + ": " + a.Act
-			if a.By != nil {
-				line += " by " + a.By.String()
-			}
-			if a.Reason != "" {
-				line += " (" + oneLine(a.Reason, 80) + ")"
-			}
-			return line
-		}
-	case fleet.EventDrill:
-		var d fleet.DrillReport
-		if read(&d) {
-			if d.Passed {
-				return "the drill of " + d.Where + " passed"
-			}
-			return "the drill of " + d.Where + " failed"
-		}
-	case EventTest:
+	if e.Type == EventTest {
 		return "test: Garrison's hub reaches you"
 	}
-	return ""
+	return e.Words()
 }
 
 // Texts are what a sender's messages look like. The zero value is the default.

@@ -1,4 +1,4 @@
-// Otel-collector is an OpenTelemetry collector with what tests need of it: it is sent traces by OTLP, and sends them on by OTLP over HTTP.
+// Command otel-collector is an OpenTelemetry collector with what tests need of it: it is sent traces by OTLP, and sends them on by OTLP over HTTP.
 package main
 
 import (
