@@ -24,8 +24,8 @@ const module = "github.com/garrison-nix/garrison/"
 
 var (
 	base     = []string{"internal/fleet", "internal/durable", "internal/nar"}
-	logic    = []string{"internal/deploy", "internal/secret", "internal/secret/sops", "internal/closure"}
-	adapters = []string{"internal/proc", "internal/git", "internal/nix", "internal/tomlfile", "internal/hostkey", "internal/stream", "internal/metrics", "internal/forge", "internal/otlp", "internal/postgres"}
+	logic    = []string{"internal/deploy", "internal/rollout", "internal/secret", "internal/secret/sops", "internal/closure"}
+	adapters = []string{"internal/proc", "internal/git", "internal/ledger", "internal/nix", "internal/tomlfile", "internal/hostkey", "internal/stream", "internal/metrics", "internal/forge", "internal/otlp", "internal/postgres"}
 )
 
 // mayImport says for each package which others of ours it may import, directly or
@@ -36,6 +36,7 @@ var mayImport = map[string][]string{
 	"internal/deploy": base, "internal/closure": base, "internal/comin": base, "internal/wiring": base, "internal/ci": with("internal/forge", "internal/proc"),
 	"internal/secret": with("internal/secret/sops"), "internal/secret/sops": base,
 	"internal/proc": base, "internal/metrics": base, "internal/otlp": base, "internal/tomlfile": base, "internal/hostkey": base, "internal/stream": base, "internal/postgres": base,
+	"internal/rollout": with("internal/deploy"), "internal/ledger": with("internal/git", "internal/proc"),
 	"internal/git": with("internal/proc"), "internal/nix": with("internal/proc"), "internal/forge": with("internal/proc"),
 
 	"internal/release":        with("internal/cache/client", below...),

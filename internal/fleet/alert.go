@@ -21,6 +21,8 @@ const (
 	AlertDrill      AlertKind = "drill-failed"      // the last drill failed
 	AlertFollow     AlertKind = "hub-blind"         // the hub cannot see what is published
 	AlertDelivery   AlertKind = "alert-undelivered" // a sender does not take what it is sent
+	AlertRollout    AlertKind = "rollout-paused"    // a release goes no further: a ring has failures, or a host went silent in it
+	AlertLate       AlertKind = "rollout-late"      // a roll-out takes longer than its soak times and windows explain
 )
 
 // AlertKinds are all of them.

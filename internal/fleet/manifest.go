@@ -36,6 +36,8 @@ type Manifest struct {
 	// Test is the one host that a test release is for, Base the number of the release that it is built on.
 	Test string `json:"test,omitempty"`
 	Base int    `json:"base,omitempty"`
+	// Rings are the parts of the fleet that get it one after the other; none: all get it at once.
+	Rings []Ring `json:"rings,omitempty"`
 }
 
 // Name is the name of the tag that the manifest stands in.
@@ -94,6 +96,9 @@ type Entry struct {
 	ClosureBytes int64  `json:"closureBytes"` // sum of NAR sizes
 	Previous     string `json:"previous,omitempty"`
 	Error        string `json:"error,omitempty"`
+	// Ring is the host's, Batch its part of it, from 1; "" and 0 where there are no rings.
+	Ring  string `json:"ring,omitempty"`
+	Batch int    `json:"batch,omitempty"`
 }
 
 // Target is e as what a host is to get by a release.
@@ -232,6 +237,9 @@ func (m *Manifest) Validate() error {
 		return fmt.Errorf("manifest goes back to release %d, newest source %q", m.RollbackTo, m.Newest)
 	}
 	if err := m.validateTest(); err != nil {
+		return err
+	}
+	if err := m.validateRings(); err != nil {
 		return err
 	}
 	for h, e := range m.Hosts {

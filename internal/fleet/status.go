@@ -138,6 +138,12 @@ type Status struct {
 	Disks     []Disk        `json:"disks,omitempty"`
 	// Credentials are those of the agent whose end is known.
 	Credentials []Credential `json:"credentials,omitempty"`
+	// Ring and Batch are the host's by the newest release on the release branch; Newest is then what they were given. Ahead is a newer one.
+	Ring  string `json:"ring,omitempty"`
+	Batch int    `json:"batch,omitempty"`
+	Ahead *Ahead `json:"ahead,omitempty"`
+	// Boot tells this boot of the machine from others.
+	Boot string `json:"boot,omitempty"`
 	// Seen is a hub's word, and missing in what an agent says.
 	Seen *Seen `json:"seen,omitempty"`
 }
