@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"time"
 )
 
@@ -43,6 +45,17 @@ type Promotion struct {
 	At      time.Time `json:"at"`
 	By      string    `json:"by"` // "hub", "ci", or a person as git knows them
 	Reason  string    `json:"reason,omitempty"`
+}
+
+// Promoted notes that a batch, by its branch, was given a release. What l had before is left as it was.
+func (l *Ledger) Promoted(branch string, p Promotion) {
+	all := maps.Clone(l.Promotions)
+	if all == nil {
+		all = map[string][]Promotion{}
+	}
+	of := append(slices.Clone(all[branch]), p)
+	all[branch] = of[max(0, len(of)-MaxPromotions):]
+	l.Promotions = all
 }
 
 // RolloutOrder is what a person ordered.

@@ -51,6 +51,14 @@ func RingBranch(release, ring string, batch int) string {
 	return b
 }
 
+// IsRingBranch says whether RingBranch makes such a name for that release branch.
+func IsRingBranch(release, branch string) bool {
+	rest, ok := strings.CutPrefix(branch, release+"-ring-")
+	ring, batch, more := strings.Cut(rest, ".")
+	n, err := strconv.Atoi(batch)
+	return ok && ValidRingName(ring) && (!more || err == nil && n > 1 && n <= MaxBatches && strconv.Itoa(n) == batch)
+}
+
 // RolloutBranch is the branch with the roll-out's Ledger.
 func RolloutBranch(release string) string { return release + "-rollout" }
 

@@ -53,7 +53,7 @@ func serverOf(address string) string {
 
 // FetchFrom is Fetch from a remote that has ways in of its own. Errors besides those of Fetch: CodeKey when a file of it cannot be used.
 func (r *Repo) FetchFrom(ctx context.Context, m Remote, refspecs ...string) error {
-	_, err := r.talk(ctx, m, append([]string{"--git-dir", r.Dir}, networkConfig...), r.fetchArgs(), refspecs)
+	_, err := r.networkTo(ctx, m, r.fetchArgs(), refspecs)
 	return talkError(ctx, "fetch from", m, err)
 }
 

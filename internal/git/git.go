@@ -408,6 +408,7 @@ type Commit struct {
 	Message string
 	When    time.Time
 	Key     string // SSH private key that signs it, a file; "" leaves it unsigned
+	Author  string // "Name <address>"; "" is Garrison, who always is the committer
 }
 
 // Address is the committer's of what Garrison commits.
@@ -431,6 +432,30 @@ func (r *Repo) WriteCommit(ctx context.Context, c Commit) (string, error) {
 	for _, p := range c.Parents {
 		args = append(args, "-p", p)
 	}
-	out, err := r.run(ctx, call{args: args, stdin: strings.NewReader(c.Message), env: identity(c.When)})
+	by := identity(c.When)
+	if name, address, ok := strings.Cut(strings.TrimSuffix(c.Author, ">"), " <"); ok {
+		by = append(by, "GIT_AUTHOR_NAME="+name, "GIT_AUTHOR_EMAIL="+address)
+	}
+	out, err := r.run(ctx, call{args: args, stdin: strings.NewReader(c.Message), env: by})
 	return strings.TrimSpace(out), err
+}
+
+// TreeOf stores a tree that has one file at its root and nothing else, and returns its object name.
+func (r *Repo) TreeOf(ctx context.Context, name string, data []byte) (string, error) {
+	blob, err := r.WriteBlob(ctx, data)
+	if err != nil {
+		return "", err
+	}
+	out, err := r.run(ctx, call{args: []string{"mktree", "-z"}, stdin: strings.NewReader("100644 blob " + blob + "\t" + name + "\x00")})
+	return strings.TrimSpace(out), err
+}
+
+// Person is who works in the repository, as git knows them: "Name <address>"; "" when it was not told.
+func (r *Repo) Person(ctx context.Context) (string, error) {
+	out, err := r.line(ctx, "var", "GIT_AUTHOR_IDENT")
+	if _, ran := proc.ExitCode(err); ran {
+		return "", nil
+	}
+	who, _, _ := strings.Cut(out, "> ")
+	return who + ">", err
 }

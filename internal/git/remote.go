@@ -48,13 +48,18 @@ type Move struct{ Ref, From, To string }
 // Push moves all refs or none. It fails with CodeRace when a ref on the remote is
 // not what Move.From says, with CodeRemote or CodeUnauthorized otherwise. An answer that was lost is asked for again.
 func (r *Repo) Push(ctx context.Context, remote string, moves ...Move) error {
+	return r.PushTo(ctx, Remote{URL: remote}, moves...)
+}
+
+// PushTo is Push to a remote, by its URL or name, that has ways in of its own. Errors besides those of Push: CodeKey when a file of it cannot be used.
+func (r *Repo) PushTo(ctx context.Context, m Remote, moves ...Move) error {
 	args := []string{"push", "--quiet", "--atomic", "--no-verify", "--no-signed", "--no-follow-tags", "--recurse-submodules=no"}
 	var specs []string
 	for _, m := range moves {
 		args = append(args, fmt.Sprintf("--force-with-lease=%s:%s", m.Ref, m.From))
 		specs = append(specs, m.To+":"+m.Ref)
 	}
-	_, err := r.network(ctx, remote, args, specs)
+	_, err := r.networkTo(ctx, m, args, specs)
 	if err == nil || ctx.Err() != nil {
 		return err
 	}
@@ -62,9 +67,9 @@ func (r *Repo) Push(ctx context.Context, remote string, moves ...Move) error {
 	for _, m := range moves {
 		names = append(names, m.Ref)
 	}
-	there, seenErr := r.remoteRefs(ctx, remote, names)
+	there, seenErr := r.remoteRefs(ctx, m, names)
 	if seenErr != nil {
-		return remoteError("push to", remote, err)
+		return talkError(ctx, "push to", m, err)
 	}
 	arrived := true
 	for _, m := range moves {
@@ -77,12 +82,16 @@ func (r *Repo) Push(ctx context.Context, remote string, moves ...Move) error {
 	if arrived { // only the remote's answer was lost
 		return nil
 	}
-	return remoteError("push to", remote, err)
+	if strings.Contains(proc.Said(err), "cannot lock ref") { // somebody is just moving it
+		return fleet.Errorf(fleet.Transient, fleet.CodeRace, "somebody else was moving the same refs of %s", Redact(m.URL)).
+			WithHint("run it again: it starts from what is there now").WithCause(redacted(err))
+	}
+	return talkError(ctx, "push to", m, err)
 }
 
 // remoteRefs asks what refs are on the remote now.
-func (r *Repo) remoteRefs(ctx context.Context, remote string, names []string) (map[string]string, error) {
-	out, err := r.network(ctx, remote, []string{"ls-remote"}, names)
+func (r *Repo) remoteRefs(ctx context.Context, m Remote, names []string) (map[string]string, error) {
+	out, err := r.networkTo(ctx, m, []string{"ls-remote"}, names)
 	if err != nil {
 		return nil, err
 	}
@@ -97,11 +106,14 @@ func (r *Repo) remoteRefs(ctx context.Context, remote string, names []string) (m
 
 // network runs a command that talks to remote (its name or URL), within networkTime.
 func (r *Repo) network(ctx context.Context, remote string, command, rest []string) (string, error) {
-	address, err := r.address(ctx, remote, command[0] == "push")
-	if err != nil {
+	return r.networkTo(ctx, Remote{URL: remote}, command, rest)
+}
+
+func (r *Repo) networkTo(ctx context.Context, m Remote, command, rest []string) (_ string, err error) {
+	if m.URL, err = r.address(ctx, m.URL, command[0] == "push"); err != nil {
 		return "", err
 	}
-	return r.talk(ctx, Remote{URL: address}, append([]string{"--git-dir", r.Dir}, networkConfig...), command, rest)
+	return r.talk(ctx, m, append([]string{"--git-dir", r.Dir}, networkConfig...), command, rest)
 }
 
 // talk runs a command that talks to m, within networkTime. Without a repository (r is nil) it runs outside of any.

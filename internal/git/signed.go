@@ -69,7 +69,7 @@ func (r *Repo) RemoteRef(ctx context.Context, remote, ref string) (string, error
 
 // RemoteRefs are a remote's refs of these names, which may be patterns as git ls-remote has them. Errors: those of Fetch.
 func (r *Repo) RemoteRefs(ctx context.Context, remote string, names ...string) (map[string]string, error) {
-	refs, err := r.remoteRefs(ctx, remote, names)
+	refs, err := r.remoteRefs(ctx, Remote{URL: remote}, names)
 	if err == nil || ctx.Err() != nil {
 		return refs, err
 	}
