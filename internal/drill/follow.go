@@ -63,22 +63,6 @@ const (
 	lookAgain = 20 * time.Millisecond
 )
 
-// until calls f until it is true, fails, or patience ends.
-func (w *world) until(ctx context.Context, f func() (bool, error)) error {
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	for {
-		if ok, err := f(); ok || err != nil {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("waited %s in vain: %w", patience, ctx.Err())
-		case <-time.After(lookAgain):
-		}
-	}
-}
-
 // change is a commit on its way, as the hub's stream and the hosts tell it.
 type change struct {
 	commit   string

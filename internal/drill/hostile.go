@@ -82,15 +82,13 @@ func (r *run) refuses(ctx context.Context, before string, codes ...fleet.Code) {
 
 // accepted waits until nothing is refused any more.
 func (r *run) accepted(ctx context.Context) error {
-	last := errors.New("not asked")
-	return until(ctx, patience, lookAgain, func() bool {
+	return until(ctx, patience, lookAgain, func() error {
 		s, err := r.yard.status(ctx, drilled)
 		if err == nil && s.Refused != nil {
 			err = errors.New(s.Summary())
 		}
-		last = err
-		return err == nil
-	}, &last)
+		return err
+	})
 }
 
 func forcePushed(ctx context.Context, r *run) error {

@@ -225,17 +225,16 @@ func (l *live) says(v verdict, err error) error {
 
 // converged waits until CI has released a commit and all hosts run it; restored says that nothing of the drill's is in it.
 func (l *live) converged(ctx context.Context, commit string, restored bool) error {
-	var last error
-	err := until(ctx, l.wait, l.again, func() bool {
-		if last = l.says(l.ci(ctx, commit)); last == nil {
-			last = l.has(ctx, commit)
+	return until(ctx, l.wait, l.again, func() error {
+		err := l.says(l.ci(ctx, commit))
+		if err == nil {
+			err = l.has(ctx, commit)
 		}
-		if last == nil && restored {
-			last = l.undone(ctx)
+		if err == nil && restored {
+			err = l.undone(ctx)
 		}
-		return last == nil || asFinal(last) != nil
-	}, &last)
-	return errors.Join(err, asFinal(last))
+		return err
+	})
 }
 
 // mend undoes a marker that breaks something, and waits until the fleet has got over it. Where somebody else pushed, the drill ends.

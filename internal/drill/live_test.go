@@ -193,23 +193,22 @@ func (y *yard) moving(t *testing.T) {
 	var said bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &said, &said
 	ok(t, cmd.Start())
-	begun := func() bool {
+	begun := func() error {
 		_, err := y.run(t.Context(), "forge", "git", "-C", bare, "cat-file", "-e", "main:"+markerFile)
-		return err == nil
+		return err
 	}
-	ok(t, until(t.Context(), patience, lookAgain, begun, new(error)))
+	ok(t, until(t.Context(), patience, lookAgain, begun))
 	ok(t, y.write("half-done", []byte("done\n")))
 	if _, err := y.commit(t.Context(), "Somebody's work"); err != nil {
 		t.Fatal(err)
 	}
-	last := errors.New("never tried")
-	ok(t, until(t.Context(), patience, lookAgain, func() bool { // against the drill, which pushes too
-		_, last = y.git(t.Context(), "pull", "--quiet", "--rebase", "origin", "main")
-		if last == nil {
-			_, last = y.git(t.Context(), "push", "--quiet", "origin", "main")
+	ok(t, until(t.Context(), patience, lookAgain, func() error { // against the drill, which pushes too
+		_, err := y.git(t.Context(), "pull", "--quiet", "--rebase", "origin", "main")
+		if err == nil {
+			_, err = y.git(t.Context(), "push", "--quiet", "origin", "main")
 		}
-		return last == nil
-	}, &last))
+		return err
+	}))
 	if err := cmd.Wait(); err == nil || !strings.Contains(said.String(), "somebody pushed") {
 		t.Errorf("%v:\n%s", err, said.String())
 	}
@@ -227,14 +226,14 @@ func (y *yard) unwell(t *testing.T) {
 	_, err := y.run(t.Context(), "joker", "garrison", "rollback")
 	ok(t, err)
 	before, _ := y.mainIs(t)
-	last := errors.New("not asked")
-	ok(t, until(t.Context(), patience, lookAgain, func() bool { // the hub hears of it
+	ok(t, until(t.Context(), patience, lookAgain, func() error { // the hub hears of it
 		var s fleet.Status
-		if last = y.get(t.Context(), "/api/v1/hosts/joker", &s); last == nil && s.Phase != fleet.PhaseOverruled {
-			last = errors.New(s.Summary())
+		err := y.get(t.Context(), "/api/v1/hosts/joker", &s)
+		if err == nil && s.Phase != fleet.PhaseOverruled {
+			err = errors.New(s.Summary())
 		}
-		return last == nil
-	}, &last))
+		return err
+	}))
 	out, err := y.drillLive(t, "ratched").CombinedOutput()
 	if err == nil || !strings.Contains(string(out), "joker is by hand") {
 		t.Errorf("%v:\n%s", err, out)
@@ -304,9 +303,8 @@ func (y *yard) forget(t *testing.T, host string) {
 	ok(t, os.WriteFile(forge.Path(file), append(tokens, entry...), 0o600))
 	ok(t, os.WriteFile(forge.Path("/root/operator"), []byte(y.token("operator")), 0o600))
 	ok(t, forge.RestartService(t.Context(), "hub"))
-	last := errors.New("not tried")
-	ok(t, until(t.Context(), patience, lookAgain, func() bool {
-		_, last = y.run(t.Context(), "forge", "garrison", "hub", "forget", host, "--hub", hubURL, "--token-file", "/root/operator")
-		return last == nil
-	}, &last))
+	ok(t, until(t.Context(), patience, lookAgain, func() error {
+		_, err := y.run(t.Context(), "forge", "garrison", "hub", "forget", host, "--hub", hubURL, "--token-file", "/root/operator")
+		return err
+	}))
 }

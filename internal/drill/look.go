@@ -255,10 +255,12 @@ func (w *world) seeFetched(ctx context.Context, c *change) (string, error) {
 // seeManual checks that the manual host's agent knows of release n, and did nothing.
 func (w *world) seeManual(ctx context.Context, n int) (string, error) {
 	var s fleet.Status
-	err := w.until(ctx, func() (bool, error) {
-		var err error
+	err := until(ctx, patience, lookAgain, func() (err error) {
 		s, err = w.status(ctx, manual)
-		return s.Newest != nil && s.Newest.Number == n, err
+		if err == nil && (s.Newest == nil || s.Newest.Number != n) {
+			err = fmt.Errorf("its agent does not know of %s: %s", fleet.TagName(n), s.Summary())
+		}
+		return err
 	})
 	if err != nil {
 		return "", err

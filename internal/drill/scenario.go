@@ -48,38 +48,36 @@ func (r *run) see(name string, f func() (detail string, err error)) {
 // await is see for what comes sometime: f is asked again and again, until it returns no error or patience ends.
 func (r *run) await(ctx context.Context, name string, f func() (detail string, err error)) {
 	r.see(name, func() (detail string, err error) {
-		var last error
-		err = until(ctx, r.patience, r.again, func() bool {
-			detail, last = f()
-			return last == nil || errors.As(last, new(final))
-		}, &last)
-		return detail, errors.Join(err, asFinal(last))
+		err = until(ctx, r.patience, r.again, func() (err error) {
+			detail, err = f()
+			return err
+		})
+		return detail, err
 	})
 }
 
 // final is an error that waiting does not change.
 type final struct{ error }
 
-func asFinal(err error) error {
-	var f final
-	if errors.As(err, &f) {
-		return f.error
-	}
-	return nil
-}
-
-// until calls f again and again until it is true, or most has passed: then it returns *last, or that time ran out.
-func until(ctx context.Context, most, again time.Duration, f func() bool, last *error) error {
+// until calls f again and again until it returns no error, or a final one, or most has passed: then its last error says what was missing.
+func until(ctx context.Context, most, again time.Duration, f func() error) error {
 	ctx, cancel := context.WithTimeout(ctx, most)
 	defer cancel()
-	for !f() {
+	for {
+		err := f()
+		var end final
+		switch {
+		case err == nil:
+			return nil
+		case errors.As(err, &end):
+			return end.error
+		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("waited %s in vain: %w", most, errors.Join(*last, context.Cause(ctx)))
+			return fmt.Errorf("waited %s in vain: %w", most, errors.Join(err, context.Cause(ctx)))
 		case <-time.After(again):
 		}
 	}
-	return nil
 }
 
 // afterwards has f done when the scenario has ended, however it ends; the last one first.

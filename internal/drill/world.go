@@ -149,7 +149,7 @@ identity = "/etc/garrison/editor.txt"
 	w.hosts["forge"] = h
 	w.hub = &http.Client{Transport: &http.Transport{DialContext: h.DialContext, MaxIdleConnsPerHost: 4}}
 	var info struct{ PublicKey string }
-	if err := w.until(ctx, func() (bool, error) { return w.get(ctx, "/api/v1/caches/fleet", &info) == nil, nil }); err != nil {
+	if err := until(ctx, patience, lookAgain, func() error { return w.get(ctx, "/api/v1/caches/fleet", &info) }); err != nil {
 		return fmt.Errorf("the hub does not answer: %w", err)
 	}
 	w.cacheKey = info.PublicKey

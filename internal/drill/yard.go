@@ -141,31 +141,26 @@ func (y *yard) converged(ctx context.Context, commit string) error {
 
 // convergedOn does so for some hosts.
 func (y *yard) convergedOn(ctx context.Context, commit string, hosts []string) error {
-	var last, failed error
-	err := until(ctx, patience, lookAgain, func() bool {
-		v, e := y.ci(ctx, commit)
+	return until(ctx, patience, lookAgain, func() error {
+		v, err := y.ci(ctx, commit)
 		switch {
-		case e != nil:
-			last = e
-			return false
+		case err != nil:
+			return err
 		case v.state == ciFailed:
-			failed = fmt.Errorf("CI failed: %s", v.why)
-			return true
+			return final{fmt.Errorf("CI failed: %s", v.why)}
 		case v.state != ciReleased:
-			last = errors.New("CI has not ended")
-			return false
+			return errors.New("CI has not ended")
 		}
-		last = nil
+		var errs []error
 		for _, h := range hosts {
-			s, e := y.status(ctx, h)
-			if e == nil && (s.Newest == nil || s.Newest.Source.Commit != commit || !s.Converged() || s.Drift) {
-				e = fmt.Errorf("%s: %s", h, s.Summary())
+			s, err := y.status(ctx, h)
+			if err == nil && (s.Newest == nil || s.Newest.Source.Commit != commit || !s.Converged() || s.Drift) {
+				err = fmt.Errorf("%s: %s", h, s.Summary())
 			}
-			last = errors.Join(last, e)
+			errs = append(errs, err)
 		}
-		return last == nil
-	}, &last)
-	return errors.Join(err, failed)
+		return errors.Join(errs...)
+	})
 }
 
 func (y *yard) close() error {
