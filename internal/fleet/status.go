@@ -171,7 +171,7 @@ type Credential struct {
 // Reboot says that a host must be rebooted, or what became of that.
 type Reboot struct {
 	Needed  bool       `json:"needed"`
-	At      *time.Time `json:"at,omitempty"`      // when the agent will do it; nil: it does not
+	At      *time.Time `json:"at,omitempty"`      // when the agent will do it by its windows, if its ring's budget lets it by then; nil: it does not
 	Tried   bool       `json:"tried,omitempty"`   // it did, for the system that is confirmed
 	Failure *Failure   `json:"failure,omitempty"` // it could not, or the host is not well since
 }

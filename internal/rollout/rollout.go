@@ -17,7 +17,7 @@ type Facts struct {
 	// Tips are the releases that the rings' branches point at. A step that is not there was never given any.
 	Tips   map[fleet.Step]int
 	Ledger fleet.Ledger
-	Hosts  map[string]Host
+	Hosts  map[string]*Host // all that are known, also those that no release names any more; nothing of them is changed
 	// Drilled is when the last drill ended, if it passed; zero: it did not, or none is known.
 	Drilled time.Time
 	// Silent is after which time a host that said nothing is not heard of; Heard since when the hub listens.
@@ -28,8 +28,8 @@ type Facts struct {
 // Host is what is known of a host.
 type Host struct {
 	Status fleet.Status // with Seen, if a hub heard of it
-	Took   []Took       // the systems that it confirmed, in that order
-	Faults []Fault      // releases that failed on it, in that order
+	Took   []Took       // the systems that it confirmed (also for the next boot), in that order
+	Faults []Fault      // releases that it was rolled back from, or holds, in that order; times of both by its own clock
 }
 
 // Took is a system that a host confirmed.
@@ -43,7 +43,7 @@ type Took struct {
 type Fault struct {
 	Release int
 	At      time.Time
-	Why     string
+	Why     string // in a few words, "unit nginx.service failed"
 }
 
 // Move gives a step a release.
@@ -58,4 +58,6 @@ type Decision struct {
 	View    fleet.Rollout
 	Moves   []Move
 	Permits map[string]fleet.RebootPermit // all that are in force from now on: what Ledger.Reboots is to be
+	// Again is when to decide again if nothing is reported until then: also when a host's silence begins to count, which View.Next leaves out. Zero: never.
+	Again time.Time
 }
