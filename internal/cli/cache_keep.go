@@ -11,6 +11,7 @@ import (
 
 	"github.com/garrison-nix/garrison/internal/cache/client"
 	"github.com/garrison-nix/garrison/internal/fleet"
+	"github.com/garrison-nix/garrison/internal/tomlfile"
 )
 
 func (a *app) cachePin() *cobra.Command {
@@ -124,7 +125,7 @@ last day stay in any case, with all that they refer to. The archives of what is 
 
 func retentionOf(unused, most string) (r client.Retention, err error) {
 	if unused != "" {
-		d, err := parseDays(unused)
+		d, err := tomlfile.ParseDays(unused)
 		if err != nil {
 			return r, fmt.Errorf("--unused: %w", err)
 		}
@@ -138,23 +139,6 @@ func retentionOf(unused, most string) (r client.Retention, err error) {
 		r.MaxBytes = &n
 	}
 	return r, nil
-}
-
-// parseDays reads a duration as Go does, or a number of days, weeks or years: "30d", "4w", "1y".
-func parseDays(s string) (time.Duration, error) {
-	for unit, days := range map[string]time.Duration{"d": 1, "w": 7, "y": 365} {
-		if number, ok := strings.CutSuffix(s, unit); ok {
-			n, err := strconv.ParseUint(number, 10, 16)
-			if d := time.Duration(n) * days * 24 * time.Hour; err == nil && d/days/24/time.Hour == time.Duration(n) {
-				return d, nil
-			}
-		}
-	}
-	d, err := time.ParseDuration(s)
-	if err != nil || d < 0 {
-		return 0, fmt.Errorf(`%q is not a time like "30d" or "36h"`, s)
-	}
-	return d, nil
 }
 
 // sizeUnits are powers of 1024.

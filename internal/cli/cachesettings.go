@@ -13,6 +13,7 @@ import (
 	"github.com/garrison-nix/garrison/internal/cache/client"
 	"github.com/garrison-nix/garrison/internal/fleet"
 	"github.com/garrison-nix/garrison/internal/nar"
+	"github.com/garrison-nix/garrison/internal/tomlfile"
 )
 
 func (a *app) cacheList() *cobra.Command {
@@ -96,7 +97,7 @@ func (f *settingsFlags) settings(flags *pflag.FlagSet) (s client.Settings, err e
 	case "forever":
 		s.Retention = map[string]int64{"Period": 0}
 	default:
-		d, err := parseDays(f.retention)
+		d, err := tomlfile.ParseDays(f.retention)
 		if err != nil || d == 0 {
 			return s, fmt.Errorf(`--retention is %q, and must be "global", "forever" or like "90d"`, f.retention)
 		}

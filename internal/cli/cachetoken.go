@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/garrison-nix/garrison/internal/cache"
+	"github.com/garrison-nix/garrison/internal/tomlfile"
 )
 
 func (a *app) cacheToken() *cobra.Command {
@@ -41,7 +42,7 @@ Whoever gets the token should get to know when it ends. Keep its id: to revoke i
 		given[i] = cmd.Flags().StringArray(f.flag, nil, f.help)
 	}
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		valid, err := parseDays(orElse(validity, "-"))
+		valid, err := tomlfile.ParseDays(orElse(validity, "-"))
 		switch {
 		case key == "" || sub == "" || validity == "":
 			return usage(cmd, fmt.Errorf("--key, --sub and --validity must be given"))

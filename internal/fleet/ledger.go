@@ -69,6 +69,7 @@ type RolloutOrder struct {
 	Until   *time.Time `json:"until,omitempty"`  // freeze
 	To      int        `json:"to,omitempty"`     // aborted: the release to go back to
 	AtOnce  bool       `json:"atOnce,omitempty"` // aborted: all rings get it at once
+	Made    int        `json:"made,omitempty"`   // aborted: the release that has To's content again; 0: it is still to be made
 }
 
 // RebootPermit says that a host may reboot, unless it has since: Boot is the boot that is to end (/proc/sys/kernel/random/boot_id).

@@ -139,6 +139,7 @@ type Host struct {
 	// Checks are services.garrison.checks, sorted by name.
 	Checks []fleet.HealthCheck `json:"-"`
 	Agent  Agent               `json:"agent"`
+	Tags   []string            `json:"tags"` // services.garrison.tags
 }
 
 // Agent is what Garrison's module says of a host; the zero value where the host does not have it.
@@ -170,7 +171,7 @@ func (n *Nix) Host(ctx context.Context, f Flake, kind Kind, name string) (Host, 
 // and fills in the rest; after an error nothing but Took counts. What may stand in a host:
 // config.system.build.toplevel as in NixOS, config.age.secrets as in agenix, rekeyFile and config.age.rekey.hostPubkey
 // as in agenix-rekey, config.sops.secrets as in sops-nix; and our own config.services.garrison.hostKeys, a key or a list of them,
-// config.services.garrison.checks, and what Agent is made of.
+// config.services.garrison.checks and tags, and what Agent is made of.
 func (n *Nix) Hosts(ctx context.Context, hosts []Host) error {
 	began := time.Now()
 	var flakes []Flake
@@ -248,6 +249,7 @@ in {
 		signers = host.config.environment.etc."garrison/allowed-signers".text or "";
 		caches = map (c: { inherit (c) url publicKey; }) (host.config.services.garrison.agent.caches or [ ]);
 	};
+	tags = map toString (host.config.services.garrison.tags or [ ]);
 	checks = plain (host.config.services.garrison.checks or { });
 	hostKeys = map (k: if builtins.isPath k then builtins.readFile k else toString k)
 		(if own != [ ] then own else [ (host.config.age.rekey.hostPubkey or "") ]);

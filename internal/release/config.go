@@ -1,6 +1,7 @@
 package release
 
 import (
+	"cmp"
 	"errors"
 	"path"
 	"regexp"
@@ -66,7 +67,8 @@ type Config struct {
 	Cache struct {
 		URL string `toml:"url"` // of the cache, with its name: https://host/name
 	} `toml:"cache"`
-	Drill Drill `toml:"drill"`
+	Drill Drill        `toml:"drill"`
+	Rings []RingConfig `toml:"rings"`
 }
 
 // branchName is narrower than git-check-ref-format(1): what may stand in a shell, a URL and a file's path as well.
@@ -118,7 +120,7 @@ func ParseConfig(name string, data []byte) (Config, error) {
 				WithHint("use letters, digits and ._-/, the first and the last a letter or digit")
 		}
 	}
-	if err := c.Drill.check(name); err != nil {
+	if err := cmp.Or(c.Drill.check(name), c.checkRings(name)); err != nil {
 		return c, err
 	}
 	if c.Branches.Source == c.Branches.Release {

@@ -11,6 +11,7 @@ import (
 	"os"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -41,6 +42,23 @@ func (d Duration) Or(def time.Duration) time.Duration {
 		return def
 	}
 	return time.Duration(d)
+}
+
+// ParseDays reads a duration as Go does, or a number of days, weeks or years: "30d", "4w", "1y".
+func ParseDays(s string) (time.Duration, error) {
+	for unit, days := range map[string]time.Duration{"d": 1, "w": 7, "y": 365} {
+		if number, ok := strings.CutSuffix(s, unit); ok {
+			n, err := strconv.ParseUint(number, 10, 16)
+			if d := time.Duration(n) * days * 24 * time.Hour; err == nil && d/days/24/time.Hour == time.Duration(n) {
+				return d, nil
+			}
+		}
+	}
+	d, err := time.ParseDuration(s)
+	if err != nil || d < 0 {
+		return 0, fmt.Errorf(`%q is not a time like "30d" or "36h"`, s)
+	}
+	return d, nil
 }
 
 // Read decodes the file at path into the struct that v points to. Errors have CodeConfig.
