@@ -58,6 +58,9 @@ Exit codes: 0 all passed, 6 something failed.`,
 		if o.Repeat < 1 || o.Repeat > 100 {
 			return usage(cmd, fmt.Errorf("--repeat takes a number from 1 to 100, not %d", o.Repeat))
 		}
+		if live.revert && live.host == "" {
+			return usage(cmd, errors.New("--revert needs --live HOST"))
+		}
 		return a.runDrill(cmd.Context(), d, live, o)
 	}
 	cmd.AddCommand(a.drillHistory(), a.drillList())

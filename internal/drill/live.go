@@ -2,7 +2,6 @@ package drill
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -32,16 +31,19 @@ type LiveOptions struct {
 type live struct {
 	LiveOptions
 	*repo
-	hub     *hubView
-	agent   bool     // Garrison's runs on the drilled host
-	others  []string // hosts that follow releases too, as the hub says
-	before  *string  // what main has every host say at /etc/gitops-test; nil: its drill.json is not there
-	texts   []string // that were pushed
-	bad     bool     // the marker that was put last breaks something
-	stopped func() bool
-	moved   bool // somebody else pushed
-	again   time.Duration
-	wait    time.Duration
+	hub    *hubView
+	agent  bool          // Garrison's runs on the drilled host
+	others []string      // hosts that follow releases too, as the hub says
+	before *string       // what main has every host say at /etc/gitops-test; nil: its drill.json is not there
+	texts  []string      // that were pushed
+	bad    bool          // the marker that was put last breaks something
+	alerts []fleet.Alert // that the drill brought about
+	// alertsUntil is the hub's newest alert before the last push.
+	alertsUntil int64
+	stopped     func() bool
+	moved       bool // somebody else pushed
+	again       time.Duration
+	wait        time.Duration
 }
 
 // liveAgain is short for a person, and seldom enough for a forge.
@@ -61,7 +63,7 @@ func Live(ctx context.Context, o LiveOptions) (report fleet.DrillReport, err err
 		l.hub = &hubView{url: o.Hub, token: o.HubToken, http: &http.Client{}}
 	}
 	s.place = l
-	if l.repo, err = openRepo(ctx, o.Repo, o.Remote, o.Source); err != nil {
+	if l.repo, err = openRepo(ctx, o.Repo, o.Remote, o.Source, s.report.ID); err != nil {
 		return s.report, fleet.Errorf("", fleet.CodeDrillFailed, "nothing was drilled").WithCause(err)
 	}
 	err = s.drill(ctx)
@@ -70,6 +72,25 @@ func Live(ctx context.Context, o LiveOptions) (report fleet.DrillReport, err err
 		err = left // that the drill was interrupted is known; not, that something of it stays
 	}
 	return report, err
+}
+
+// Revert puts the marker's file in a fleet's repository back as it was, after a drill that was killed before it could. It waits for nobody.
+func Revert(ctx context.Context, o LiveOptions) error {
+	r, err := openRepo(ctx, o.Repo, o.Remote, o.Source, "")
+	if err != nil {
+		return err
+	}
+	commit, n, err := r.revert(ctx)
+	if err = errors.Join(err, r.close()); err != nil {
+		return err
+	}
+	out := &printer{w: o.Out}
+	if n == 0 {
+		out.line("%s on %s has nothing of a drill in it: there is nothing to put back", markerFile, o.Source)
+		return nil
+	}
+	out.line("%s on %s is what it was before the last drill, which had changed it %s: %.12s. CI and hosts take it from there.", markerFile, o.Source, times(n), commit)
+	return nil
 }
 
 func (l *live) where() string { return "live" }
@@ -88,15 +109,8 @@ func (l *live) refs(ctx context.Context) (string, error) { return l.releaseRefs(
 
 // ready says why the fleet is not to be drilled now.
 func (l *live) ready(ctx context.Context) error {
-	if text, err := l.git(ctx, nil, "cat-file", "blob", l.base+":"+markerFile); err == nil {
-		var m marker
-		if err := json.Unmarshal([]byte(text), &m); err != nil {
-			return fmt.Errorf("%s on %s: %w", markerFile, l.Source, err)
-		}
-		if len(m.Break) > 0 {
-			return fmt.Errorf("%s on %s breaks something: an earlier drill was killed before it could undo that. Take the contents of \"break\" out, and push", markerFile, l.Source)
-		}
-		l.before = &m.Text
+	if err := l.untouched(ctx); err != nil {
+		return err
 	}
 	status, err := l.host(l.Host).status(ctx)
 	if err != nil {
@@ -135,6 +149,38 @@ func (l *live) ready(ctx context.Context) error {
 	return l.undone(ctx)
 }
 
+// untouched says whether the marker's file is nobody's drill's, and reads it.
+func (l *live) untouched(ctx context.Context) error {
+	commits, _, err := l.leftBehind(ctx)
+	if err != nil {
+		return err
+	}
+	if len(commits) > 0 {
+		by, err := l.git(ctx, nil, "log", "-1", "--format=%h, by %an, %ar", commits[0])
+		if err != nil {
+			return err
+		}
+		return fmt.Errorf("%s on %s is a drill's (%s): one that runs now, or one that was killed before it could undo that. If none runs: garrison drill --live %s --revert",
+			markerFile, l.Source, by, l.Host)
+	}
+	if l.file == "" {
+		return nil
+	}
+	text, err := l.git(ctx, nil, "cat-file", "blob", l.base+":"+markerFile)
+	if err != nil {
+		return err
+	}
+	var m marker
+	if err := unmarshal([]byte(text), &m); err != nil {
+		return fmt.Errorf("%s on %s: %w", markerFile, l.Source, err)
+	}
+	if len(m.Break) > 0 {
+		return fmt.Errorf("%s on %s breaks something, and no drill did that. Take the contents of \"break\" out, and push", markerFile, l.Source)
+	}
+	l.before = &m.Text
+	return nil
+}
+
 // undone says whether the drilled host says what main had it say before the drill; where that is not known, that it says nothing of the drill's.
 func (l *live) undone(ctx context.Context) error {
 	text, err := l.host(l.Host).marker(ctx)
@@ -150,10 +196,19 @@ func (l *live) undone(ctx context.Context) error {
 func (l *live) probed(host string) bool { _, ok := l.Probes[host]; return ok }
 
 func (l *live) put(ctx context.Context, m marker, subject string) (pushed, error) {
+	if l.hub != nil {
+		var err error
+		if l.alertsUntil, err = l.hub.lastAlert(ctx); err != nil {
+			return pushed{}, fmt.Errorf("the hub %s: %w", l.hub.url, err)
+		}
+	}
+	p, err := l.repo.put(ctx, m, subject)
+	if errors.As(err, &errMoved{}) { // nothing was pushed
+		l.moved = true
+		return p, err
+	}
 	l.texts = append(l.texts, m.Text)
 	l.bad = l.bad || len(m.Break) > 0 // also when it is not known whether the push arrived
-	p, err := l.repo.put(ctx, m, subject)
-	l.moved = l.moved || errors.As(err, &errMoved{})
 	return p, err
 }
 
@@ -223,7 +278,8 @@ func (l *live) says(v verdict, err error) error {
 	return nil
 }
 
-// converged waits until CI has released a commit and all hosts run it; restored says that nothing of the drill's is in it.
+// converged waits until CI has released a commit and all hosts run it; restored says that nothing of the drill's is in it, so
+// that no alert of its is left.
 func (l *live) converged(ctx context.Context, commit string, restored bool) error {
 	return until(ctx, l.wait, l.again, func() error {
 		err := l.says(l.ci(ctx, commit))
@@ -231,7 +287,7 @@ func (l *live) converged(ctx context.Context, commit string, restored bool) erro
 			err = l.has(ctx, commit)
 		}
 		if err == nil && restored {
-			err = l.undone(ctx)
+			err = errors.Join(l.undone(ctx), l.alertsOver(ctx))
 		}
 		return err
 	})
@@ -242,7 +298,7 @@ func (l *live) mend(ctx context.Context) error {
 	switch {
 	case l.stopped(): // leave follows at once
 		return nil
-	case !l.bad && l.tip == l.base:
+	case len(l.mine) == 0: // nothing was pushed
 		return nil
 	}
 	tip, err := l.fetch(ctx)
@@ -267,21 +323,27 @@ func (l *live) mend(ctx context.Context) error {
 func (l *live) leave(ctx context.Context, out *printer) error {
 	ctx, cancel := context.WithTimeout(ctx, l.wait+time.Minute)
 	defer cancel()
-	if l.tip == l.base && !l.bad {
+	if len(l.mine) == 0 {
 		return nil // nothing was pushed
 	}
 	out.title("Undoing what was changed")
 	commit, err := l.restore(ctx)
 	if err != nil {
 		return fleet.Errorf("", fleet.CodeRemote, "%s on %s could not be put back", markerFile, l.Source).WithCause(err).
-			WithHint("put it back by hand: git revert what is said to be by garrison drill, and push")
+			WithHint("garrison drill --live %s --revert does that", l.Host)
 	}
-	out.line("  %s on %s is what it was: %.12s", markerFile, l.Source, commit)
+	out.line("  nothing of the drill is in %s on %s any more: %.12s", markerFile, l.Source, commit)
 	if l.stopped() || l.moved {
 		out.line("  CI and hosts take it from there: not waited for")
 		return nil
 	}
-	return l.converged(ctx, commit, true)
+	if err := l.converged(ctx, commit, true); err != nil {
+		return err
+	}
+	if len(l.alerts) > 0 {
+		out.line("  the fleet is as it was; alerts that came of the drill, and are over: %d", len(l.alerts))
+	}
+	return nil
 }
 
 // seeCache follows a system's closure through the cache.

@@ -5,13 +5,13 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -21,22 +21,22 @@ import (
 	"github.com/garrison-nix/garrison/internal/fleet"
 )
 
-func ok(t *testing.T, err error) {
+func ok(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
 	}
 }
 
-// someFleet is a fleet that runs, of hosts without a systemd. It stands for somebody's: what drills it is a command on the developer's machine.
-func someFleet(t *testing.T) *yard {
+// someFleet is a fleet that runs, of hosts with a systemd where there is a base for them. It stands for somebody's: what drills it is a command on the developer's machine.
+func someFleet(t *testing.T, base string) *yard {
 	t.Helper()
 	exe, err := os.Executable()
 	ok(t, err)
 	example, err := fs.Sub(examples.Fleet, "fleet")
 	ok(t, err)
 	s := newSession(DrillOptions{Options: Options{Self: exe, Dir: t.TempDir(), Fleet: example, Out: t.Output(), Log: slog.New(slog.DiscardHandler)}})
-	y := &yard{}
+	y := &yard{base: base}
 	t.Cleanup(func() { ok(t, y.close()) })
 	t.Cleanup(func() {
 		if !t.Failed() {
@@ -49,6 +49,7 @@ func someFleet(t *testing.T) *yard {
 		}
 	})
 	ok(t, s.makeYard(t.Context(), y))
+	y.grant(t, "drill", "read", "ci")
 	return y
 }
 
@@ -81,7 +82,7 @@ func (y *yard) settings(t *testing.T, more string, hosts ...string) {
 // drillLive is garrison drill --live on the developer's machine.
 func (y *yard) drillLive(t *testing.T, host string, args ...string) *exec.Cmd {
 	t.Helper()
-	ok(t, os.WriteFile(y.world.hosts["developer"].Path("/root/token"), []byte(y.token("demo")), 0o600))
+	ok(t, os.WriteFile(y.world.hosts["developer"].Path("/root/token"), []byte(y.token("drill")), 0o600))
 	cmd := y.world.hosts["developer"].Command(t.Context(), "garrison", append([]string{"drill", "--live", host, "--repo", clone, "--hub", hubURL,
 		"--token-file", "/root/token", "--repeat", "1", "--limit", "1m", "--report", "json=/root/report.json"}, args...)...)
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
@@ -117,7 +118,7 @@ func results(r fleet.DrillReport) map[string]fleet.DrillResult {
 // TestLive drills somebody's fleet: what is harmless, and one thing that is not; interrupts a drill; and has it refuse.
 func TestLive(t *testing.T) {
 	t.Parallel()
-	y := someFleet(t)
+	y := someFleet(t, "")
 	y.settings(t, "[cache]\nurl = \""+cacheURL+"\"\n[drill]\ncacheKey = \""+y.cacheKey+"\"\n[drill.hosts.ratched]\nvia = "+y.knock(t, "ratched")+"\n", y.hosts()...)
 	before, tree := y.mainIs(t)
 	// Somebody works in the clone meanwhile.
@@ -139,6 +140,9 @@ func TestLive(t *testing.T) {
 	if !r.Passed || r.Where != "live" || r.Host != "ratched" || r.Timing == nil || len(r.Timing.Stages) < 5 {
 		t.Errorf("%+v", r)
 	}
+	for name, kind := range map[string]fleet.AlertKind{"check-fails": fleet.AlertRelease, "build-fails": fleet.AlertRelease, "activation-fails": fleet.AlertDeployment} {
+		y.sawAlert(t, r, name, kind)
+	}
 	after, treeAfter := y.mainIs(t)
 	if after == before || treeAfter != tree {
 		t.Errorf("main was %s with %s, is %s with %s", before, tree, after, treeAfter)
@@ -150,7 +154,83 @@ func TestLive(t *testing.T) {
 
 	t.Run("Ctrl-C", func(t *testing.T) { y.interrupted(t, tree) })
 	t.Run("moved", func(t *testing.T) { y.moving(t) })
-	t.Run("unwell", func(t *testing.T) { y.unwell(t) })
+	t.Run("told", func(t *testing.T) { y.told(t, r.ID) })
+}
+
+// sawAlert wants that a drill saw the alert of a scenario, and who told of it, and that it is over.
+func (y *yard) sawAlert(t *testing.T, r fleet.DrillReport, name string, kind fleet.AlertKind) {
+	t.Helper()
+	s := r.Scenarios[slices.IndexFunc(r.Scenarios, func(s fleet.DrillScenario) bool { return s.Name == name })]
+	for check, says := range map[string]string{"the hub has the alert " + string(kind): "", "and its senders have told": "person"} {
+		if !slices.ContainsFunc(s.Checks, func(c fleet.DrillCheck) bool {
+			return c.Name == check && c.Result == fleet.DrillPass && c.Detail != "" && strings.Contains(c.Detail, says)
+		}) {
+			t.Errorf("%s has no %q: %+v", name, check, s)
+		}
+	}
+	var open []fleet.Alert
+	ok(t, y.get(t.Context(), "/api/v1/alerts", &open))
+	if slices.ContainsFunc(open, func(a fleet.Alert) bool { return a.Kind == kind }) {
+		t.Errorf("%s: an alert is left: %+v", name, open)
+	}
+	host := ""
+	if kind == fleet.AlertDeployment {
+		host = drilled
+	}
+	if _, err := y.ears.heard(kind, host, r.StartedAt); err != nil {
+		t.Error(err)
+	}
+}
+
+// told has the hub say that a drill passed, that one failed, and that the next one passed again; one that it may not be told of passes too.
+func (y *yard) told(t *testing.T, passed string) {
+	drills := func() (all []fleet.DrillReport) {
+		ok(t, y.get(t.Context(), "/api/v1/drills", &all))
+		return all
+	}
+	if all := drills(); !slices.ContainsFunc(all, func(d fleet.DrillReport) bool { return d.ID == passed && d.Passed && d.Where == "live" }) {
+		t.Errorf("the hub does not know of %s: %+v", passed, all)
+	}
+	alert := func(open bool) fleet.Alert {
+		var found fleet.Alert
+		ok(t, until(t.Context(), patience, lookAgain, func() error {
+			var all []fleet.Alert
+			if err := y.get(t.Context(), "/api/v1/alerts", &all); err != nil {
+				return err
+			}
+			i := slices.IndexFunc(all, func(a fleet.Alert) bool { return a.Kind == fleet.AlertDrill })
+			if i >= 0 {
+				found = all[i]
+			}
+			if (i >= 0) != open {
+				return fmt.Errorf("the alerts are %+v", all)
+			}
+			return nil
+		}))
+		return found
+	}
+	out, err := y.drillLive(t, "ratched", "--only", "happy-path", "--limit", "1ms").CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "may take 0 s") {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	a := alert(true)
+	if !strings.Contains(a.What, "the drill of ratched failed: happy-path") || !slices.ContainsFunc(a.Commands, func(c string) bool { return strings.HasPrefix(c, "garrison drill --live ratched") }) {
+		t.Errorf("%+v", a)
+	}
+	if _, err := y.ears.heard(fleet.AlertDrill, "", a.OpenedAt); err != nil {
+		t.Error(err)
+	}
+	before := len(drills())
+	ok(t, os.WriteFile(y.world.hosts["developer"].Path("/root/token-read"), []byte(y.token("demo")), 0o600))
+	out, err = y.drillLive(t, "ratched", "--only", "happy-path", "--token-file", "/root/token-read").CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "the hub does not know how this drill ended") || !strings.Contains(string(out), "scope ci") || len(drills()) != before {
+		t.Errorf("%v\n%s", err, out)
+	}
+	out, err = y.drillLive(t, "ratched", "--only", "happy-path").CombinedOutput()
+	if err != nil || !strings.Contains(string(out), hubURL+"/-/drills") {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	alert(false)
 }
 
 // interrupted stops a drill when main is broken by it.
@@ -221,28 +301,6 @@ func (y *yard) moving(t *testing.T) {
 	ok(t, y.converged(t.Context(), commit))
 }
 
-// unwell has the drill refuse a fleet of which a host was switched by hand, and push nothing.
-func (y *yard) unwell(t *testing.T) {
-	_, err := y.run(t.Context(), "joker", "garrison", "rollback")
-	ok(t, err)
-	before, _ := y.mainIs(t)
-	ok(t, until(t.Context(), patience, lookAgain, func() error { // the hub hears of it
-		var s fleet.Status
-		err := y.get(t.Context(), "/api/v1/hosts/joker", &s)
-		if err == nil && s.Phase != fleet.PhaseOverruled {
-			err = errors.New(s.Summary())
-		}
-		return err
-	}))
-	out, err := y.drillLive(t, "ratched").CombinedOutput()
-	if err == nil || !strings.Contains(string(out), "joker is by hand") {
-		t.Errorf("%v:\n%s", err, out)
-	}
-	if now, _ := y.mainIs(t); now != before {
-		t.Errorf("main is %s, was %s", now, before)
-	}
-}
-
 // follower is how a host may follow releases without our agent: it builds what the release branch says, or fetches it, and switches to it.
 const follower = `#!/bin/sh
 exec > /var/log/follower.log 2>&1
@@ -260,7 +318,7 @@ done
 // TestFollower drills a host that follows releases by a script; the hub knows nothing of it, and commands on it say what it does.
 func TestFollower(t *testing.T) {
 	t.Parallel()
-	y := someFleet(t)
+	y := someFleet(t, "")
 	joker := y.world.hosts["joker"]
 	ok(t, joker.StopService(t.Context(), "agent"))
 	ok(t, os.WriteFile(joker.Path("/etc/follower"), []byte(follower), 0o755))
@@ -295,16 +353,29 @@ func TestFollower(t *testing.T) {
 // forget has the hub forget a host, as one that never had an agent.
 func (y *yard) forget(t *testing.T, host string) {
 	t.Helper()
-	forge := y.world.hosts["forge"]
-	const file = "/etc/garrison/tokens.toml"
-	tokens, err := forge.ReadFile(file)
+	y.grant(t, "operator", "operate")
+	ok(t, os.WriteFile(y.world.hosts["forge"].Path("/root/operator"), []byte(y.token("operator")), 0o600))
+	_, err := y.run(t.Context(), "forge", "garrison", "hub", "forget", host, "--hub", hubURL, "--token-file", "/root/operator")
 	ok(t, err)
-	entry := fmt.Sprintf("[[token]]\nname = \"operator\"\nsha256 = \"%x\"\nscopes = [\"operate\"]\n", sha256.Sum256([]byte(y.token("operator"))))
-	ok(t, os.WriteFile(forge.Path(file), append(tokens, entry...), 0o600))
-	ok(t, os.WriteFile(forge.Path("/root/operator"), []byte(y.token("operator")), 0o600))
-	ok(t, forge.RestartService(t.Context(), "hub"))
+}
+
+// grant has the hub take a token, and waits until it answers again.
+func (y *yard) grant(t *testing.T, who string, scopes ...string) {
+	t.Helper()
+	const file = "/etc/garrison/tokens.toml"
+	tokens, err := y.world.hosts["forge"].ReadFile(file)
+	ok(t, err)
+	entry := fmt.Sprintf("[[token]]\nname = %q\nsha256 = \"%x\"\nscopes = [\"%s\"]\n", who, sha256.Sum256([]byte(y.token(who))), strings.Join(scopes, `", "`))
+	ok(t, os.WriteFile(y.world.hosts["forge"].Path(file), append(tokens, entry...), 0o600))
+	y.hubAnew(t)
+}
+
+// hubAnew restarts the hub.
+func (y *yard) hubAnew(t *testing.T) {
+	t.Helper()
+	ok(t, y.world.hosts["forge"].RestartService(t.Context(), "hub"))
 	ok(t, until(t.Context(), patience, lookAgain, func() error {
-		_, err := y.run(t.Context(), "forge", "garrison", "hub", "forget", host, "--hub", hubURL, "--token-file", "/root/operator")
-		return err
+		var all []fleet.Status
+		return y.get(t.Context(), "/api/v1/hosts", &all)
 	}))
 }

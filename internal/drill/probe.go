@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
+	"path"
 	"slices"
 	"strings"
 	"time"
@@ -26,8 +27,42 @@ func (p Probe) on(ctx context.Context, command string) (string, error) {
 	defer cancel()
 	cmd := exec.CommandContext(ctx, p.Via[0], append(slices.Clone(p.Via[1:]), command)...)
 	cmd.WaitDelay = 2 * time.Second
-	return output(cmd)
+	out, err := output(cmd)
+	switch {
+	case err != nil && ctx.Err() == context.DeadlineExceeded:
+		err = fmt.Errorf("%w (no answer within %s)", err, probeTime)
+	case err != nil && path.Base(p.Via[0]) == "ssh" && cmd.ProcessState != nil && cmd.ProcessState.ExitCode() == sshFailed:
+		err = sshError{p.Via[len(p.Via)-1], err}
+	}
+	return out, err
 }
+
+// sshFailed is ssh's exit code when it is ssh itself that failed, and not the command (ssh(1), EXIT STATUS).
+const sshFailed = 255
+
+// sshError is one of ssh itself: it has not come to the host.
+type sshError struct {
+	to    string // user and host
+	cause error
+}
+
+func (e sshError) Error() string {
+	said := e.cause.Error()
+	for _, x := range []struct{ says, means string }{ // OpenSSH has no other words for programs
+		{"IDENTIFICATION HAS CHANGED", "the host has another key than known_hosts says: another machine answers, or it was installed anew. Find out which; then ssh-keygen -R its name, and ssh %s once"},
+		{"Host key verification failed", "its host key is not known here: ssh %s once by hand, and compare the key"},
+		{"Permission denied", "it takes no key of yours: does its authorized_keys have it, and does ssh %s get in without being asked anything?"},
+		{"resolve hostname", "nothing knows that name: is it in DNS, or ~/.ssh/config? ssh %s says the same"},
+		{"", "it does not answer: is it up, and reachable from here? Try ssh %s"},
+	} {
+		if strings.Contains(said, x.says) {
+			return fmt.Sprintf("ssh does not get to %s: %s\n%s", e.to, fmt.Sprintf(x.means, e.to), said)
+		}
+	}
+	return said
+}
+
+func (e sshError) Unwrap() error { return e.cause }
 
 // inFleet is a host of somebody's fleet: what its agent tells by the hub, and what is seen by commands on it.
 type inFleet struct {

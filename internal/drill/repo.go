@@ -24,14 +24,23 @@ type repo struct {
 	base   string // its tip when the drill began
 	file   string // the marker's file in base, as git ls-tree has it; "": there was none
 	tip    string // what the drill pushed last, else base
+	id     string // of the drill, for what it commits
+	// mine are the marker's files that the drill tried to push, as git ls-tree has them.
+	mine map[string]bool
 }
+
+// trailer stands in the messages of commits that a drill makes, but for the one that undoes them; git interpret-trailers says what that is.
+const trailer = "Garrison-Drill"
+
+// gitTime is for one git command, a fetch or push among them.
+const gitTime = 3 * time.Minute
 
 // userConfig are the keys of a repository's own configuration that say who commits, and how the remote is reached.
 const userConfig = `^(user|gpg|credential|url|http|ssh|commit\.gpgsign|core\.sshcommand|protocol)\.?`
 
 // openRepo clones into a temporary folder, which close removes.
-func openRepo(ctx context.Context, from, remote, branch string) (r *repo, err error) {
-	r = &repo{branch: branch}
+func openRepo(ctx context.Context, from, remote, branch, id string) (r *repo, err error) {
+	r = &repo{branch: branch, id: id, mine: map[string]bool{}}
 	if r.dir, err = os.MkdirTemp("", "garrison-drill-"); err != nil {
 		return nil, err
 	}
@@ -62,6 +71,13 @@ func openRepo(ctx context.Context, from, remote, branch string) (r *repo, err er
 			return nil, err
 		}
 	}
+	if shallow, err := r.git(ctx, nil, "rev-parse", "--is-shallow-repository"); err != nil {
+		return nil, err
+	} else if shallow == "true" { // what CI checks out: it does not tell who changed the marker's file
+		if _, err := r.git(ctx, nil, "fetch", "--quiet", "--unshallow", "--no-tags", r.url, "refs/heads/"+r.branch); err != nil {
+			return nil, err
+		}
+	}
 	if r.base, err = r.fetch(ctx); err != nil {
 		return nil, err
 	}
@@ -78,6 +94,8 @@ func (r *repo) git(ctx context.Context, stdin []byte, args ...string) (string, e
 
 // runGit runs git in a folder, without asking anybody for a password.
 func runGit(ctx context.Context, dir string, stdin []byte, args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, gitTime)
+	defer cancel()
 	cmd := exec.CommandContext(ctx, "git", append([]string{"-C", dir}, args...)...)
 	cmd.Env = append(os.Environ(), "GIT_TERMINAL_PROMPT=0", "GIT_INDEX_FILE="+filepath.Join(dir, "garrison-drill-index"))
 	cmd.Stdin = bytes.NewReader(stdin)
@@ -138,6 +156,10 @@ func (r *repo) commitFile(ctx context.Context, tip, file, message string) (p pus
 	}
 	p.at = time.Now()
 	if _, err = r.git(ctx, nil, "push", "--quiet", r.url, p.commit+":refs/heads/"+r.branch); err != nil {
+		if now, lookErr := r.fetch(ctx); lookErr == nil && now == p.commit { // it arrived; the answer did not
+			r.tip = p.commit
+			return p, nil
+		}
 		return p, fleet.Errorf("", fleet.CodeRemote, "the fleet's repository does not take a commit to %s", r.branch).WithCause(err).
 			WithHint("a drill pushes as you do: may you push to %s, and did nobody else do so just now?", r.branch)
 	}
@@ -165,10 +187,13 @@ func (r *repo) put(ctx context.Context, m marker, subject string) (pushed, error
 	if err != nil {
 		return pushed{}, err
 	}
-	return r.commitFile(ctx, tip, "100644 blob "+blob+"\t"+markerFile, subject+"\n\nBy garrison drill, which undoes it.")
+	file := "100644 blob " + blob + "\t" + markerFile
+	r.mine[file] = true // also when it is not known whether the push arrived
+	return r.commitFile(ctx, tip, file, fmt.Sprintf("%s\n\nBy garrison drill, which undoes it.\n\n%s: %s\n", subject, trailer, r.id))
 }
 
-// restore pushes a commit with the marker's file as it was, on top of whatever is there now. Nothing to restore is no error, and no commit.
+// restore pushes a commit with the marker's file as it was, on top of whatever is there now. Nothing to restore is no error, and no commit; what
+// somebody else made of the file meanwhile stays.
 func (r *repo) restore(ctx context.Context) (commit string, err error) {
 	for range 5 { // others may push at the same time
 		var tip, now string
@@ -178,7 +203,7 @@ func (r *repo) restore(ctx context.Context) (commit string, err error) {
 		if now, err = r.markerAt(ctx, tip); err != nil {
 			return "", err
 		}
-		if now == r.file {
+		if now == r.file || !r.mine[now] {
 			r.tip = tip
 			return tip, nil
 		}
@@ -188,6 +213,35 @@ func (r *repo) restore(ctx context.Context) (commit string, err error) {
 		}
 	}
 	return "", err
+}
+
+// leftBehind are the commits of drills that were not undone, newest first, and the marker's file before them.
+func (r *repo) leftBehind(ctx context.Context) (commits []string, before string, err error) {
+	out, err := r.git(ctx, nil, "log", "--format=%H %(trailers:key="+trailer+",valueonly,separator=%x2C)", r.base, "--", markerFile)
+	if err != nil {
+		return nil, "", err
+	}
+	for line := range strings.Lines(out) {
+		commit, id, _ := strings.Cut(strings.TrimSpace(line), " ")
+		if id == "" {
+			before, err = r.markerAt(ctx, commit)
+			break
+		}
+		commits = append(commits, commit)
+	}
+	return commits, before, err
+}
+
+// revert puts the marker's file back as it was before a drill that could not do so itself; of says how many commits of drills that undoes.
+func (r *repo) revert(ctx context.Context) (commit string, of int, err error) {
+	commits, before, err := r.leftBehind(ctx)
+	if err != nil || len(commits) == 0 {
+		return r.base, 0, err
+	}
+	r.mine[r.file] = true
+	r.file = before
+	commit, err = r.restore(ctx)
+	return commit, len(commits), err
 }
 
 // releaseRefs are the release branch and tags, as the remote has them.

@@ -142,17 +142,21 @@ func spread(x []float64) fleet.Spread {
 	return fleet.Spread{Count: len(x), Median: at(0.5), P95: at(0.95), Most: x[len(x)-1]}
 }
 
+// times is a number, as how often.
+func times(n int) string {
+	if n == 1 {
+		return "once"
+	}
+	return fmt.Sprintf("%d times", n)
+}
+
 // tellTiming prints the table of stages, and the target beside what was seen.
 func (s *session) tellTiming() {
 	t := s.report.Timing
 	if t == nil {
 		return
 	}
-	times := "once"
-	if t.Repeat > 1 {
-		times = fmt.Sprintf("%d times", t.Repeat)
-	}
-	s.out.title("The visible change, stage by stage, %s (seconds: median, p95)", times)
+	s.out.title("The visible change, stage by stage, %s (seconds: median, p95)", times(t.Repeat))
 	for _, g := range t.Stages {
 		s.out.line("  %-10s %7.3f %7.3f  %s", g.Stage, g.Median, g.P95, s.out.paint(grey, g.What))
 	}

@@ -108,30 +108,47 @@ func overtaken(r fleet.Run) bool {
 	return r.Failure != nil && slices.Contains([]fleet.Code{fleet.CodeSuperseded, fleet.CodeCanceled, fleet.CodeInterrupted, fleet.CodeRace}, r.Failure.Code)
 }
 
-// drills looks at the last drill of each place.
+// drills looks at the last drill of each place: of a host of this fleet, of a sandbox.
 func (l Limits) drills(f Facts) (all []Condition) {
 	seen := map[string]bool{}
 	for _, d := range f.Drills {
-		if seen[d.Where] {
+		of := about{where: d.Where}
+		k, what := key(fleet.AlertDrill, d.Where), cmp.Or(d.Where, "the fleet")
+		if d.Where == "live" {
+			of.host, k, what = d.Host, key(fleet.AlertDrill, d.Where, d.Host), d.Host
+		}
+		if seen[k] {
 			continue
 		}
-		seen[d.Where] = true
+		seen[k] = true
 		if d.Passed {
 			continue
 		}
-		c := Condition{Kind: fleet.AlertDrill, Severity: fleet.Critical, Since: d.EndedAt, Key: key(fleet.AlertDrill, d.Where), Commands: l.commands(fleet.AlertDrill, about{})}
+		c := Condition{Kind: fleet.AlertDrill, Severity: fleet.Critical, Since: d.EndedAt, Key: k, Commands: l.commands(fleet.AlertDrill, of)}
 		var failed, why []string
 		for _, s := range d.Scenarios {
 			if s.Result == "fail" {
 				failed = append(failed, s.Name)
-				why = append(why, s.Name+": "+s.Detail)
+				why = append(why, s.Name+": "+failedAt(s))
 			}
 		}
-		c.What = fmt.Sprintf("the drill of %s failed: %s", cmp.Or(d.Where, "the fleet"), cmp.Or(few(failed), "no scenario was run to its end"))
+		c.What = fmt.Sprintf("the drill of %s failed: %s", what, cmp.Or(few(failed), "no scenario was run to its end"))
 		c.Detail = bounded(strings.Join(why, "\n"))
 		all = append(all, c)
 	}
 	return all
+}
+
+// failedAt is what went wrong in a scenario: its first check that failed, and what went wrong beside its checks.
+func failedAt(s fleet.DrillScenario) string {
+	var all []string
+	if i := slices.IndexFunc(s.Checks, func(c fleet.DrillCheck) bool { return c.Result == fleet.DrillFail }); i >= 0 {
+		all = append(all, s.Checks[i].Name+": "+oneLine(s.Checks[i].Detail, 500))
+	}
+	if s.Detail != "" {
+		all = append(all, s.Detail)
+	}
+	return strings.Join(all, "; ")
 }
 
 // follower looks at whether the hub sees what is published.

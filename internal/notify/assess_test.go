@@ -188,6 +188,7 @@ var assessed = []struct {
 
 	{"the last drill failed", drills(false, true), "drill-failed:sandbox!"},
 	{"the last drill passed", drills(true, false), ""},
+	{"the last drill of a host failed, another host's passed since", drilledHosts(), "drill-failed:live:web1!"},
 
 	{"the hub sees", notify.Facts{Follower: &fleet.Contact{LastOK: now}}, ""},
 	{"the hub is blind since a moment", notify.Facts{Follower: blind(fleet.CodeRemote, time.Minute)}, ""},
@@ -218,6 +219,34 @@ func drills(passed ...bool) (f notify.Facts) {
 		f.Drills = append(f.Drills, d)
 	}
 	return f
+}
+
+func drilledHosts() (f notify.Facts) {
+	for i, host := range []string{"web2", "web1", "web1", "web2"} {
+		f.Drills = append(f.Drills, fleet.DrillReport{Schema: 1, Where: "live", Host: host, Passed: i != 1 && i != 3, EndedAt: ago(time.Duration(i) * time.Hour)})
+	}
+	return f
+}
+
+// TestDrillAlert has what failed, and what to type.
+func TestDrillAlert(t *testing.T) {
+	limits := notify.Defaults()
+	limits.Hub = "https://hub.example.org"
+	failed := fleet.DrillScenario{Name: "network-cut", Result: fleet.DrillFail, Checks: []fleet.DrillCheck{
+		{Name: "CI releases it", Result: fleet.DrillPass}, {Name: "the host rolled back", Result: fleet.DrillFail, Detail: "waited 10m in vain\nand more"}}}
+	for where, want := range map[string]string{
+		"live": "the drill of web1 failed: network-cut|network-cut: the host rolled back: waited 10m in vain and more|garrison explain --host web1 --hub https://hub.example.org|" +
+			"garrison drill --live web1 --hub https://hub.example.org  # in a clone of the fleet's repository|garrison drill --live web1 --revert  # in a clone of the fleet's repository",
+		"sandbox": "the drill of sandbox failed: network-cut|network-cut: the host rolled back: waited 10m in vain and more|garrison drill",
+	} {
+		all := limits.Assess(notify.Facts{Drills: []fleet.DrillReport{{Schema: 1, Where: where, Host: "web1", EndedAt: ago(time.Hour), Scenarios: []fleet.DrillScenario{failed}}}})
+		if len(all) != 1 {
+			t.Fatalf("%s: %+v", where, all)
+		}
+		if got := strings.Join(append([]string{all[0].What, all[0].Detail}, all[0].Commands...), "|"); got != want {
+			t.Errorf("%s:\n%s\nwant\n%s", where, got, want)
+		}
+	}
 }
 
 func blind(code fleet.Code, lasts time.Duration) *fleet.Contact {

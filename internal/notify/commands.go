@@ -12,6 +12,7 @@ type about struct {
 	failed             *fleet.Failure
 	run                int64
 	by                 string // who ran CI, if not the hub
+	where              string // a drill was
 	sender             string
 }
 
@@ -64,7 +65,12 @@ func (l Limits) commands(kind fleet.AlertKind, a about) []string {
 		}
 		return []string{there("df -h"), there("nix-collect-garbage --delete-older-than 30d")}
 	case fleet.AlertDrill:
-		return []string{"garrison alerts -o json" + hub}
+		if a.where != "live" {
+			return []string{"garrison drill"}
+		}
+		const here = "  # in a clone of the fleet's repository"
+		drill := "garrison drill --live " + a.host
+		return []string{ask("explain"), drill + hub + here, drill + " --revert" + here}
 	case fleet.AlertFollow:
 		return []string{onHub("journalctl -u garrison-hub -p warning -n 50")}
 	case fleet.AlertDelivery:

@@ -38,7 +38,8 @@ func (p Probe) filled() Probe {
 		}
 	}
 	if len(p.Via) == 0 {
-		p.Via = []string{"ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "--", p.SSH}
+		// Nobody is asked anything, no connection outlives the drill, and none of the person's port forwardings is set up.
+		p.Via = []string{"ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-o", "ControlMaster=no", "-o", "ClearAllForwardings=yes", "--", p.SSH}
 	}
 	return p
 }
