@@ -32,7 +32,9 @@ var contradictions = map[string][]struct{ definitions, says string }{
 		{`windows = [ "Saturday 2-5" ];`, `windows: "Saturday 2-5" is not a window of time. Write days and hours like`},
 		{`windows = [ "Sat 25:00-26:00" ];`, `"Sat 25:00-26:00" is not a window`},
 		{`reboot = { when = "window"; windows = [ "at night" ]; };`, `reboot.windows: "at night" is not a window of time`},
-		{`reboot.when = "window";`, `reboot.windows belongs to services.garrison.agent.reboot.when = "window": set both or none`},
+		{`reboot.when = "window";`, `reboot.windows belongs to services.garrison.agent.reboot.when = "window", which needs it, or "ring": set both or none`},
+		{`reboot = { when = "never"; windows = [ "Sun 03:00-04:00" ]; };`, `reboot.windows belongs to services.garrison.agent.reboot.when = "window"`},
+		{`prefetch.rate = "10";`, `prefetch.rate is "10". It must be so much a second, like "500KB"`},
 		{`metrics.listen = "9110";`, `metrics.listen is "9110". It must be HOST:PORT`},
 		{`caches = [ { url = "https://c"; publicKey = "AAAA"; } ];`, `caches: the publicKey of https://c must have the form name:base64`},
 		{`remote = lib.mkForce null; remotes = [ { name = "a"; url = "u"; } { name = "a"; url = "v"; } ];`, `remotes: two have the same name. Give each a name of its own`},
@@ -96,6 +98,7 @@ var contradictions = map[string][]struct{ definitions, says string }{
 		{`checks.a = { tcp = "h:1"; timeout = 0; };`, `checks.a: timeout must be at least 1`},
 		{`checks.a = { tcp = "h:1"; retries = -1; };`, `retries and interval at least 0`},
 		{`hostKeys = [ "host.pub" ];`, `hostKeys: "host.pub" is not a public key`},
+		{`tags = [ "web" "tag:eu" ];`, `tags: "tag:eu" is not a tag. Write small letters`},
 	},
 }
 

@@ -116,7 +116,7 @@ func TestAgentReadsIt(t *testing.T) {
 		hub = { url = "https://hub.example.org"; tokenFile = "/run/token"; };
 		afterDeploy = [ "/bin/sh" "-c" "echo \"a\tb\" $x" ]; afterDeployTime = "10s";
 		confirm = "manual"; windows = [ "Sat 02:00-05:00" ]; onDrift = "correct"; correctAfter = "45s"; metrics.listen = "127.0.0.1:9110";
-		reboot = { when = "window"; windows = [ "Sun 03:00-04:00" ]; }; build = { when = "never"; time = "2h"; after = "1m"; };
+		reboot = { when = "ring"; windows = [ "Sun 03:00-04:00" ]; }; prefetch = { enable = false; rate = "500KB"; }; build = { when = "never"; time = "2h"; after = "1m"; };
 		settings.profile = "/nix/var/nix/profiles/other";
 	};`)
 	c, err := agent.ReadConfig(write(t, h.Etc["garrison/agent.toml"]))
@@ -127,7 +127,7 @@ func TestAgentReadsIt(t *testing.T) {
 		time.Duration(c.Poll) != 90*time.Second || time.Duration(c.CheckTime) != 3*time.Minute || time.Duration(c.FetchTime) != 90*time.Minute ||
 		len(c.Caches) != 1 || c.Caches[0].URL != "https://cache.example.org/fleet" || c.Caches[0].PublicKey != "fleet:AAAA=" ||
 		c.Caches[0].PushTokenFile != "/run/push" || c.Confirm != "manual" || len(c.Windows) != 1 || c.OnDrift != "correct" || time.Duration(c.CorrectAfter) != 45*time.Second ||
-		c.Metrics.Listen != "127.0.0.1:9110" || c.Reboot.When != "window" || len(c.Reboot.Windows) != 1 ||
+		c.Metrics.Listen != "127.0.0.1:9110" || c.Reboot.When != "ring" || len(c.Reboot.Windows) != 1 || c.Prefetch.Enable == nil || *c.Prefetch.Enable || c.Prefetch.Rate != 500_000 ||
 		c.Build.When != "never" || time.Duration(c.Build.Time) != 2*time.Hour || time.Duration(c.Build.After) != time.Minute ||
 		c.Hub.URL != "https://hub.example.org" || c.Hub.TokenFile != "/run/token" || c.Profile != "/nix/var/nix/profiles/other" ||
 		!slices.Equal(c.AfterDeploy, []string{"/bin/sh", "-c", "echo \"a\tb\" $x"}) || time.Duration(c.AfterDeployTime) != 10*time.Second {

@@ -5,6 +5,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -33,7 +34,8 @@ type Config struct {
 	CorrectAfter tomlfile.Duration `toml:"correctAfter"` // default 30s
 
 	Reboot struct {
-		When    string         `toml:"when"` // "window": the agent reboots a host that needs it; default "never"
+		// When says when the agent reboots a host that needs it: "window", "ring" (when its ring lets it, in a window if there are any); default "never".
+		When    string         `toml:"when"`
 		Windows deploy.Windows `toml:"windows"`
 	} `toml:"reboot"`
 	AfterDeploy     []string          `toml:"afterDeploy"`     // a program and its arguments, run after every deployment
@@ -53,6 +55,12 @@ type Config struct {
 		After tomlfile.Duration `toml:"after"` // how long caches that do not answer are waited for first; default 10m
 	} `toml:"build"`
 
+	// Prefetch is about a release that the host's ring does not give it yet.
+	Prefetch struct {
+		Enable *bool         `toml:"enable"` // default true
+		Rate   tomlfile.Rate `toml:"rate"`   // of the network; default 10MB
+	} `toml:"prefetch"`
+
 	Hub struct {
 		URL       string `toml:"url"` // no hub when empty
 		TokenFile string `toml:"tokenFile"`
@@ -62,6 +70,13 @@ type Config struct {
 		Listen string `toml:"listen"` // host:port; not at all when empty, as by default
 	} `toml:"metrics"`
 }
+
+// What reboot.when can be.
+const (
+	rebootNever  = "never"
+	rebootWindow = "window"
+	rebootRing   = "ring"
+)
 
 // RemoteConfig is one of several remotes of the fleet's repository.
 type RemoteConfig struct {
@@ -86,10 +101,13 @@ func ReadConfig(path string) (Config, error) {
 	c.CheckTime = tomlfile.Duration(c.CheckTime.Or(2 * time.Minute))
 	setDefault(&c.Confirm, "auto")
 	setDefault(&c.OnDrift, "leave")
-	setDefault(&c.Reboot.When, "never")
+	setDefault(&c.Reboot.When, rebootNever)
 	c.CorrectAfter = tomlfile.Duration(c.CorrectAfter.Or(30 * time.Second))
 	c.FetchTime = tomlfile.Duration(c.FetchTime.Or(time.Hour))
 	setDefault(&c.Build.When, buildAuto)
+	if c.Prefetch.Rate == 0 {
+		c.Prefetch.Rate = prefetchRate
+	}
 	c.Build.Time = tomlfile.Duration(c.Build.Time.Or(4 * time.Hour))
 	c.Build.After = tomlfile.Duration(c.Build.After.Or(10 * time.Minute))
 	c.AfterDeployTime = tomlfile.Duration(c.AfterDeployTime.Or(5 * time.Minute))
@@ -132,10 +150,10 @@ func (c Config) check(path string) error {
 		return bad("confirm is %q, and can be \"auto\" or \"manual\"", c.Confirm)
 	case c.OnDrift != "leave" && c.OnDrift != "correct":
 		return bad("onDrift is %q, and can be \"leave\" or \"correct\"", c.OnDrift)
-	case c.Reboot.When != "never" && c.Reboot.When != "window":
-		return bad("reboot.when is %q, and can be \"never\" or \"window\"", c.Reboot.When)
-	case (c.Reboot.When == "window") != (len(c.Reboot.Windows) > 0):
-		return bad("reboot.windows belongs to reboot.when = \"window\"").WithHint("set both or none, windows = [\"Sun 03:00-05:00\"]")
+	case !slices.Contains([]string{rebootNever, rebootWindow, rebootRing}, c.Reboot.When):
+		return bad("reboot.when is %q, and can be %q, %q or %q", c.Reboot.When, rebootNever, rebootWindow, rebootRing)
+	case c.Reboot.When == rebootWindow && len(c.Reboot.Windows) == 0, c.Reboot.When == rebootNever && len(c.Reboot.Windows) > 0:
+		return bad("reboot.windows belongs to reboot.when = %q, which needs it, or %q", rebootWindow, rebootRing).WithHint("set both or none, windows = [\"Sun 03:00-05:00\"]")
 	case len(c.AfterDeploy) > 0 && !filepath.IsAbs(c.AfterDeploy[0]):
 		return bad("afterDeploy must begin with a program's absolute path, not %q", c.AfterDeploy[0])
 	}
@@ -179,5 +197,5 @@ func (c Config) check(path string) error {
 // policy is what the configuration says of how releases are followed.
 func (c Config) policy() deploy.Policy {
 	return deploy.Policy{Confirm: c.Confirm == "manual", Windows: c.Windows, Correct: c.OnDrift == "correct",
-		Grace: time.Duration(c.CorrectAfter), Reboots: c.Reboot.Windows, Zone: time.Local}
+		Grace: time.Duration(c.CorrectAfter), Reboots: c.Reboot.Windows, Permits: c.Reboot.When == rebootRing, Zone: time.Local}
 }

@@ -101,7 +101,8 @@ type Policy struct {
 	Windows Windows        // in which activations start
 	Correct bool           // what somebody switched to beside the agent is switched back
 	Grace   time.Duration  // before that
-	Reboots Windows        // in which the agent reboots a host that needs it; none: never
+	Reboots Windows        // in which the agent reboots a host that needs it; none: never, unless Permits
+	Permits bool           // and only by a permit of its ring for the boot that is to end
 	Zone    *time.Location // of the windows; nil for UTC
 }
 

@@ -66,7 +66,7 @@ func (s *step) suspended() bool { return s.r.Suspended != nil && s.at.Before(s.r
 func (p Policy) RebootAt(r Record, at time.Time) *time.Time {
 	s := &step{Policy: p, r: r, at: at}
 	settled := r.Phase == fleet.PhaseIdle || r.Phase == fleet.PhaseReboot || r.Phase == fleet.PhaseOverruled && r.Drift == nil
-	if len(p.Reboots) == 0 || !settled || !s.rebootNeeded() || r.Rebooted == r.Active.OutPath {
+	if len(p.Reboots) == 0 || p.Permits || !settled || !s.rebootNeeded() || r.Rebooted == r.Active.OutPath {
 		return nil
 	}
 	when := at

@@ -61,6 +61,22 @@ func ParseDays(s string) (time.Duration, error) {
 	return d, nil
 }
 
+// Rate is so many bytes a second, written with a unit of thousands: "500KB", "10MB", "1GB".
+type Rate int64
+
+// UnmarshalText reads a positive rate.
+func (r *Rate) UnmarshalText(b []byte) error {
+	for unit, n := range map[string]int64{"KB": 1e3, "MB": 1e6, "GB": 1e9} {
+		if digits, ok := strings.CutSuffix(string(b), unit); ok {
+			if v, err := strconv.ParseInt(digits, 10, 32); err == nil && v > 0 {
+				*r = Rate(v * n)
+				return nil
+			}
+		}
+	}
+	return fmt.Errorf("%q is not so much a second like \"500KB\" or \"10MB\"", b)
+}
+
 // Read decodes the file at path into the struct that v points to. Errors have CodeConfig.
 func Read(path string, v any) error {
 	f, err := os.Open(path)

@@ -48,7 +48,7 @@ let
   signersFile = if cfg.allowedSignersFile != null && !fileNow then cfg.allowedSignersFile else "/etc/garrison/allowed-signers";
 
   settings = {
-    inherit (cfg) host remote remotes branch caches hub poll checkTime fetchTime confirm windows onDrift correctAfter build reboot metrics afterDeploy afterDeployTime;
+    inherit (cfg) host remote remotes branch caches hub poll checkTime fetchTime confirm windows onDrift correctAfter build prefetch reboot metrics afterDeploy afterDeployTime;
     allowedSigners = signersFile;
   };
   toml = toTOML (merge (unsetEmpty settings) cfg.settings);
@@ -94,8 +94,12 @@ let
     (duration "${at}.build.time" cfg.build.time)
     (duration "${at}.build.after" cfg.build.after)
     {
-      assertion = (cfg.reboot.when == "window") == (cfg.reboot.windows != [ ]);
-      message = "${at}.reboot.windows belongs to ${at}.reboot.when = \"window\": set both or none.";
+      assertion = if cfg.reboot.when == "window" then cfg.reboot.windows != [ ] else cfg.reboot.when == "ring" || cfg.reboot.windows == [ ];
+      message = "${at}.reboot.windows belongs to ${at}.reboot.when = \"window\", which needs it, or \"ring\": set both or none.";
+    }
+    {
+      assertion = cfg.prefetch.rate == null || match "[1-9][0-9]*(KB|MB|GB)" cfg.prefetch.rate != null;
+      message = "${at}.prefetch.rate is \"${toString cfg.prefetch.rate}\". It must be so much a second, like \"500KB\" or \"10MB\".";
     }
     (hostPort "${at}.metrics.listen" cfg.metrics.listen)
     {
@@ -178,8 +182,12 @@ in
     onDrift = absent (types.enum [ "leave" "correct" ]) { description = "What to do about a system that somebody switched to by hand: leave it until a release brings another, or switch back."; };
     correctAfter = absent types.str { example = "30s"; description = "How long after a switch by hand it is switched back."; };
     reboot = {
-      when = absent (types.enum [ "never" "window" ]) { description = "window: the agent reboots a host that needs it, inside its windows."; };
+      when = absent (types.enum [ "never" "window" "ring" ]) { description = "window: the agent reboots a host that needs it, inside its windows; ring: when its ring lets it, and inside the windows if there are any."; };
       windows = mkOption { type = types.listOf types.str; default = [ ]; description = "When to."; };
+    };
+    prefetch = {
+      enable = absent types.bool { description = "Whether to fetch a release that the host's ring does not give it yet, so that it is activated in seconds then; unset: true."; };
+      rate = absent types.str { example = "2MB"; description = "How much a second that may take of the network; unset: 10MB."; };
     };
     build = {
       when = absent (types.enum [ "auto" "never" ]) { description = "auto: the host builds what CI did not, or what no cache has."; };

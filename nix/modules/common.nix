@@ -85,6 +85,15 @@ in
       '';
     };
 
+    tags = mkOption {
+      type = types.listOf types.str;
+      default = [ ];
+      example = [ "web" "eu" ];
+      description = ''
+        Words for this host by which garrison.toml may put it in a ring: hosts = ["tag:web"] in [[rings]]. CI reads them from the evaluation.
+      '';
+    };
+
     monitoring = {
       agentRules = mkOption {
         type = types.path;
@@ -123,7 +132,12 @@ in
           assertion = builtins.match "(ssh-|ecdsa-|sk-|age1).*" key != null;
           message = "services.garrison.hostKeys: \"${key}\" is not a public key. Give an SSH public key (ssh-ed25519 AAAA…) or an age recipient (age1…), never a file's name or a private key.";
         })
-        cfg.hostKeys;
+        cfg.hostKeys ++ map
+        (tag: {
+          assertion = builtins.match "[a-z0-9]([a-z0-9_-]*[a-z0-9])?" tag != null;
+          message = "services.garrison.tags: \"${tag}\" is not a tag. Write small letters, digits, hyphens and underscores.";
+        })
+        cfg.tags;
     }
     (lib.mkIf (cfg.checks != { }) {
       # The manifest only names the checks' programs: this brings them into the system's closure, and onto the host.
