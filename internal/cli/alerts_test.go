@@ -26,6 +26,7 @@ func TestAlertsCommands(t *testing.T) {
 	found := limits.Assess(notify.Facts{Now: now, Hosts: []fleet.Status{all, stuck, silent}, Disks: low, Own: ends, Follower: &long,
 		Runs:    []fleet.Run{{ID: 3, State: fleet.RunFailed, EndedAt: &now}, {ID: 2, By: "ci", State: fleet.RunFailed, EndedAt: &now, Source: fleet.Source{Branch: "main"}}},
 		Drills:  []fleet.DrillReport{{Where: "sandbox"}},
+		Rollout: &fleet.Rollout{At: now, Release: 412, LateSince: &now, Trouble: failure, Rings: []fleet.RolloutRing{{State: fleet.RolloutStopped, Offered: 412, Failed: fleet.Named{Count: 1, Names: []string{"web1"}}}}},
 		Pending: []fleet.Delivery{{ID: 1, Sender: "mail", Attempts: 1}}})
 	kinds := map[fleet.AlertKind]bool{}
 	for _, c := range found {

@@ -27,7 +27,7 @@ const (
 
 // AlertKinds are all of them.
 func AlertKinds() []AlertKind {
-	return []AlertKind{AlertRelease, AlertDeployment, AlertRefused, AlertSilent, AlertFetch, AlertRetrying, AlertDrift, AlertReboot, AlertCredential, AlertPush, AlertDisk, AlertDrill, AlertFollow, AlertDelivery}
+	return []AlertKind{AlertRelease, AlertDeployment, AlertRefused, AlertSilent, AlertFetch, AlertRetrying, AlertDrift, AlertReboot, AlertCredential, AlertPush, AlertDisk, AlertDrill, AlertFollow, AlertDelivery, AlertRollout, AlertLate}
 }
 
 // Severity is how much an alert matters.

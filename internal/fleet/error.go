@@ -67,7 +67,7 @@ const (
 	CodeBusy          Code = "busy"               // another run holds the lock
 	CodeInterrupted   Code = "interrupted"        // power cut, reboot or kill in the middle
 	CodeRollback      Code = "rollback-failed"    // the previous system could not be restored
-	CodeNotNow        Code = "not-now"            // the state of the host does not allow that order
+	CodeNotNow        Code = "not-now"            // the state of the host, or of the roll-out, does not allow that order
 	CodeState         Code = "state-unreadable"   // a state file is damaged or cannot be written
 	CodeStorage       Code = "storage-failed"     // a cache's bucket or database cannot be reached, or refuses
 )

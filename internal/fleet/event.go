@@ -13,7 +13,7 @@ const EventSpec = "1.0"
 type Event struct {
 	SpecVersion string          `json:"specversion"`
 	ID          string          `json:"id"`
-	Source      string          `json:"source"` // "/ci", "/release", "/alerts", "/drills", or "/hosts/" and a host's name
+	Source      string          `json:"source"` // "/ci", "/release", "/rollout", "/alerts", "/drills", or "/hosts/" and a host's name
 	Type        string          `json:"type"`
 	Subject     string          `json:"subject,omitempty"` // what it is about: a release's tag, a host, an alert's key
 	Time        time.Time       `json:"time"`
@@ -33,11 +33,12 @@ const (
 	EventAlert      = "garrison.alert.firing"      // Alert
 	EventResolved   = "garrison.alert.resolved"    // Alert
 	EventDrill      = "garrison.drill.ended"       // DrillReport
+	EventRollout    = "garrison.rollout.act"       // RolloutAct
 )
 
 // EventTypes are all of them.
 func EventTypes() []string {
-	return []string{EventRun, EventReleased, EventPhase, EventDeployment, EventAct, EventAlert, EventResolved, EventDrill}
+	return []string{EventRun, EventReleased, EventPhase, EventDeployment, EventAct, EventAlert, EventResolved, EventDrill, EventRollout}
 }
 
 // NewEvent makes an event of data, one of our own types.

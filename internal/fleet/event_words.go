@@ -27,6 +27,7 @@ func (e Event) Words() string {
 		},
 		EventResolved: func() (string, error) { return wordsOf(e, func(a Alert) string { return "over: " + a.What }) },
 		EventDrill:    func() (string, error) { return wordsOf(e, DrillReport.words) },
+		EventRollout:  func() (string, error) { return wordsOf(e, RolloutAct.words) },
 	}
 	if f := words[e.Type]; f != nil {
 		if text, err := f(); err == nil {
@@ -98,4 +99,48 @@ func (r DrillReport) words() string {
 		return fmt.Sprintf("a drill of %s passed (%d scenarios)", r.Host, len(r.Scenarios))
 	}
 	return fmt.Sprintf("a drill of %s FAILED: %s", r.Host, strings.Join(failed, ", "))
+}
+
+func (a RolloutAct) words() string {
+	release := "everything"
+	if a.Release > 0 {
+		release = TagName(a.Release)
+	}
+	text := ""
+	switch a.Act {
+	case RolloutPromoted:
+		text = fmt.Sprintf("roll-out: %s goes to ring %s", release, a.Ring)
+		if a.Batch > 1 {
+			text += fmt.Sprintf(", batch %d", a.Batch)
+		}
+	case RolloutApproved:
+		text = fmt.Sprintf("roll-out: ring %s may be given %s", a.Ring, release)
+	case RolloutPaused:
+		text = fmt.Sprintf("roll-out: %s is paused", release)
+		if a.Ring != "" {
+			text = fmt.Sprintf("roll-out: %s goes no further than ring %s", release, a.Ring)
+		}
+	case RolloutFrozen:
+		text = "roll-out: frozen"
+		if a.Until != nil {
+			text += " until " + a.Until.UTC().Format("2006-01-02 15:04 UTC")
+		}
+	case RolloutUnfrozen:
+		text = "roll-out: the freeze has been ended"
+	case RolloutAborted:
+		text = fmt.Sprintf("roll-out: %s was aborted: back to %s", release, TagName(a.To))
+	case RolloutRebooting:
+		text = "roll-out: may reboot now: " + strings.Join(a.Hosts, ", ")
+	case RolloutComplete:
+		text = fmt.Sprintf("roll-out: all rings have %s", release)
+	default:
+		text = fmt.Sprintf("roll-out: %s is %s", release, a.Act)
+	}
+	if a.By != "" && a.By != "hub" {
+		text += " by " + a.By
+	}
+	if a.Reason != "" {
+		text += ": " + a.Reason
+	}
+	return text
 }

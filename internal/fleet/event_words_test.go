@@ -10,6 +10,7 @@ import (
 
 func TestEventInWords(t *testing.T) {
 	ref := fleet.ReleaseRef{Number: 7, Source: fleet.Source{Commit: "0123456789abcdef", Branch: "main", Subject: "A change"}}
+	until := time.Date(2026, 12, 27, 6, 0, 0, 0, time.UTC)
 	failure := &fleet.Failure{Code: fleet.CodeCheck, Message: "the check web failed:\n502"}
 	for _, c := range []struct {
 		kind string
@@ -28,6 +29,17 @@ func TestEventInWords(t *testing.T) {
 		{fleet.EventResolved, fleet.Alert{What: "a is silent"}, "over: a is silent"},
 		{fleet.EventDrill, fleet.DrillReport{Host: "a", Passed: true, Scenarios: []fleet.DrillScenario{{}}}, "a drill of a passed (1 scenarios)"},
 		{fleet.EventDrill, fleet.DrillReport{Host: "a", Scenarios: []fleet.DrillScenario{{Name: "x", Result: fleet.DrillFail}, {Name: "y"}}}, "a drill of a FAILED: x"},
+		{fleet.EventRollout, fleet.RolloutAct{Act: fleet.RolloutPromoted, Ring: "web", Batch: 1, Release: 7, By: "hub", Reason: "canary soaked"}, "roll-out: release-7 goes to ring web: canary soaked"},
+		{fleet.EventRollout, fleet.RolloutAct{Act: fleet.RolloutPromoted, Ring: "web", Batch: 2, Release: 7, By: "Ann"}, "roll-out: release-7 goes to ring web, batch 2 by Ann"},
+		{fleet.EventRollout, fleet.RolloutAct{Act: fleet.RolloutApproved, Ring: "web", Release: 7, By: "Ann"}, "roll-out: ring web may be given release-7 by Ann"},
+		{fleet.EventRollout, fleet.RolloutAct{Act: fleet.RolloutPaused, Ring: "web", Release: 7, Reason: "1 host failed: a"}, "roll-out: release-7 goes no further than ring web: 1 host failed: a"},
+		{fleet.EventRollout, fleet.RolloutAct{Act: fleet.RolloutPaused, Release: 7, By: "Ann"}, "roll-out: release-7 is paused by Ann"},
+		{fleet.EventRollout, fleet.RolloutAct{Act: fleet.RolloutResumed, Release: 7, By: "Ann"}, "roll-out: release-7 is resumed by Ann"},
+		{fleet.EventRollout, fleet.RolloutAct{Act: fleet.RolloutFrozen, By: "Ann", Until: &until, Reason: "holidays"}, "roll-out: frozen until 2026-12-27 06:00 UTC by Ann: holidays"},
+		{fleet.EventRollout, fleet.RolloutAct{Act: fleet.RolloutUnfrozen, By: "Ann"}, "roll-out: the freeze has been ended by Ann"},
+		{fleet.EventRollout, fleet.RolloutAct{Act: fleet.RolloutAborted, Release: 7, To: 5, By: "Ann"}, "roll-out: release-7 was aborted: back to release-5 by Ann"},
+		{fleet.EventRollout, fleet.RolloutAct{Act: fleet.RolloutRebooting, By: "hub", Hosts: []string{"a", "b"}}, "roll-out: may reboot now: a, b"},
+		{fleet.EventRollout, fleet.RolloutAct{Act: fleet.RolloutComplete, Release: 7}, "roll-out: all rings have release-7"},
 		{fleet.EventRun, "nonsense", "it (/ci)"},
 		{"of a later version", 1, "it (/ci)"},
 	} {

@@ -88,6 +88,24 @@ const (
 	RolloutAbort    = "abort"
 )
 
+// RolloutCommand is an order as a hub takes it (POST /api/v1/rollout/orders) and as it is made of a command's flags.
+type RolloutCommand struct {
+	Act string `json:"act"` // RolloutPromote and the others
+	// Ring and Release say what promote gives to whom; Release 0: what the ring is to be given next, for pause and resume: the newest.
+	Ring    string     `json:"ring,omitempty"`
+	Release int        `json:"release,omitempty"`
+	Until   *time.Time `json:"until,omitempty"`  // freeze: its end
+	To      int        `json:"to,omitempty"`     // abort: the release to go back to; 0: the last one that all rings had
+	AtOnce  bool       `json:"atOnce,omitempty"` // abort: all rings get it at once
+	Reason  string     `json:"reason"`
+	Force   bool       `json:"force,omitempty"` // promote: whatever the gates say
+}
+
+// RolloutActs are what a RolloutCommand can order.
+func RolloutActs() []string {
+	return []string{RolloutPromote, RolloutPause, RolloutResume, RolloutFreeze, RolloutUnfreeze, RolloutAbort}
+}
+
 // Bytes is the ledger as it stands in the file.
 func (l Ledger) Bytes() ([]byte, error) {
 	l.Schema = LedgerSchema

@@ -19,6 +19,8 @@ type Rollout struct {
 	LateSince *time.Time `json:"lateSince,omitempty"`
 	// Next is when the clock alone will change something.
 	Next *time.Time `json:"next,omitempty"`
+	// Trouble is why nothing is promoted whatever the gates say: git is away or refuses, the ledger cannot be used. Said by hubs alone.
+	Trouble *Failure `json:"trouble,omitempty"`
 }
 
 // RolloutState is where a roll-out, or a ring in it, is.
@@ -84,3 +86,32 @@ type Ahead struct {
 	StagedAt *time.Time `json:"stagedAt,omitempty"`
 	Failure  *Failure   `json:"failure,omitempty"` // why it could not be staged; that stops nothing
 }
+
+// RolloutAct is something that happened in a roll-out.
+type RolloutAct struct {
+	Schema  int       `json:"schema"`
+	Act     string    `json:"act"` // RolloutPromoted and the others below
+	At      time.Time `json:"at"`
+	By      string    `json:"by,omitempty"` // "hub", "ci", or a person; "" where it follows from what hosts report
+	Ring    string    `json:"ring,omitempty"`
+	Batch   int       `json:"batch,omitempty"` // that was promoted
+	Release int       `json:"release,omitempty"`
+	To      int       `json:"to,omitempty"` // aborted: the release to go back to
+	Reason  string    `json:"reason,omitempty"`
+	Hosts   []string  `json:"hosts,omitempty"` // that stopped a ring, or may reboot; the first MaxNamed
+	// Until is the end of a freeze.
+	Until *time.Time `json:"until,omitempty"`
+}
+
+// What happens in a roll-out.
+const (
+	RolloutPromoted  = "promoted"  // a batch was given a release
+	RolloutApproved  = "approved"  // a person let a ring be given one
+	RolloutPaused    = "paused"    // by a person (without Ring), or a ring by what its hosts report
+	RolloutResumed   = "resumed"   // by a person
+	RolloutFrozen    = "frozen"    // by a person
+	RolloutUnfrozen  = "unfrozen"  // by a person
+	RolloutAborted   = "aborted"   // by a person
+	RolloutRebooting = "rebooting" // Hosts may reboot
+	RolloutComplete  = "complete"  // all rings have Release
+)

@@ -160,6 +160,7 @@ const (
 	ScopeRead    = "read"    // runs, hosts, the whole stream; the hub's cache
 	ScopeCI      = "ci"      // tell of runs of CI and of drills
 	ScopeOperate = "operate" // test senders, forget a host
+	ScopeRollout = "rollout" // order about the roll-out: promote, pause, freeze, abort
 	ScopeReport  = "report"  // report:<host>: speak for that host, hear wakes, read the hub's cache
 )
 
@@ -196,9 +197,9 @@ func ReadTokens(path string) (Tokens, error) {
 		}
 		for _, s := range k.Scopes {
 			kind, host, _ := strings.Cut(s, ":")
-			if !slices.Contains([]string{ScopePush, ScopeCache, ScopeWake, ScopeRead, ScopeCI, ScopeOperate}, s) && (kind != ScopeReport || !fleet.ValidHostName(host)) {
+			if !slices.Contains([]string{ScopePush, ScopeCache, ScopeWake, ScopeRead, ScopeCI, ScopeOperate, ScopeRollout}, s) && (kind != ScopeReport || !fleet.ValidHostName(host)) {
 				return t, fleet.Errorf(fleet.Local, fleet.CodeConfig, "%s: token %q has the unknown scope %q", path, k.Name, s).
-					WithHint("scopes are: push, cache, wake, read, ci, operate, report:<host>")
+					WithHint("scopes are: push, cache, wake, read, ci, operate, rollout, report:<host>")
 			}
 		}
 	}

@@ -93,17 +93,18 @@ type Keep struct {
 
 // Options are what a hub needs.
 type Options struct {
-	Store  Store
-	Tokens func() (Tokens, error) // as they are now
-	Cache  http.Handler           // gets every request that is not the hub's own
-	Wake   func(at time.Time)     // told when somebody says that there is something to look at; nil: agents are
-	Hooks  http.Handler           // gets what a forge delivers; nil: nothing is taken
-	Told   func(fleet.Status)     // what a host reported, with Seen; may be nil
-	Noted  func([]fleet.Event)    // that there are new events, which the store has; may be nil
-	Alerts Alerts                 // nil: nobody knows what is wrong
-	Page   http.Handler           // gets what is below PagePath, and what browsers ask of /; nil: the cache does
-	Silent time.Duration          // that a host that is due may take to report before it counts as silent; 0: for ever
-	LogDir string                 // of CI runs
+	Store   Store
+	Tokens  func() (Tokens, error) // as they are now
+	Cache   http.Handler           // gets every request that is not the hub's own
+	Wake    func(at time.Time)     // told when somebody says that there is something to look at; nil: agents are
+	Hooks   http.Handler           // gets what a forge delivers; nil: nothing is taken
+	Told    func(fleet.Status)     // what a host reported, with Seen; may be nil
+	Noted   func([]fleet.Event)    // that there are new events, which the store has; may be nil
+	Alerts  Alerts                 // nil: nobody knows what is wrong
+	Rollout Roller                 // nil: the hub follows no repository
+	Page    http.Handler           // gets what is below PagePath, and what browsers ask of /; nil: the cache does
+	Silent  time.Duration          // that a host that is due may take to report before it counts as silent; 0: for ever
+	LogDir  string                 // of CI runs
 	// Measure adds to the page of metrics what only who wires the hub knows; may be nil.
 	Measure func(*metrics.Page)
 	Version string // of Garrison
@@ -166,6 +167,8 @@ const PagePath = "/-/"
 //	POST /api/v1/notify/test     operate         ?sender=NAME, as often as wanted: [fleet.SenderTest]
 //	GET  /api/v1/releases        read            [fleet.ReleaseView] without progress, newest first; ?n=N, ?before=NUMBER
 //	GET  /api/v1/releases/{n}    read            fleet.ReleaseView
+//	GET  /api/v1/rollout         read            fleet.Rollout; it and the next where the hub follows a repository
+//	POST /api/v1/rollout/orders  rollout         a fleet.RolloutCommand, answered by the fleet.Rollout after it
 //	GET  /api/v1/stats?days=N    read            fleet.Stats of the last N days
 //	GET  /api/v1/drills?n=N      read            [fleet.DrillReport], newest first
 //	GET  /api/v1/runs?n=N        read            [fleet.Run], newest first
@@ -202,6 +205,10 @@ func (h *Hub) Handler() http.Handler {
 	mux.HandleFunc("POST /api/v1/drills", h.intake(ScopeCI, h.serveDrillReport))
 	mux.HandleFunc("GET /api/v1/runs", h.allow(ScopeRead, h.serveRuns))
 	mux.HandleFunc("GET /api/v1/runs/{id}/log", h.allow(ScopeRead, h.ServeRunLog))
+	if h.Rollout != nil {
+		mux.HandleFunc("GET /api/v1/rollout", h.allow(ScopeRead, h.serveRollout))
+		mux.HandleFunc("POST /api/v1/rollout/orders", h.allow(ScopeRollout, h.serveOrder))
+	}
 	if h.Alerts != nil {
 		mux.HandleFunc("GET /api/v1/alerts", h.allow(ScopeRead, h.serveAlerts))
 		mux.HandleFunc("GET /api/v1/notify", h.allow(ScopeRead, h.serveSenders))

@@ -57,13 +57,14 @@ func secretOf(name string) string { return "s3cret-of-" + name }
 // world is a hub with a token for each scope, called as the scope is.
 type world struct {
 	*hub.Hub
-	t     *testing.T
-	dir   string
-	url   string
-	store hub.Store
-	log   *logBuffer
-	woken atomic.Int32
-	api   *hubtest.API // every answer is held against it
+	t      *testing.T
+	dir    string
+	url    string
+	store  hub.Store
+	log    *logBuffer
+	woken  atomic.Int32
+	roller roller
+	api    *hubtest.API // every answer is held against it
 }
 
 func openStore(tb testing.TB, dir string) hub.Store {
@@ -84,14 +85,14 @@ func newWorld(t *testing.T) *world {
 	t.Helper()
 	w := &world{t: t, dir: t.TempDir(), log: &logBuffer{}, api: newAPI(t)}
 	var text strings.Builder
-	for _, scope := range []string{"push", "wake", "read", "ci", "operate", "report:joker", "report:ratched"} {
+	for _, scope := range []string{"push", "wake", "read", "ci", "operate", "rollout", "report:joker", "report:ratched"} {
 		fmt.Fprintf(&text, "[[token]]\nname = %q\nsha256 = %q\nscopes = [%q]\n", scope, hub.HashToken(secretOf(scope)), scope)
 	}
 	w.writeTokens(text.String())
 	w.store = openStore(t, w.dir)
 	file := &durable.Watched[hub.Tokens]{Path: filepath.Join(w.dir, "tokens.toml"), Read: hub.ReadTokens}
 	w.Hub = hub.New(hub.Options{Store: w.store, Tokens: file.Get, LogDir: w.dir, Log: slog.New(slog.NewTextHandler(w.log, nil)),
-		Wake:  func(time.Time) { w.woken.Add(1) },
+		Wake: func(time.Time) { w.woken.Add(1) }, Rollout: &w.roller,
 		Cache: http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) { fmt.Fprint(rw, "the cache") }),
 	})
 	s := httptest.NewServer(w.Handler())
@@ -153,9 +154,11 @@ func TestScopes(t *testing.T) {
 		{"GET", "/api/v1/runs", "", 200, "read"},
 		{"GET", "/api/v1/runs?n=100", "", 200, "read"},
 		{"GET", log, "", 200, "read"},
+		{"GET", "/api/v1/rollout", "", 200, "read"},
+		{"POST", "/api/v1/rollout/orders", `{"act":"pause"}`, 200, "rollout"},
 		{"DELETE", "/api/v1/hosts/joker", "", 204, "operate"},
 	} {
-		for _, token := range []string{"", "nobody", "push", "wake", "read", "ci", "operate", "report:joker", "report:ratched"} {
+		for _, token := range []string{"", "nobody", "push", "wake", "read", "ci", "operate", "rollout", "report:joker", "report:ratched"} {
 			want := 403
 			switch {
 			case token == "" || token == "nobody":

@@ -88,7 +88,7 @@ func TestSchemasAreTypes(t *testing.T) {
 	schemas := newAPI(t).Doc.Components.Schemas
 	seen := map[string]bool{"Token": true, "RunKept": true} // are of no type
 	for _, root := range []any{fleet.Status{}, fleet.DeploymentReport{}, fleet.HostDiff{}, fleet.LogPart{}, fleet.Received{}, fleet.StreamEvent{}, fleet.ReleaseView{}, fleet.Stats{},
-		fleet.DrillReport{}, fleet.Alert{}, fleet.Act{}, fleet.SenderState{}, fleet.SenderTest{}, fleet.PhaseChange{}, fleet.Published{}} {
+		fleet.DrillReport{}, fleet.Alert{}, fleet.Act{}, fleet.SenderState{}, fleet.SenderTest{}, fleet.PhaseChange{}, fleet.Published{}, fleet.Rollout{}, fleet.RolloutAct{}, fleet.RolloutCommand{}} {
 		c := comparison{t, schemas, seen}
 		c.named(reflect.TypeOf(root))
 	}

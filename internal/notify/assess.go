@@ -66,6 +66,7 @@ func (l Limits) Assess(f Facts) []Condition {
 func (l Limits) fleetWide(f Facts) []Condition {
 	all := l.runs(f)
 	all = append(all, l.drills(f)...)
+	all = append(all, l.rollout(f)...)
 	all = append(all, l.follower(f)...)
 	all = append(all, l.credentials("", f.Own, f.Now)...)
 	all = append(all, l.disks("", f.Disks, f.Now)...)

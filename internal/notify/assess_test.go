@@ -190,6 +190,20 @@ var assessed = []struct {
 	{"the last drill passed", drills(true, false), ""},
 	{"the last drill of a host failed, another host's passed since", drilledHosts(), "drill-failed:live:web1!"},
 
+	{"no rings", rolls(func(v *fleet.Rollout) { v.Rings, v.LateSince = nil, &now }), ""},
+	{"a ring soaks", rolls(nil), ""},
+	{"a ring failed", rolls(func(v *fleet.Rollout) {
+		v.Rings[0].State, v.Rings[0].Failed = fleet.RolloutStopped, fleet.Named{Count: 30, Names: []string{"web1", "web2"}}
+	}), "rollout-paused:canary:release-412!"},
+	{"a host of a ring went silent", rolls(func(v *fleet.Rollout) {
+		v.Rings[0].State, v.Rings[0].Silent = fleet.RolloutStopped, fleet.Named{Count: 1, Names: []string{"web1"}}
+	}), "rollout-paused:canary:release-412!"},
+	{"a person paused", rolls(func(v *fleet.Rollout) { v.State, v.Rings[1].State = fleet.RolloutStopped, fleet.RolloutStopped }), ""},
+	{"as many failed as may", rolls(func(v *fleet.Rollout) { v.Rings[0].Failed = fleet.Named{Count: 1, Names: []string{"web1"}} }), ""},
+	{"a roll-out is late", rolls(func(v *fleet.Rollout) { v.LateSince = &now }), "rollout-late:release-412"},
+	{"nothing can be promoted", rolls(func(v *fleet.Rollout) { v.Trouble = fail(fleet.CodeUnauthorized, fleet.Local) }), "rollout-paused:hub!"},
+	{"nothing can be promoted for a moment", rolls(func(v *fleet.Rollout) { v.Trouble = fail(fleet.CodeRemote, fleet.Transient) }), ""},
+
 	{"the hub sees", notify.Facts{Follower: &fleet.Contact{LastOK: now}}, ""},
 	{"the hub is blind since a moment", notify.Facts{Follower: blind(fleet.CodeRemote, time.Minute)}, ""},
 	{"the hub is blind", notify.Facts{Follower: blind(fleet.CodeRemote, 15*time.Minute)}, "hub-blind"},
@@ -208,6 +222,17 @@ func hosts(change func(*fleet.Status)) notify.Facts {
 
 func disk(free, total int64) notify.Facts {
 	return hosts(func(s *fleet.Status) { s.Disks = []fleet.Disk{{Of: "store", FreeBytes: free, TotalBytes: total}} })
+}
+
+// rolls is a roll-out with a ring that soaks and one that waits, but for what change does to it.
+func rolls(change func(*fleet.Rollout)) notify.Facts {
+	v := fleet.Rollout{Schema: 1, At: now, Release: 412, State: fleet.RolloutSoaking, Rings: []fleet.RolloutRing{
+		{Ring: fleet.Ring{Name: "canary"}, State: fleet.RolloutSoaking, Offered: 412, Release: 412, Hosts: 1, Done: fleet.Named{Count: 1}},
+		{Ring: fleet.Ring{Name: "rest"}, State: fleet.RolloutWaiting, Offered: 411, Release: 411, Hosts: 1}}}
+	if change != nil {
+		change(&v)
+	}
+	return notify.Facts{Rollout: &v}
 }
 
 func drills(passed ...bool) (f notify.Facts) {
@@ -293,6 +318,28 @@ func TestAssess(t *testing.T) {
 			t.Errorf("no case leads to %s", kind)
 		}
 	}
+}
+
+// TestPausedSaysWho: who is told of a ring that stopped reads who is affected, why, and what to type.
+func TestPausedSaysWho(t *testing.T) {
+	f := rolls(func(v *fleet.Rollout) {
+		v.Rings[0].State, v.Rings[0].Reason = fleet.RolloutStopped, "1 host failed, none may"
+		v.Rings[0].Failed = fleet.Named{Count: 21, Names: []string{"web1", "web2", "web3"}}
+	})
+	f.Now, f.Hosts = now, []fleet.Status{host("web1", func(s *fleet.Status) {
+		s.Phase, s.Target, s.Failure = fleet.PhaseHeld, target(412), fail(fleet.CodeCheck, fleet.Bad)
+	})}
+	for _, c := range notify.Defaults().Assess(f) {
+		if c.Kind != fleet.AlertRollout {
+			continue
+		}
+		if c.What != "release-412 goes no further than ring canary: failed: web1, web2, web3 (21 in all)" || !strings.Contains(c.Detail, "none may\nweb1: what went wrong\n→ what to do") ||
+			!strings.HasPrefix(strings.Join(c.Commands, "\n"), "garrison explain --host web1\ngarrison logs 412 --host web1\ngarrison ") {
+			t.Errorf("%+v", c)
+		}
+		return
+	}
+	t.Error("nobody is told")
 }
 
 // TestDetailBounded: whatever a host says, what people are told stays short.

@@ -71,6 +71,13 @@ func (l Limits) commands(kind fleet.AlertKind, a about) []string {
 		const here = "  # in a clone of the fleet's repository"
 		drill := "garrison drill --live " + a.host
 		return []string{ask("explain"), drill + hub + here, drill + " --revert" + here}
+	case fleet.AlertRollout:
+		if a.host == "" {
+			return []string{"garrison status" + hub, onHub("journalctl -u garrison-hub -p warning -n 50")}
+		}
+		return []string{ask("explain"), ask(logs), "garrison status" + hub}
+	case fleet.AlertLate:
+		return []string{"garrison status" + hub}
 	case fleet.AlertFollow:
 		return []string{onHub("journalctl -u garrison-hub -p warning -n 50")}
 	case fleet.AlertDelivery:

@@ -36,6 +36,7 @@ type Keeper struct {
 	wide  []Condition            // what is wrong elsewhere
 	known bool                   // which hosts there are
 	blind bool                   // whether the hub sees what is published is not known
+	dark  bool                   // nothing is known of the roll-out
 	good  time.Time              // when all was last looked at, and kept
 
 	first, gone, updated map[string]time.Time // by key; of the loop alone
@@ -129,7 +130,7 @@ func (k *Keeper) note(s fleet.Status, found []Condition, told time.Time) {
 func (k *Keeper) Noted(events ...fleet.Event) {
 	poke(k.told)
 	if slices.ContainsFunc(events, func(e fleet.Event) bool {
-		return e.Type == fleet.EventRun || e.Type == fleet.EventReleased || e.Type == fleet.EventDrill
+		return e.Type == fleet.EventRun || e.Type == fleet.EventReleased || e.Type == fleet.EventDrill || e.Type == fleet.EventRollout
 	}) {
 		k.mu.Lock()
 		k.stale = true
@@ -205,6 +206,7 @@ func (k *Keeper) ask(ctx context.Context, now time.Time) error {
 	k.wide, k.known = wide, f.Newest != nil
 	k.blind = f.Follower != nil && f.Follower.Failure == nil && f.Follower.LastOK.IsZero()
 	late := func(host string) bool { return !k.seen[host].told.Before(began) } // it reported meanwhile
+	k.dark = f.Rollout == nil
 	maps.DeleteFunc(k.hosts, func(host string, _ []Condition) bool { return !late(host) })
 	maps.DeleteFunc(k.seen, func(host string, _ heard) bool { return !late(host) })
 	for _, s := range f.Hosts {
@@ -336,6 +338,8 @@ func (k *Keeper) unknown(a fleet.Alert) bool {
 		return !k.known && !k.seen[a.Host].at.After(a.OpenedAt)
 	case fleet.AlertFollow:
 		return k.blind
+	case fleet.AlertRollout, fleet.AlertLate:
+		return k.dark
 	}
 	return false
 }

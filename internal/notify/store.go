@@ -43,6 +43,7 @@ type Facts struct {
 	Hosts    []fleet.Status  // with Seen
 	Runs     []fleet.Run     // the newest, newest first
 	Drills   []fleet.DrillReport
+	Rollout  *fleet.Rollout     // nil while nothing is known of it; no rings where there are none
 	Own      []fleet.Credential // the hub's
 	Disks    []fleet.Disk       // the hub's
 	Follower *fleet.Contact     // the hub's look at git; nil when it follows none

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/garrison-nix/garrison/internal/fleet"
@@ -199,6 +200,11 @@ func inWords(e fleet.Event) event {
 			if e.Type == fleet.EventResolved {
 				v.Standing, v.Text = "resolved", "over: "+a.What
 			}
+		}
+	case fleet.EventRollout:
+		var a fleet.RolloutAct
+		if v.What = "roll-out"; read(&a) {
+			v.Standing, v.Text = a.Act, strings.TrimPrefix(e.Words(), "roll-out: ")
 		}
 	case fleet.EventDrill:
 		var d fleet.DrillReport
