@@ -234,7 +234,7 @@ func grantOf(tokens func() (hub.Tokens, error), name string) func(string) (cache
 	}
 }
 
-// newCI wires the built-in CI: the same release.Run as the command, pushing to the cache beside it.
+// newCI wires the built-in CI: the same release.Run as the command.
 func (a *app) newCI(ctx context.Context, c HubFile, h *hub.Hub, w *watchers, logDir string, addr net.Addr, token string, log *slog.Logger) (*hub.CI, error) {
 	n, err := nix.Find(ctx)
 	if err != nil {
@@ -243,12 +243,7 @@ func (a *app) newCI(ctx context.Context, c HubFile, h *hub.Hub, w *watchers, log
 	if err := release.CheckKey(ctx, c.CI.SigningKey); err != nil {
 		return nil, err
 	}
-	_, port, _ := net.SplitHostPort(addr.String())
-	host, _, _ := net.SplitHostPort(c.Listen)
-	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
-		host = "127.0.0.1"
-	}
-	cl, err := client.New(client.Config{URL: "http://" + net.JoinHostPort(host, port) + "/" + c.Cache.Name, Token: func() (string, error) { return token, nil }})
+	cl, err := client.New(ciCache(c, addr, token))
 	if err != nil {
 		return nil, err
 	}
@@ -257,4 +252,17 @@ func (a *app) newCI(ctx context.Context, c HubFile, h *hub.Hub, w *watchers, log
 		Identities: identities(c.CI.Identity), Cache: func(release.Config) (release.Cache, error) { return cl, nil }, Log: log, NoFetch: true, OnlyNewest: true, Published: func() { w.follower.Hint(time.Now()) },
 	}}
 	return hub.NewCI(hub.CIOptions{Releaser: r, Hub: h, Released: w.follower.Moved, Forge: w.forge, Poll: time.Duration(c.CI.Poll), LogDir: logDir, Log: log}), nil
+}
+
+// ciCache is where the built-in CI pushes to: the cache that the hub's file names, else the one beside it, with the token for that.
+func ciCache(c HubFile, addr net.Addr, own string) client.Config {
+	if c.CI.Cache != "" {
+		return client.Config{URL: c.CI.Cache, Token: tokenFrom(c.CI.CacheTokenFile)}
+	}
+	_, port, _ := net.SplitHostPort(addr.String())
+	host, _, _ := net.SplitHostPort(c.Listen)
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	return client.Config{URL: "http://" + net.JoinHostPort(host, port) + "/" + c.Cache.Name, Token: func() (string, error) { return own, nil }}
 }

@@ -21,9 +21,12 @@ func unmarshal(b []byte, into any) error {
 	return nil
 }
 
-// request asks the hub as the demo, which may read.
-func (w *world) request(ctx context.Context, path string) (*http.Response, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, hubURL+path, nil)
+// request asks the hub as the demo, which may read; or, where at is a whole URL, another server of the forge's machine.
+func (w *world) request(ctx context.Context, at string) (*http.Response, error) {
+	if strings.HasPrefix(at, "/") {
+		at = hubURL + at
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, at, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -34,7 +37,7 @@ func (w *world) request(ctx context.Context, path string) (*http.Response, error
 	}
 	if resp.StatusCode != http.StatusOK {
 		resp.Body.Close()
-		return nil, fmt.Errorf("GET %s: %s", path, resp.Status)
+		return nil, fmt.Errorf("GET %s: %s", at, resp.Status)
 	}
 	return resp, nil
 }

@@ -155,7 +155,7 @@ func corruptNAR(ctx context.Context, r *run) error {
 	}
 	r.await(ctx, "CI releases it", func() (string, error) { return r.released(ctx, p) })
 	// All archives of the last minute lose their middle, as a bad disk would have it; the cache that serves has read none of them yet.
-	const files = "/var/lib/garrison-hub"
+	const files = cacheData
 	damage := `find ` + files + ` -name '*.nar.zst' -mmin -1 | while read -r f; do cp -p "$f" "$f.whole"; size=$(wc -c < "$f"); printf damaged | dd of="$f" bs=1 seek=$((size / 2)) conv=notrunc status=none; echo "$f"; done`
 	mend := `find ` + files + ` -name '*.whole' | while read -r f; do mv -f "$f" "${f%.whole}"; done`
 	r.afterwards(func(ctx context.Context) error {

@@ -119,7 +119,7 @@ func results(r fleet.DrillReport) map[string]fleet.DrillResult {
 func TestLive(t *testing.T) {
 	t.Parallel()
 	y := someFleet(t, "")
-	y.settings(t, "[cache]\nurl = \""+cacheURL+"\"\n[drill]\ncacheKey = \""+y.cacheKey+"\"\n[drill.hosts.ratched]\nvia = "+y.knock(t, "ratched")+"\n", y.hosts()...)
+	y.settings(t, "[cache]\nurl = \""+y.cacheURL+"\"\n[drill]\ncacheKey = \""+y.cacheKey+"\"\n[drill.hosts.ratched]\nvia = "+y.knock(t, "ratched")+"\n", y.hosts()...)
 	before, tree := y.mainIs(t)
 	// Somebody works in the clone meanwhile.
 	ok(t, y.write("half-done", []byte("x\n")))

@@ -206,7 +206,7 @@ func (w *world) seeCacheOf(ctx context.Context, c *change, hosts ...string) (str
 
 func (w *world) seeCached(ctx context.Context, path string, key signature.PublicKey) error {
 	hash, _, _ := strings.Cut(filepath.Base(path), "-")
-	text, err := w.getBytes(ctx, "/fleet/"+hash+".narinfo")
+	text, err := w.getBytes(ctx, w.cacheURL+"/"+hash+".narinfo")
 	if err != nil {
 		return err
 	}
@@ -220,7 +220,7 @@ func (w *world) seeCached(ctx context.Context, path string, key signature.Public
 	if !signature.VerifyFirst(info.Fingerprint(), info.Signatures, []signature.PublicKey{key}) {
 		return errors.New("not signed by the cache's key")
 	}
-	resp, err := w.request(ctx, "/fleet/"+info.URL)
+	resp, err := w.request(ctx, w.cacheURL+"/"+info.URL)
 	if err != nil {
 		return err
 	}

@@ -284,7 +284,7 @@ func clockOff(ctx context.Context, r *run) error {
 	if err := r.yard.converged(ctx, p.commit); err != nil {
 		return err
 	}
-	command := fmt.Sprintf("GIT_COMMITTER_DATE=@%d GIT_AUTHOR_DATE=@%[1]d garrison release --repo /var/lib/garrison-hub/repo.git --remote /srv/git/fleet.git --key /etc/garrison/release-key --identity /etc/garrison/editor.txt --cache %s --cache-token-file /etc/garrison/push-token --rollback-to %d", ahead, cacheURL, back)
+	command := fmt.Sprintf("GIT_COMMITTER_DATE=@%d GIT_AUTHOR_DATE=@%[1]d garrison release --repo /var/lib/garrison-hub/repo.git --remote /srv/git/fleet.git --key /etc/garrison/release-key --identity /etc/garrison/editor.txt --cache %s --cache-token-file /etc/garrison/push-token --rollback-to %d", ahead, r.yard.cacheURL, back)
 	r.yard.bad = true // afterwards hosts have another release than that of main's tip
 	r.see("a release is made by a builder whose clock is a day ahead", func() (string, error) { return r.yard.run(ctx, "forge", "sh", "-c", command) })
 	for _, h := range r.hosts() {

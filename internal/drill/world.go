@@ -39,10 +39,9 @@ var secrets = map[string][]string{
 }
 
 const (
-	hubURL   = "http://192.0.2.1:8420"
-	cacheURL = hubURL + "/fleet"
-	origin   = "git://192.0.2.1/fleet.git"
-	clone    = "/root/fleet" // on the developer's machine
+	hubURL = "http://192.0.2.1:8420"
+	origin = "git://192.0.2.1/fleet.git"
+	clone  = "/root/fleet" // on the developer's machine
 )
 
 // world is a fleet with all that belongs to it, on one machine.
@@ -55,20 +54,22 @@ type world struct {
 	editor   *age.X25519Identity
 	plain    map[string]string // secret → what it says
 	tokens   map[string]string // who → secret
+	cacheURL string            // the hub's, or one apart from it
 	cacheKey string            // public
 	config   string            // garrison.toml
 	hub      *http.Client
 
 	// What a drill's world has, and the demo's has not.
 	bases      map[string]string // of hosts with a systemd
-	hubExtra   string            // lines of hub.toml
+	hubExtra   string            // lines of hub.toml, that of [ci] first
+	apart      bool              // the cache is a program of its own
 	agentExtra string            // lines of agent.toml, before its tables
 	nixExtra   map[string]string // lines of a host's nix.conf
 }
 
 // newWorld makes the LAN and keys; no host runs yet. What it returns is to be closed, also with an error.
 func newWorld(ctx context.Context, o Options) (*world, error) {
-	w := &world{dir: o.Dir, keys: filepath.Join(o.Dir, "keys"), fleet: o.Fleet,
+	w := &world{dir: o.Dir, keys: filepath.Join(o.Dir, "keys"), fleet: o.Fleet, cacheURL: hubURL + "/fleet",
 		hosts: map[string]*sandbox.Host{}, plain: map[string]string{}, tokens: map[string]string{}}
 	if err := os.MkdirAll(w.keys, 0o700); err != nil {
 		return w, err
@@ -113,7 +114,6 @@ func (w *world) startForge(ctx context.Context) error {
 	}
 	entry("hook", "wake")
 	entry("demo", "read")
-	entry("builder", "push")
 	for _, h := range append([]string{manual}, followed...) {
 		entry(h, "report:"+h)
 	}
@@ -131,26 +131,37 @@ identity = "/etc/garrison/editor.txt"
 		return fmt.Errorf("git init: %w: %s", err, out)
 	}
 	hook := "#!/bin/sh\nexec garrison hub wake --url " + hubURL + " --token-file /etc/garrison/hook-token\n"
-	h, err := w.lan.Start(ctx, sandbox.HostOptions{Name: "forge", Dir: disk, Addr: addresses["forge"], Files: []sandbox.File{
+	files := []sandbox.File{
 		{Path: "/etc/garrison/hub.toml", Data: []byte(hubConfig)},
 		{Path: "/etc/garrison/tokens.toml", Mode: 0o600, Data: []byte(tokens.String())},
 		{Path: "/etc/garrison/release-key", Mode: 0o600, Data: w.key("release")},
 		{Path: "/etc/garrison/editor.txt", Mode: 0o600, Data: []byte(w.editor.String() + "\n")},
-		{Path: "/etc/garrison/push-token", Mode: 0o600, Data: []byte(w.token("builder"))},
 		{Path: "/etc/garrison/hook-token", Mode: 0o600, Data: []byte(w.token("hook"))},
 		{Path: "/srv/git/fleet.git/hooks/post-receive", Mode: 0o755, Data: []byte(hook)},
-	}, Services: []sandbox.Service{
+	}
+	services := []sandbox.Service{
 		{Name: "git", Args: []string{"git", "daemon", "--listen=192.0.2.1", "--reuseaddr", "--export-all", "--enable=receive-pack", "--base-path=/srv/git"}, Restart: true},
 		{Name: "hub", Args: []string{"garrison", "hub"}, Restart: true},
-	}})
+	}
+	if w.apart {
+		files = append(files, cacheApart()...)
+		services = append(services, sandbox.Service{Name: "cache", Args: []string{"garrison", "cache", "serve"}, Restart: true})
+	}
+	h, err := w.lan.Start(ctx, sandbox.HostOptions{Name: "forge", Dir: disk, Addr: addresses["forge"], Files: files, Services: services})
 	if err != nil {
 		return err
 	}
 	w.hosts["forge"] = h
+	if w.apart {
+		if _, err := w.run(ctx, "forge", "sh", "-euc", makePushToken); err != nil {
+			return err
+		}
+	}
 	w.hub = &http.Client{Transport: &http.Transport{DialContext: h.DialContext, MaxIdleConnsPerHost: 4}}
 	var info struct{ PublicKey string }
-	if err := until(ctx, patience, lookAgain, func() error { return w.get(ctx, "/api/v1/caches/fleet", &info) }); err != nil {
-		return fmt.Errorf("the hub does not answer: %w", err)
+	base, name, _ := strings.Cut(strings.TrimPrefix(w.cacheURL, "http://"), "/")
+	if err := until(ctx, patience, lookAgain, func() error { return w.get(ctx, "http://"+base+"/api/v1/caches/"+name, &info) }); err != nil {
+		return fmt.Errorf("the cache does not answer: %w", err)
 	}
 	w.cacheKey = info.PublicKey
 	return nil
@@ -167,7 +178,7 @@ publicKey = %q
 [hub]
 url = %q
 tokenFile = "/etc/garrison/hub-token"
-`, name, origin, w.agentExtra, cacheURL, w.cacheKey, hubURL)
+`, name, origin, w.agentExtra, w.cacheURL, w.cacheKey, hubURL)
 	files := []sandbox.File{
 		{Path: "/etc/garrison/agent.toml", Data: []byte(config)},
 		{Path: "/etc/garrison/allowed-signers", Data: append([]byte("garrison "), w.key("release.pub")...)},

@@ -41,6 +41,9 @@ type Config[Cache, Notify any] struct {
 		AllowedSigners  string            `toml:"allowedSigners"` // who may have signed earlier releases; default: signingKey
 		SourceSigners   string            `toml:"sourceSigners"`  // who may have signed the commits; default: source.signers of the last release
 		Identity        string            `toml:"identity"`       // private key that secrets on the source branch are readable with
+		// Cache is the URL of the cache that closures are pushed to, where it is not the hub's own; CacheTokenFile has a token for it.
+		Cache          string `toml:"cache"`
+		CacheTokenFile string `toml:"cacheTokenFile"`
 	} `toml:"ci"`
 
 	// Follow says where releases are published, whoever makes them.
@@ -93,6 +96,8 @@ func ReadConfig[Cache, Notify any](path string) (Config[Cache, Notify], error) {
 		return c, fleet.Errorf(fleet.Local, fleet.CodeConfig, "%s: tokens is missing", path).WithHint("set it to the file that lists the tokens (docs/FORMATS.md)")
 	case c.CI.Remote != "" && c.CI.SigningKey == "":
 		return c, fleet.Errorf(fleet.Local, fleet.CodeConfig, "%s: ci.signingKey is missing", path).WithHint("make one: ssh-keygen -t ed25519 -N '' -f FILE")
+	case c.CI.CacheTokenFile != "" && c.CI.Cache == "":
+		return c, fleet.Errorf(fleet.Local, fleet.CodeConfig, "%s: ci.cacheTokenFile is set, and no ci.cache", path).WithHint("set ci.cache to the cache's URL; the hub's own needs no token")
 	}
 	if err := c.Keep.check(path); err != nil {
 		return c, err

@@ -27,7 +27,7 @@ let
     follow-credentials = cfg.follow.credentialsFile;
     follow-ssh-key = cfg.follow.sshKeyFile;
   } // words.tokenKeys cfg.cache.tokenKeyFiles // notify.secrets
-    // (if withCI then { signing-key = cfg.ci.signingKeyFile; identity = cfg.ci.identityFile; ssh-key = cfg.ci.sshKeyFile; ci-credentials = cfg.ci.credentialsFile; } else { });
+    // (if withCI then { signing-key = cfg.ci.signingKeyFile; identity = cfg.ci.identityFile; ssh-key = cfg.ci.sshKeyFile; ci-credentials = cfg.ci.credentialsFile; ci-cache-token = cfg.ci.cacheTokenFile; } else { });
   given = filter (name: secrets.${name} != null) (attrNames secrets);
   # A path of the repository, which only tokensFile may be, is copied to the store.
   file = name: if name == "tokens" then "${secrets.tokens}" else toString secrets.${name};
@@ -44,7 +44,8 @@ let
     inherit (cfg) metrics;
     trace = { inherit (cfg.trace) endpoint caFile; headersFile = credential "trace-headers"; };
     ci = if !withCI then { } else {
-      inherit (cfg.ci) remote poll;
+      inherit (cfg.ci) remote poll cache;
+      cacheTokenFile = credential "ci-cache-token";
       signingKey = credential "signing-key";
       identity = credential "identity";
       credentialsFile = credential "ci-credentials";
@@ -85,8 +86,12 @@ let
       message = "${at}.ci.signingKeyFile is not set: a release must be signed. Make a key: ssh-keygen -t ed25519 -N '' -f release-key.";
     }
     {
-      assertion = withCI || cfg.ci.signingKeyFile == null && cfg.ci.identityFile == null && cfg.ci.sshKeyFile == null && cfg.ci.credentialsFile == null;
+      assertion = withCI || cfg.ci.signingKeyFile == null && cfg.ci.identityFile == null && cfg.ci.sshKeyFile == null && cfg.ci.credentialsFile == null && cfg.ci.cacheTokenFile == null;
       message = "${at}.ci has keys but no remote, so no CI would run. Set ${at}.ci.remote to the URL of the fleet's repository.";
+    }
+    {
+      assertion = cfg.ci.cache != null || cfg.ci.cacheTokenFile == null;
+      message = "${at}.ci.cacheTokenFile is set, and no ${at}.ci.cache. Set that to the cache's URL; the hub's own needs no token.";
     }
     {
       assertion = cfg.forge.kind == null || cfg.forge.tokenFile != null || cfg.forge.webhookSecretFile != null;
@@ -119,6 +124,7 @@ let
     (secretFile "${at}.ci.identityFile" cfg.ci.identityFile)
     (secretFile "${at}.ci.sshKeyFile" cfg.ci.sshKeyFile)
     (secretFile "${at}.ci.credentialsFile" cfg.ci.credentialsFile)
+    (secretFile "${at}.ci.cacheTokenFile" cfg.ci.cacheTokenFile)
     (duration "${at}.ci.poll" cfg.ci.poll)
     (hostPort "${at}.listen" cfg.listen)
     {
@@ -186,6 +192,8 @@ in
         default = [ ];
         description = "Keys that may have signed earlier releases; empty: the release key alone. To change the key, list both.";
       };
+      cache = absent types.str { example = "https://cache.example.org/fleet"; description = "URL of the cache to push to, where it is not the hub's own."; };
+      cacheTokenFile = absent (types.either types.path types.str) { description = "File with a token that may push there."; };
       credentialsFile = absent (types.either types.path types.str) { description = "Lines like https://user:token@host, for remote and mirrors over HTTPS; a repository at the forge needs none beside forge.tokenFile, which must then be one that may push."; };
       sourceSigners = mkOption {
         type = types.listOf types.str;
