@@ -51,6 +51,8 @@ var contradictions = map[string][]struct{ definitions, says string }{
 		{`ci.signingKeyFile = lib.mkForce ./key;`, `ci.signingKeyFile is in the Nix store`},
 		{`ci.identityFile = ./key;`, `ci.identityFile is in the Nix store`},
 		{`ci.sshKeyFile = "/nix/store/x";`, `ci.sshKeyFile is in the Nix store`},
+		{`ci.cacheTokenFile = "/run/t";`, `hub.ci.cacheTokenFile is set, and no services.garrison.hub.ci.cache`},
+		{`ci = { cache = "https://c/fleet"; cacheTokenFile = "/nix/store/x"; };`, `ci.cacheTokenFile is in the Nix store`},
 		{`ci.poll = "often";`, `ci.poll is "often". It must be a duration`},
 		{`ci.allowedSigners = [ "x" ];`, `ci.allowedSigners: "x" is not an SSH public key`},
 		{`listen = "localhost";`, `listen is "localhost". It must be HOST:PORT`},

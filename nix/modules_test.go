@@ -158,7 +158,7 @@ func TestAgentReadsIt(t *testing.T) {
 func TestHubReadsIt(t *testing.T) {
 	h := must(t, `services.garrison.hub = {
 		enable = true; listen = "127.0.0.1:8421"; tokensFile = "/run/tokens"; cache.name = "fleet2";
-		ci = { remote = "ssh://git@forge.example.org/fleet.git"; poll = "5m"; signingKeyFile = "/run/key"; identityFile = "/run/identity"; sshKeyFile = "/run/ssh"; credentialsFile = "/run/credentials"; allowedSigners = [ "`+key+`" ]; sourceSigners = [ "`+key+`" ]; };
+		ci = { remote = "ssh://git@forge.example.org/fleet.git"; poll = "5m"; signingKeyFile = "/run/key"; identityFile = "/run/identity"; sshKeyFile = "/run/ssh"; credentialsFile = "/run/credentials"; cache = "https://cache.example.org/fleet"; cacheTokenFile = "/run/cache-token"; allowedSigners = [ "`+key+`" ]; sourceSigners = [ "`+key+`" ]; };
 	};`)
 	c, err := cli.ReadHubFile(write(t, h.Etc["garrison/hub.toml"]))
 	if err != nil {
@@ -167,7 +167,7 @@ func TestHubReadsIt(t *testing.T) {
 	const credentials = "/run/credentials/garrison-hub.service/"
 	if c.Listen != "127.0.0.1:8421" || c.Tokens != credentials+"tokens" || c.Cache.Name != "fleet2" || c.DataDir != "/var/lib/garrison-hub" || c.CI.Remote != "ssh://git@forge.example.org/fleet.git" ||
 		time.Duration(c.CI.Poll) != 5*time.Minute || c.CI.SigningKey != credentials+"signing-key" || c.CI.Identity != credentials+"identity" || c.CI.AllowedSigners != "/etc/garrison/hub-allowed-signers" ||
-		c.CI.CredentialsFile != credentials+"ci-credentials" || c.CI.SourceSigners != "/etc/garrison/hub-source-signers" {
+		c.CI.CredentialsFile != credentials+"ci-credentials" || c.CI.Cache != "https://cache.example.org/fleet" || c.CI.CacheTokenFile != credentials+"ci-cache-token" || c.CI.SourceSigners != "/etc/garrison/hub-source-signers" {
 		t.Errorf("read: %+v\n%s", c, h.Etc["garrison/hub.toml"])
 	}
 	h = must(t, `services.garrison.hub = {

@@ -437,9 +437,10 @@ func TestReadConfig(t *testing.T) {
 		t.Errorf("the forge's token goes elsewhere: %+v, %v", c, err)
 	}
 	for text, want := range map[string]string{
-		"":                                                                           "tokens is missing",
-		"tokens = '/t'\nlisten = 'x'\n":                                              "is not host:port",
-		"tokens = '/t'\n[ci]\nremote = 'x'\n":                                        "ci.signingKey is missing",
+		"":                                    "tokens is missing",
+		"tokens = '/t'\nlisten = 'x'\n":       "is not host:port",
+		"tokens = '/t'\n[ci]\nremote = 'x'\n": "ci.signingKey is missing",
+		"tokens = '/t'\n[ci]\ncacheTokenFile = '/c'\n":                               "ci.cacheTokenFile is set, and no ci.cache",
 		"tokens = '/t'\n[ci]\npol = '1s'\n":                                          `hub.toml:3: unknown key "ci.pol"`,
 		"tokens = '/t'\n[ci]\npoll = 'soon'\n":                                       "positive duration",
 		"tokens = '/t'\n[keep]\nevents = '30m'\n":                                    "keep.events is 30m0s, and cannot be less than 1h0m0s",
