@@ -131,7 +131,7 @@ func hostOf(address string) string {
 
 // watch looks at one remote until ctx ends.
 func (a *Agent) watch(ctx context.Context, m *remote) {
-	failures := 0
+	failures, woken := 0, false
 	for ctx.Err() == nil {
 		k, let := *a.known.Load(), m.stamp()
 		t := &proc.Timeline{}
@@ -140,11 +140,15 @@ func (a *Agent) watch(ctx context.Context, m *remote) {
 			failures = 0
 		}
 		wait := jittered(lookAfter(time.Duration(a.Config.Poll), failures))
-		a.send(ctx, looked{seen: s, remote: m, known: k, stages: t.Stages(), next: time.Now().Add(wait).UTC()})
+		stages := t.Stages()
+		if len(stages) > 0 {
+			stages[0].Woken = woken
+		}
+		a.send(ctx, looked{seen: s, remote: m, known: k, stages: stages, next: time.Now().Add(wait).UTC()})
 		if ctx.Err() == nil {
 			a.looker.settle(ctx, m, s)
 		}
-		m.wait(ctx, wait, s.err, let)
+		woken = m.wait(ctx, wait, s.err, let)
 		if failures > 0 && len(a.remotes) > 1 {
 			pause(ctx, afterOthers)
 		}
@@ -166,9 +170,9 @@ func lookAfter(poll time.Duration, failures int) time.Duration {
 // credentialsEvery is how often files that did not let us in are looked at: for a change, not for what is in them.
 const credentialsEvery = 2 * time.Second
 
-// wait ends when it is time for the next look, somebody asks for one, or the files that did not let us in are not what
+// wait ends when it is time for the next look, somebody asks for one (woken), or the files that did not let us in are not what
 // they were before that.
-func (m *remote) wait(ctx context.Context, d time.Duration, err error, before string) {
+func (m *remote) wait(ctx context.Context, d time.Duration, err error, before string) (woken bool) {
 	due := time.NewTimer(d)
 	defer due.Stop()
 	var look <-chan time.Time
@@ -181,14 +185,14 @@ func (m *remote) wait(ctx context.Context, d time.Duration, err error, before st
 	for {
 		select {
 		case <-ctx.Done():
-			return
+			return false
 		case <-m.wake:
-			return
+			return true
 		case <-due.C:
-			return
+			return false
 		case <-look:
 			if m.stamp() != before {
-				return
+				return false
 			}
 		}
 	}

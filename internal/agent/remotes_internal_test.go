@@ -139,3 +139,16 @@ func TestWantedTags(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 }
+
+// TestWoken: a look knows whether it was asked for.
+func TestWoken(t *testing.T) {
+	m := &remote{wake: make(chan struct{}, 1)}
+	m.look()
+	m.look()
+	if !m.wait(t.Context(), time.Hour, nil, "") {
+		t.Error("it was asked for, and does not say so")
+	}
+	if m.wait(t.Context(), time.Millisecond, nil, "") {
+		t.Error("nobody asked for it")
+	}
+}

@@ -40,7 +40,7 @@ func (a *app) runDemo(ctx context.Context, dir string, keep bool) error {
 }
 
 func (a *app) drillOptions(dir string) (drill.Options, error) {
-	o := drill.Options{Out: a.Out, Log: slog.New(slog.DiscardHandler), Terminal: isTerminal(a.Out)}
+	o := drill.Options{Out: a.Out, Log: slog.New(slog.DiscardHandler), Terminal: isTerminal(a.Out), Version: Version()}
 	o.Colour = o.Terminal && os.Getenv("NO_COLOR") == ""
 	if a.verbose {
 		o.Log = a.logger()

@@ -93,7 +93,6 @@ func (a *app) runDrill(ctx context.Context, d drillFlags, live liveFlags, o dril
 	if o.Options, err = a.drillOptions(d.dir); err != nil {
 		return err
 	}
-	o.Version = Version()
 	if o.HostBase == "" {
 		o.HostBase = sandbox.CachedBase()
 	}

@@ -5,35 +5,26 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/garrison-nix/garrison/internal/fleet"
 )
 
 // FiguresSchema is the schema of Figures.
-const FiguresSchema = 1
+const FiguresSchema = 2
 
-// Figures are what Bench measured; docs/FORMATS.md describes them.
+// Figures are what Bench measured; docs/DRILL.md describes them.
 type Figures struct {
 	Schema int `json:"schema"`
-	// Changes are pushes of a change whose systems the builder had built before, while no host had them.
-	Changes []ChangeFigures `json:"changes"`
-	// Median has of each field the median of Changes.
-	Median ChangeFigures `json:"median"`
-	Agent  AgentFigures  `json:"agent"`
+	// Timing is of pushes of a change whose systems the builder had built before, while no host had them.
+	Timing *fleet.DrillTiming `json:"timing"`
+	Agent  AgentFigures       `json:"agent"`
 	// BinaryBytes is the size of the garrison binary.
 	BinaryBytes int64 `json:"binaryBytes"`
-}
-
-// ChangeFigures are one change's way, in seconds; see Report.
-type ChangeFigures struct {
-	PushToActiveSeconds float64            `json:"pushToActiveSeconds"`
-	OwnSeconds          float64            `json:"ownSeconds"`
-	Stages              map[string]float64 `json:"stages"`
 }
 
 // AgentFigures are an agent's that has nothing to do but to wait for a wake-up and to poll.
@@ -76,15 +67,16 @@ func (d *demo) bench(ctx context.Context, b BenchOptions) (Figures, error) {
 		return f, err
 	}
 	d.out.title("%d changes, built before they are pushed", b.Changes)
+	var all []journey
 	for i := range b.Changes {
-		c, err := d.prebuiltChange(ctx, i)
+		j, err := d.prebuiltChange(ctx, i)
 		if err != nil {
 			return f, err
 		}
-		f.Changes = append(f.Changes, c)
-		d.out.line("  %2d  push → active %.3f s, %.3f s of it Garrison's own", i+1, c.PushToActiveSeconds, c.OwnSeconds)
+		all = append(all, j)
+		d.out.line("  %2d  push → healthy %.3f s", i+1, j.Seconds)
 	}
-	f.Median = medianOf(f.Changes)
+	f.Timing = timing(all, 0)
 	d.out.title("An idle agent, for %s", b.Idle)
 	select {
 	case <-ctx.Done():
@@ -101,35 +93,26 @@ const afterwards = 5 * time.Second
 const prebuilt = "prebuilt"
 
 // prebuiltChange has the builder build a change from a branch, then pushes it to main and times it.
-func (d *demo) prebuiltChange(ctx context.Context, n int) (ChangeFigures, error) {
+func (d *demo) prebuiltChange(ctx context.Context, n int) (journey, error) {
 	w := d.world
 	text := fmt.Sprintf("change %d\n", n)
 	if err := w.prebuild(ctx, text); err != nil {
-		return ChangeFigures{}, err
-	}
-	if err := w.write("gitops-test", []byte(text)); err != nil {
-		return ChangeFigures{}, err
-	}
-	commit, err := w.commit(ctx, fmt.Sprintf("Change %d", n))
-	if err != nil {
-		return ChangeFigures{}, err
+		return journey{}, err
 	}
 	out := d.out
 	d.out = &printer{w: io.Discard}
-	c, err := d.push(ctx, commit, false)
+	c, err := d.send(ctx, text, fmt.Sprintf("Change %d", n), false)
 	d.out = out
 	if err != nil {
-		return ChangeFigures{}, err
+		return journey{}, err
 	}
 	if _, err := w.allCommitted(c); err != nil {
-		return ChangeFigures{}, err
+		return journey{}, err
 	}
 	if _, err := w.seeText(text); err != nil {
-		return ChangeFigures{}, err
+		return journey{}, err
 	}
-	var r Report
-	c.measure(&r)
-	return ChangeFigures{PushToActiveSeconds: r.PushToActiveSeconds, OwnSeconds: r.OwnSeconds, Stages: r.Stages}, nil
+	return c.journey(), nil
 }
 
 // prebuild builds on the forge what the next release will hold: the last release with another text.
@@ -224,43 +207,11 @@ func (w *world) cpuSeconds(ctx context.Context, host string, pid int) (float64, 
 	return (user + system) / ticksPerSecond, err
 }
 
-func medianOf(all []ChangeFigures) ChangeFigures {
-	whole := make([]float64, 0, len(all))
-	own := make([]float64, 0, len(all))
-	perStage := map[string][]float64{}
-	for _, c := range all {
-		whole, own = append(whole, c.PushToActiveSeconds), append(own, c.OwnSeconds)
-		for name, seconds := range c.Stages {
-			perStage[name] = append(perStage[name], seconds)
-		}
-	}
-	m := ChangeFigures{PushToActiveSeconds: median(whole), OwnSeconds: median(own), Stages: map[string]float64{}}
-	for name, seconds := range perStage {
-		m.Stages[name] = median(seconds)
-	}
-	return m
-}
-
-// median of none is not a number.
-func median(x []float64) float64 {
-	if len(x) == 0 {
-		return math.NaN()
-	}
-	x = slices.Sorted(slices.Values(x))
-	return (x[(len(x)-1)/2] + x[len(x)/2]) / 2
-}
-
 // Tell prints the figures as a table.
 func (f Figures) Tell(o Options) {
 	out := &printer{w: o.Out, terminal: o.Terminal, colour: o.Colour}
-	out.title("Medians of %d pre-built changes, woken", len(f.Changes))
-	for _, s := range stages {
-		if seconds, ran := f.Median.Stages[s.name]; ran {
-			out.line("  %-14s %7.3f s  %s", s.name, seconds, out.paint(grey, s.what))
-		}
-	}
-	out.line("  %-14s %7.3f s", "push → active", f.Median.PushToActiveSeconds)
-	out.line("  %-14s %7.3f s  %s", "own", f.Median.OwnSeconds, out.paint(grey, "neither git, nix nor switch-to-configuration"))
+	out.title("%d pre-built changes, woken, in seconds", f.Timing.Repeat)
+	out.timing(f.Timing)
 	out.line("\nagent, idle    %7.1f MB resident, %.2f s of CPU in %.0f s", float64(f.Agent.ResidentBytes)/1e6, f.Agent.CPUSeconds, f.Agent.IdleSeconds)
 	out.line("binary         %7.1f MB  %s", float64(f.BinaryBytes)/1e6, out.paint(grey, filepath.Base(o.Self)))
 }

@@ -5,6 +5,7 @@
 package drill
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -22,6 +23,7 @@ import (
 // Options of a demo.
 type Options struct {
 	Self     string // the garrison binary
+	Version  string // of it
 	Dir      string // everything is kept below it; what an earlier demo left there is removed
 	Fleet    fs.FS  // the example fleet
 	Keep     bool   // wait for ctx's end before everything is stopped
@@ -33,12 +35,9 @@ type Options struct {
 
 // demo is one run.
 type demo struct {
-	Options
-	out    *printer
-	world  *world
-	report Report
-	began  time.Time
-	toEnd  bool // it came to its end
+	*session
+	world *world
+	toEnd bool // it came to its end
 }
 
 // madeHere says that a folder was made by the demo and may be removed by it.
@@ -56,21 +55,44 @@ func Demo(ctx context.Context, o Options) error {
 		err = context.Canceled // whatever it was that was interrupted
 	}
 	err = errors.Join(err, d.end())
-	if err != nil {
-		d.report.Result = Fail
-	}
-	file := filepath.Join(o.Dir, "report.json")
-	err = errors.Join(err, d.report.save(file))
-	if err == nil && d.report.Result != Pass {
+	d.judge(err)
+	file := filepath.Join(o.Dir, demoReport)
+	err = errors.Join(err, save(file, d.report))
+	if err == nil && !d.report.Passed {
 		err = fleet.Errorf("", fleet.CodeDrillFailed, "the demo failed").
 			WithHint("see %s, and the logs in %s and, on each, in var/log", shown(file), shown(filepath.Join(o.Dir, "hosts")))
 	}
 	return err
 }
 
+// demoReport is the file's name in the demo's folder.
+const demoReport = "report.json"
+
 func newDemo(o Options) *demo {
-	return &demo{Options: o, began: time.Now(), out: &printer{w: o.Out, terminal: o.Terminal, colour: o.Colour},
-		report: Report{Schema: ReportSchema, Result: Pass, Checks: []Check{}, Stages: map[string]float64{}}}
+	s := newSession(DrillOptions{Options: o})
+	s.report.Where = "demo"
+	return &demo{session: s}
+}
+
+// save writes a report, as json.
+func save(file string, r fleet.DrillReport) error {
+	var b bytes.Buffer
+	if err := Write(&b, r, "json"); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(file, b.Bytes(), 0o644)
+}
+
+// scene plays a part of the demo. Its error is none of a check that failed.
+func (d *demo) scene(ctx context.Context, name, title string, play func(r *run) error) error {
+	d.out.title("%s", title)
+	r := d.begin(name, title)
+	err := play(r)
+	r.end(unlessStopped(ctx, err))
+	return err
 }
 
 // end switches all machines off.
@@ -118,6 +140,9 @@ func (d *demo) play(ctx context.Context) (err error) {
 	}
 	if err := d.firstRelease(ctx); err != nil {
 		return err
+	}
+	if d.report.Scenarios[0].Result != fleet.DrillPass {
+		return fleet.Errorf("", fleet.CodeDrillFailed, "the first release did not arrive").WithHint("see the logs below %s", filepath.Join(d.Dir, "hosts"))
 	}
 	if err := d.visibleChange(ctx); err != nil {
 		return err
@@ -179,84 +204,84 @@ const byHand = "put here by hand\n"
 
 // firstRelease brings the fleet from nothing to release-1.
 func (d *demo) firstRelease(ctx context.Context) error {
-	d.out.title("The first release: the developer pushes the fleet to main")
-	text := "first release\n"
+	return d.scene(ctx, "first-release", "The first release: the developer pushes the fleet to main", func(r *run) error {
+		text := "first release\n"
+		c, err := d.send(ctx, text, "The fleet", false)
+		if err != nil {
+			return err
+		}
+		r.see("CI made release-1", func() (string, error) { return c.released(1) })
+		r.see("every followed host runs it", func() (string, error) { return d.world.allCommitted(c) })
+		r.see("gitops-test is on each host", func() (string, error) { return d.world.seeText(text) })
+		return nil
+	})
+}
+
+// send pushes another text and follows it.
+func (d *demo) send(ctx context.Context, text, subject string, stages bool) (*change, error) {
 	if err := d.world.write("gitops-test", []byte(text)); err != nil {
-		return err
+		return nil, err
 	}
-	commit, err := d.world.commit(ctx, "The fleet")
+	commit, err := d.world.commit(ctx, subject)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	c, err := d.push(ctx, commit, false)
-	if err != nil {
-		return err
-	}
-	d.check("CI made release-1", func() (string, error) { return c.released(1) })
-	d.check("every followed host runs it", func() (string, error) { return d.world.allCommitted(c) })
-	d.check("gitops-test is on each host", func() (string, error) { return d.world.seeText(text) })
-	if d.report.Result == Fail {
-		return fleet.Errorf("", fleet.CodeDrillFailed, "the first release did not arrive").WithHint("see the logs below %s", filepath.Join(d.Dir, "hosts"))
-	}
-	return nil
+	return d.push(ctx, commit, stages)
 }
 
 // visibleChange is the change that is timed and looked at from all sides.
 func (d *demo) visibleChange(ctx context.Context) error {
-	d.out.title("A visible change: /etc/gitops-test gets another text (seconds since git push)")
-	text := "hello from the drill, " + d.world.token("text") + "\n"
-	if err := d.world.write("gitops-test", []byte(text)); err != nil {
-		return err
-	}
-	commit, err := d.world.commit(ctx, "Greet everybody")
-	if err != nil {
-		return err
-	}
-	c, err := d.push(ctx, commit, true)
-	if err != nil {
-		return err
-	}
-	c.measure(&d.report)
-	w := d.world
-	d.out.title("Looking at what came of it")
-	d.check("CI made release-2", func() (string, error) { return c.released(2) })
-	d.check("its tag is signed with the release key", func() (string, error) { return w.seeSignature(ctx, 2) })
-	d.check("every followed host committed it", func() (string, error) { return w.allCommitted(c) })
-	d.check("gitops-test is on each host", func() (string, error) { return w.seeText(text) })
-	d.check("profile and boot entry are the released system's", func() (string, error) { return w.seeSystems(c) })
-	d.check("each secret is decrypted on the hosts it is for", func() (string, error) { return w.seeSecrets() })
-	d.check("and can be decrypted by no other host", func() (string, error) { return w.seeNoOtherSecrets(ctx) })
-	d.check("every closure is in the cache, whole and signed", func() (string, error) { return w.seeCache(ctx, c) })
-	d.check("the hosts fetched it from there and built nothing", func() (string, error) { return w.seeFetched(ctx, c) })
-	d.check(manual+" is untouched", func() (string, error) { return w.seeManual(ctx, 2) })
-	return nil
+	return d.scene(ctx, "visible-change", "A visible change: /etc/gitops-test gets another text (seconds since git push)", func(r *run) error {
+		w := d.world
+		text := "hello from the drill, " + w.token("text") + "\n"
+		c, err := d.send(ctx, text, "Greet everybody", true)
+		if err != nil {
+			return err
+		}
+		last := c.slowest()
+		d.report.Host, d.report.Timing = last.Host, timing([]journey{c.journey()}, 0)
+		d.out.title("Looking at what came of it")
+		r.see("CI made release-2", func() (string, error) { return c.released(2) })
+		r.see("its tag is signed with the release key", func() (string, error) { return w.seeSignature(ctx, 2) })
+		r.see("every followed host committed it", func() (string, error) { return w.allCommitted(c) })
+		r.see("gitops-test is on each host", func() (string, error) { return w.seeText(text) })
+		r.see("profile and boot entry are the released system's", func() (string, error) { return w.seeSystems(c) })
+		r.see("each secret is decrypted on the hosts it is for", func() (string, error) { return w.seeSecrets() })
+		r.see("and can be decrypted by no other host", func() (string, error) { return w.seeNoOtherSecrets(ctx) })
+		r.see("every closure is in the cache, whole and signed", func() (string, error) { return w.seeCache(ctx, c) })
+		r.see("the hosts fetched it from there and built nothing", func() (string, error) { return w.seeFetched(ctx, c) })
+		r.see(manual+" is untouched", func() (string, error) { return w.seeManual(ctx, 2) })
+		return nil
+	})
 }
 
 // failures pushes two commits that must not arrive.
 func (d *demo) failures(ctx context.Context) error {
-	d.out.title("A commit that breaks evaluation")
 	good, err := fs.ReadFile(d.Fleet, "hosts/joker/default.nix")
 	if err != nil {
 		return err
 	}
-	if err := d.world.write("hosts/joker/default.nix", []byte("throw \"joker: no such option: frobnicator\"\n")); err != nil {
+	err = d.scene(ctx, "check-fails", "A commit that breaks evaluation", func(r *run) error {
+		if err := d.world.write("hosts/joker/default.nix", []byte("throw \"joker: no such option: frobnicator\"\n")); err != nil {
+			return err
+		}
+		return d.failing(ctx, r, "Break evaluation", "joker: no such option: frobnicator")
+	})
+	if err != nil {
 		return err
 	}
-	if err := d.failing(ctx, "Break evaluation", "joker: no such option: frobnicator"); err != nil {
-		return err
-	}
-	d.out.title("A commit that evaluates, but does not build")
-	if err := d.world.write("hosts/joker/default.nix", good); err != nil {
-		return err
-	}
-	if err := d.world.write("hosts/joker/build.sh", []byte("echo 'joker: cannot compile frobnicator' >&2; exit 3\n")); err != nil {
-		return err
-	}
-	return d.failing(ctx, "Break the build", "joker: cannot compile frobnicator")
+	return d.scene(ctx, "build-fails", "A commit that evaluates, but does not build", func(r *run) error {
+		err := errors.Join(d.world.write("hosts/joker/default.nix", good),
+			d.world.write("hosts/joker/build.sh", []byte("echo 'joker: cannot compile frobnicator' >&2; exit 3\n")))
+		if err != nil {
+			return err
+		}
+		return d.failing(ctx, r, "Break the build", "joker: cannot compile frobnicator")
+	})
 }
 
 // failing pushes what is written and checks that nothing moved, and that the log says why.
-func (d *demo) failing(ctx context.Context, message, complaint string) error {
+func (d *demo) failing(ctx context.Context, r *run, message, complaint string) error {
 	w := d.world
 	before, err := w.snapshot(ctx)
 	if err != nil {
@@ -270,9 +295,9 @@ func (d *demo) failing(ctx context.Context, message, complaint string) error {
 	if err != nil {
 		return err
 	}
-	d.check(message+": CI failed, and names the host", func() (string, error) { return c.failed("joker") })
-	d.check("its log shows the error", func() (string, error) { return w.seeLog(ctx, c, complaint) })
-	d.check("release branch and tags are byte-identical, the hosts stay", func() (string, error) {
+	r.see(message+": CI failed, and names the host", func() (string, error) { return c.failed("joker") })
+	r.see("its log shows the error", func() (string, error) { return w.seeLog(ctx, c, complaint) })
+	r.see("release branch and tags are byte-identical, the hosts stay", func() (string, error) {
 		after, err := w.snapshot(ctx)
 		if err == nil && after != before {
 			err = fmt.Errorf("before:\n%s\nafter:\n%s", before, after)
@@ -282,43 +307,23 @@ func (d *demo) failing(ctx context.Context, message, complaint string) error {
 	return nil
 }
 
-// stages in the order of the table, and what is done in them.
-var stages = []struct{ name, what string }{
-	{"ci-fetch", "CI fetches main and the last release"},
-	{"evaluate", "every host, once"},
-	{"re-key", "secrets, from the editors' keys to the hosts'"},
-	{"build", "the hosts' systems"},
-	{"push", "closures to the cache"},
-	{"publish", "release branch and signed tag, both or none"},
-	{"fetch", "the host that was last looks at the release branch, woken"},
-	{"verify", "signature, fast-forward, number"},
-	{"stage", "closure from the cache, signatures checked"},
-	{"gate", "nothing to wait for"},
-	{"activate", "switch-to-configuration test"},
-	{"check", "does the new system run, did units fail?"},
-	{"commit", "profile and boot entry"},
-}
-
 // summary prints the table of stages, and the verdict.
 func (d *demo) summary() {
-	d.out.title("The visible change, stage by stage")
-	for _, s := range stages {
-		if seconds, ran := d.report.Stages[s.name]; ran {
-			d.out.line("  %-14s %7.3f s  %s", s.name, seconds, d.out.paint(grey, s.what))
-		}
-	}
-	d.out.line("  %-14s %7.3f s  %s", "push → active", d.report.PushToActiveSeconds, d.out.paint(grey, fmt.Sprintf("%.3f s of it neither git, nix nor switch-to-configuration", d.report.OwnSeconds)))
-	passed := 0
-	for _, c := range d.report.Checks {
-		if c.Result == Pass {
-			passed++
+	d.out.title("The visible change, stage by stage, in seconds")
+	d.out.timing(d.report.Timing)
+	passed, all := 0, 0
+	for _, s := range d.report.Scenarios {
+		for _, c := range s.Checks {
+			if all++; c.Result == fleet.DrillPass {
+				passed++
+			}
 		}
 	}
 	verdict := d.out.paint(green, "PASS")
-	if d.report.Result == Fail {
+	if passed < all {
 		verdict = d.out.paint(red, "FAIL")
 	}
-	d.out.line("\n%s  %d of %d checks passed in %.1f s; report: %s", verdict, passed, len(d.report.Checks), time.Since(d.began).Seconds(), shown(filepath.Join(d.Dir, "report.json")))
+	d.out.line("\n%s  %d of %d checks passed in %.1f s; report: %s", verdict, passed, all, time.Since(d.report.StartedAt).Seconds(), shown(filepath.Join(d.Dir, demoReport)))
 }
 
 // lookAround tells how to look at what runs.

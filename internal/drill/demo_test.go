@@ -6,13 +6,12 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
-	"github.com/garrison-nix/garrison/internal/drill"
+	"github.com/garrison-nix/garrison/internal/fleet"
 	"github.com/garrison-nix/garrison/internal/sandbox"
 )
 
@@ -24,7 +23,7 @@ func TestDemo(t *testing.T) {
 	plain.exit(0)
 	drawn.exit(0)
 
-	plain.wants("\nPASS  19 of 19 checks passed", "push → active", "gitops-test is on each host: hello from the drill")
+	plain.wants("\nPASS  19 of 19 checks passed", "push → healthy", "gitops-test is on each host: hello from the drill")
 	if i := strings.IndexAny(plain.said(), "\r\x1b"); i >= 0 {
 		t.Errorf("it draws into a pipe: %q", plain.said()[i:])
 	}
@@ -35,27 +34,28 @@ func TestDemo(t *testing.T) {
 	checkTraces(t, plain.dir)
 }
 
-func checkReport(t *testing.T, r drill.Report) {
+func checkReport(t *testing.T, r fleet.DrillReport) {
 	t.Helper()
-	if r.Schema != 1 || r.Result != drill.Pass || len(r.Checks) < 19 {
-		t.Errorf("schema %d, result %q, %d checks", r.Schema, r.Result, len(r.Checks))
+	var checks []fleet.DrillCheck
+	for _, s := range r.Scenarios {
+		checks = append(checks, s.Checks...)
+		if s.Result != fleet.DrillPass || s.Seconds <= 0 {
+			t.Errorf("%s: %s in %v s", s.Name, s.Result, s.Seconds)
+		}
 	}
-	for _, c := range r.Checks {
-		if c.Result != drill.Pass || c.Name == "" || c.Seconds < 0 {
+	if r.Schema != fleet.DrillSchema || !r.Passed || r.Where != "demo" || len(checks) != 19 {
+		t.Errorf("schema %d, passed %v, %s, %d checks", r.Schema, r.Passed, r.Where, len(checks))
+	}
+	for _, c := range checks {
+		if c.Result != fleet.DrillPass || c.Name == "" || c.Seconds < 0 {
 			t.Errorf("check %+v", c)
 		}
 	}
-	sum := 0.0
-	for _, stage := range []string{"ci-fetch", "evaluate", "re-key", "build", "push", "publish", "fetch", "verify", "stage", "gate", "activate", "check", "commit"} {
-		seconds, ran := r.Stages[stage]
-		if !ran || seconds < 0 {
-			t.Errorf("stage %s took %v s, ran: %v", stage, seconds, ran)
+	checkTiming(t, r.Timing, 1, "git-push", "ci-notice", "ci-fetch", "evaluate", "re-key", "build", "push", "publish", "notice", "fetch", "verify", "stage", "gate", "activate", "check", "commit")
+	for _, s := range r.Timing.Changes[0].Spans {
+		if (s.Part == fleet.PartWaiting) != (s.Stage == "gate") { // the hub wakes
+			t.Errorf("went to waiting, or did not: %+v", s)
 		}
-		sum += seconds
-	}
-	// The stages are on the way, one after the other, and all programs run in stages.
-	if r.PushToActiveSeconds < sum || r.OwnSeconds <= 0 || r.OwnSeconds > r.PushToActiveSeconds {
-		t.Errorf("push → active %v s, own %v s, stages together %v s", r.PushToActiveSeconds, r.OwnSeconds, sum)
 	}
 }
 
@@ -81,8 +81,8 @@ func TestKeep(t *testing.T) {
 	if strings.Contains(d.said(), "\x1b[3") || strings.Contains(d.said(), "\x1b[1m") {
 		t.Error("there is colour in spite of NO_COLOR")
 	}
-	if r := d.report(); r.Result != drill.Pass {
-		t.Errorf("the report says %s", r.Result)
+	if r := d.report(); !r.Passed {
+		t.Errorf("the report says %+v", r)
 	}
 }
 
@@ -119,8 +119,8 @@ func TestStopped(t *testing.T) {
 			if d.wants("garrison: stopped\n"); strings.Contains(d.said(), "context canceled") {
 				t.Errorf("it tells of its inside:\n%s", d.said())
 			}
-			if r := d.report(); r.Result != drill.Fail {
-				t.Errorf("the report of a demo that was stopped says %s", r.Result)
+			if r := d.report(); r.Passed {
+				t.Errorf("the report of a demo that was stopped says %+v", r)
 			}
 		})
 	}
@@ -136,7 +136,7 @@ func TestLyingHost(t *testing.T) {
 	}
 	d.wants("FAIL gitops-test is on each host", `says "something else\n"`, "the first release did not arrive")
 	r := d.report()
-	if r.Result != drill.Fail || !slices.ContainsFunc(r.Checks, func(c drill.Check) bool { return c.Result == drill.Fail }) {
+	if r.Passed || len(r.Scenarios) != 1 || r.Scenarios[0].Result != fleet.DrillFail {
 		t.Errorf("the report says %+v", r)
 	}
 }

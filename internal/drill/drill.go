@@ -13,11 +13,10 @@ import (
 // DrillOptions of a drill.
 type DrillOptions struct {
 	Options
-	Version string        // of the binary
-	Only    []string      // names of scenarios; none: all that the place lets be drilled
-	Allow   []string      // those that may disturb a live host, and are drilled nevertheless
-	Repeat  int           // of the happy path
-	Limit   time.Duration // from push to healthy
+	Only   []string      // names of scenarios; none: all that the place lets be drilled
+	Allow  []string      // those that may disturb a live host, and are drilled nevertheless
+	Repeat int           // of the happy path
+	Limit  time.Duration // from push to healthy
 	// HostBase is the folder of the base of systemd hosts; "": hosts are plain namespaces.
 	HostBase string
 }
@@ -72,18 +71,11 @@ func (s *session) drill(ctx context.Context) error {
 
 // ended is the report, and the error that says how it ended.
 func (s *session) ended(ctx context.Context, err error) (fleet.DrillReport, error) {
-	s.report.EndedAt = time.Now().UTC()
-	s.tellTiming()
-	passed, failed := 0, 0
-	for _, sc := range s.report.Scenarios {
-		switch sc.Result {
-		case fleet.DrillPass:
-			passed++
-		case fleet.DrillFail:
-			failed++
-		}
+	passed, failed := s.judge(err)
+	if t := s.report.Timing; t != nil {
+		s.out.title("The visible change, stage by stage, in seconds")
+		s.out.timing(t)
 	}
-	s.report.Passed = err == nil && failed == 0 && passed > 0
 	switch {
 	case err != nil && ctx.Err() != nil:
 		return s.report, context.Canceled
@@ -93,4 +85,19 @@ func (s *session) ended(ctx context.Context, err error) (fleet.DrillReport, erro
 		return s.report, fleet.Errorf("", fleet.CodeDrillFailed, "the drill failed: %d of %d scenarios", failed, passed+failed)
 	}
 	return s.report, nil
+}
+
+// judge is the verdict.
+func (s *session) judge(err error) (passed, failed int) {
+	s.report.EndedAt = time.Now().UTC()
+	for _, sc := range s.report.Scenarios {
+		switch sc.Result {
+		case fleet.DrillPass:
+			passed++
+		case fleet.DrillFail:
+			failed++
+		}
+	}
+	s.report.Passed = err == nil && failed == 0 && passed > 0
+	return passed, failed
 }

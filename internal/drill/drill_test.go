@@ -27,8 +27,8 @@ func TestSandbox(t *testing.T) {
 	exe, err := os.Executable()
 	must(t, err)
 	var out bytes.Buffer
-	o := drill.DrillOptions{Options: drill.Options{Self: exe, Dir: t.TempDir(), Fleet: example, Out: &out, Log: slog.New(slog.DiscardHandler)},
-		Version: "test", Repeat: 1, Limit: time.Minute, HostBase: base}
+	o := drill.DrillOptions{Options: drill.Options{Self: exe, Dir: t.TempDir(), Fleet: example, Out: &out, Log: slog.New(slog.DiscardHandler), Version: "test"},
+		Repeat: 1, Limit: time.Minute, HostBase: base}
 	report, err := drill.Sandbox(ctx, o)
 	t.Logf("%s", out.String())
 	if err != nil || !report.Passed {

@@ -209,33 +209,8 @@ func (c *change) slowest() fleet.Deployment {
 	return last
 }
 
-// cutAt is what of a stage is on the way to a host that began its own part then: it may see a release before CI has heard that it is pushed.
-func cutAt(s fleet.StageTime, began time.Time) fleet.StageTime {
-	s.Seconds = max(0, min(s.Seconds, began.Sub(s.StartedAt).Seconds()))
-	s.ToolSeconds = min(s.ToolSeconds, s.Seconds)
-	return s
-}
-
-// measure fills in the report's figures: seconds of each stage on the slowest way, the whole, and our own part.
-func (c *change) measure(r *Report) {
-	slowest := c.slowest()
-	r.Stages = map[string]float64{}
-	tools := 0.0
-	for i, s := range append(append([]fleet.StageTime{}, c.run.Stages...), slowest.Stages...) {
-		name := string(s.Stage)
-		if ofCI := i < len(c.run.Stages); ofCI && len(slowest.Stages) > 0 {
-			s = cutAt(s, slowest.Stages[0].StartedAt)
-			if s.Stage == fleet.Fetch {
-				name = "ci-fetch" // CI's own look at git; the host's is the stage "fetch"
-			}
-		}
-		r.Stages[name] += s.Seconds
-		tools += s.ToolSeconds
-	}
-	r.PushToActiveSeconds = slowest.EndedAt.Sub(c.pushedAt).Seconds()
-	heard := c.pushedAt
-	if c.run.Source.PushedAt != nil {
-		heard = *c.run.Source.PushedAt
-	}
-	r.OwnSeconds = slowest.EndedAt.Sub(heard).Seconds() - tools
+// journey is the slowest host's.
+func (c *change) journey() journey {
+	last := c.slowest()
+	return journeyOf(pushed{commit: c.commit, at: c.pushedAt}, &c.run, &last)
 }

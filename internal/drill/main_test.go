@@ -18,7 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/garrison-nix/garrison/internal/cli"
-	"github.com/garrison-nix/garrison/internal/drill"
+	"github.com/garrison-nix/garrison/internal/fleet"
 )
 
 // The test binary is garrison too: called with anything but test flags, it is the command. A
@@ -188,9 +188,9 @@ func (d *demo) exit(want int) {
 }
 
 // report reads report.json.
-func (d *demo) report() drill.Report {
+func (d *demo) report() fleet.DrillReport {
 	d.t.Helper()
-	var r drill.Report
+	var r fleet.DrillReport
 	data, err := os.ReadFile(filepath.Join(d.dir, "report.json"))
 	if err == nil {
 		err = json.Unmarshal(data, &r)

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/garrison-nix/garrison/internal/fleet"
 )
 
 // printer writes plain lines, with colour and a line that is updated in place on a terminal.
@@ -51,9 +53,9 @@ func (p *printer) title(format string, args ...any) {
 	p.line("\n%s", p.paint(bold, fmt.Sprintf(format, args...)))
 }
 
-func (p *printer) check(c Check) {
+func (p *printer) check(c fleet.DrillCheck) {
 	mark := p.paint(green, "ok  ")
-	if c.Result == Fail {
+	if c.Result == fleet.DrillFail {
 		mark = p.paint(red, "FAIL")
 	}
 	p.line("  %s %s%s", mark, c.Name, p.paint(grey, suffix(strings.ReplaceAll(c.Detail, "\n", "\n       "))))

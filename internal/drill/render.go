@@ -144,12 +144,8 @@ func markdown(r fleet.DrillReport) string {
 		for _, s := range t.Stages {
 			fmt.Fprintf(&b, "| %s | %.3f | %.3f | %s |\n", s.Stage, s.Median, s.P95, cell.Replace(s.What))
 		}
-		for _, x := range []struct {
-			name, what string
-			fleet.Spread
-		}{{"Garrison itself", "", t.Own}, {"tools", "git, nix, switch-to-configuration", t.Tools}, {"waiting", "nothing was at work", t.Waiting},
-			{"push → healthy", fmt.Sprintf("limit %.0f s", t.LimitSeconds), t.PushToHealthy}} {
-			fmt.Fprintf(&b, "| **%s** | %.3f | %.3f | %s |\n", x.name, x.Median, x.P95, x.what)
+		for _, x := range append(append(partsOf(t), sumsOf(t)...), figure{"whole", limitOf(t), t.PushToHealthy}) {
+			fmt.Fprintf(&b, "| **%s** | %.3f | %.3f | %s |\n", x.Name, x.Median, x.P95, cell.Replace(x.What))
 		}
 	}
 	first := true
@@ -199,32 +195,48 @@ func (v view) Counts() string  { return counts(v.DrillReport) }
 func (v view) Began() string   { return v.StartedAt.UTC().Format("2006-01-02 15:04 UTC") }
 func (v view) Seconds() string { return v.EndedAt.Sub(v.StartedAt).Round(time.Second).String() }
 
-// Bars are the stages of the last repetition as bars, in percent of the whole.
-func (v view) Bars() []bar {
+// Parts and Sums are what the whole comes to.
+func (v view) Parts() []figure { return partsOf(v.Timing) }
+func (v view) Sums() []figure  { return sumsOf(v.Timing) }
+func (v view) Limit() string   { return limitOf(v.Timing) }
+
+// Rows are the stages, with bars of the last change, in percent of the whole.
+func (v view) Rows() []row {
 	t := v.Timing
-	if t == nil || len(t.Stages) == 0 {
+	if t == nil || len(t.Changes) == 0 {
 		return nil
 	}
-	whole := t.Stages[len(t.Stages)-1].Ended
-	if whole <= 0 {
-		return nil
-	}
-	var all []bar
+	last := t.Changes[len(t.Changes)-1]
+	var all []row
 	for _, s := range t.Stages {
-		kind := "host"
-		switch {
-		case s.Stage == "notice" || s.Stage == string(fleet.Gate):
-			kind = "wait"
-		case s.Stage == "ci-fetch" || s.Stage == string(fleet.Evaluate) || s.Stage == string(fleet.Rekey) || s.Stage == string(fleet.Build) || s.Stage == string(fleet.Push) || s.Stage == string(fleet.Publish):
-			kind = "ci"
+		r := row{DrillStage: s}
+		for _, span := range last.Spans {
+			if span.Stage != s.Stage || last.Seconds <= 0 {
+				continue
+			}
+			b := bar{Left: 100 * span.Began / last.Seconds, Width: max(0.3, 100*(span.Ended-span.Began)/last.Seconds)}
+			switch where, _ := stageOf(s.Stage); {
+			case span.Part == fleet.PartWaiting:
+				b.Kind = "wait"
+			case where != "":
+				b.Kind = where
+			default:
+				b.Kind = "own"
+			}
+			b.Says = fmt.Sprintf("from %.2f s to %.2f s", span.Began, span.Ended)
+			r.Bars = append(r.Bars, b)
 		}
-		all = append(all, bar{DrillStage: s, Kind: kind, Left: 100 * s.Began / whole, Width: max(0.3, 100*(s.Ended-s.Began)/whole)})
+		all = append(all, r)
 	}
 	return all
 }
 
-type bar struct {
+type row struct {
 	fleet.DrillStage
-	Kind        string
-	Left, Width float64
+	Bars []bar
+}
+
+type bar struct {
+	Kind, Says  string
+	Left, Width float64 // percent
 }

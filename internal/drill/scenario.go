@@ -29,7 +29,8 @@ type run struct {
 	yard *yard // the place where it is a sandbox; nil elsewhere
 	live *live // and where it is somebody's fleet
 	fleet.DrillScenario
-	undo []func(context.Context) error
+	began time.Time
+	undo  []func(context.Context) error
 }
 
 // see looks at something: f returns what it saw, or what it should have seen.
@@ -42,7 +43,7 @@ func (r *run) see(name string, f func() (detail string, err error)) {
 		r.Result = fleet.DrillFail
 	}
 	r.Checks = append(r.Checks, c)
-	r.out.check(Check{Name: c.Name, Result: Verdict(c.Result), Detail: c.Detail})
+	r.out.check(c)
 }
 
 // await is see for what comes sometime: f is asked again and again, until it returns no error or patience ends.
@@ -91,16 +92,13 @@ func (r *run) confirm(ctx context.Context, host, command string) (string, error)
 
 // play runs a scenario. What it returns is worse than a failed check: the fleet is not as it was.
 func (s *session) play(ctx context.Context, sc scenario) error {
-	r := &run{session: s, place: s.place, DrillScenario: fleet.DrillScenario{Name: sc.name, Title: sc.title, Result: fleet.DrillPass, Checks: []fleet.DrillCheck{}}}
-	r.yard, _ = s.place.(*yard)
-	r.live, _ = s.place.(*live)
+	r := s.begin(sc.name, sc.title)
 	if why := s.unfit(sc); why != "" {
 		r.Result, r.Detail = fleet.DrillSkip, why
-		s.add(r.DrillScenario)
+		r.end(nil)
 		return nil
 	}
 	s.out.title("%s: %s", sc.name, sc.title)
-	began := time.Now()
 	err := sc.run(ctx, r)
 	mending, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*s.patience) // also after Ctrl-C
 	defer cancel()
@@ -109,12 +107,7 @@ func (s *session) play(ctx context.Context, sc scenario) error {
 		mend = append(mend, undo(mending))
 	}
 	mended := errors.Join(append(mend, s.place.mend(mending))...)
-	r.Seconds = time.Since(began).Seconds()
-	if err := errors.Join(err, mended); err != nil {
-		r.Result, r.Detail = fleet.DrillFail, err.Error()
-		s.out.line("  %s %s", s.out.paint(red, "FAIL"), err)
-	}
-	s.add(r.DrillScenario)
+	r.end(errors.Join(unlessStopped(ctx, err), mended))
 	if mended != nil {
 		return fmt.Errorf("after %s the fleet is not as it was: %w", sc.name, mended)
 	}
@@ -139,8 +132,32 @@ func (s *session) unfit(sc scenario) string {
 	return ""
 }
 
-func (s *session) add(d fleet.DrillScenario) {
-	s.report.Scenarios = append(s.report.Scenarios, d)
+// unlessStopped is err, or that ctx was ended: whatever that interrupted says nothing of the fleet.
+func unlessStopped(ctx context.Context, err error) error {
+	if err != nil && ctx.Err() != nil {
+		return errors.New("stopped before its end")
+	}
+	return err
+}
+
+// begin begins a scenario.
+func (s *session) begin(name, title string) *run {
+	r := &run{session: s, place: s.place, began: time.Now(), DrillScenario: fleet.DrillScenario{Name: name, Title: title, Result: fleet.DrillPass, Checks: []fleet.DrillCheck{}}}
+	r.yard, _ = s.place.(*yard)
+	r.live, _ = s.place.(*live)
+	return r
+}
+
+// end puts a scenario into the report; an error is what went wrong beside its checks.
+func (r *run) end(err error) {
+	if r.Result != fleet.DrillSkip {
+		r.Seconds = time.Since(r.began).Seconds()
+	}
+	if err != nil {
+		r.Result, r.Detail = fleet.DrillFail, err.Error()
+		r.out.line("  %s %s", r.out.paint(red, "FAIL"), err)
+	}
+	r.report.Scenarios = append(r.report.Scenarios, r.DrillScenario)
 }
 
 // catalogue is everything that can be drilled, in its order.

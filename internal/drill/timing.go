@@ -9,91 +9,155 @@ import (
 	"github.com/garrison-nix/garrison/internal/fleet"
 )
 
-// journey is one visible change's way, as CI's run and the drilled host's deployment tell it.
+// journey is one visible change's way, as CI's run and the host's deployment tell it, without holes and overlaps.
 type journey struct {
-	pushedAt time.Time
-	spans    []span
-	ended    time.Time // when the host had committed
+	fleet.DrillChange
+	last time.Time // end of the last span
 }
 
-// span is a part of it: a stage, or what passed before one.
-type span struct {
-	name, what   string
-	began, ended time.Time
-	tools        float64 // seconds of git, nix and switch-to-configuration
-	waiting      bool    // nothing of Garrison's was at work
+// The stages that are none of a fleet's.
+const (
+	stagePush     = "git-push"
+	stageCINotice = "ci-notice"
+	stageCIFetch  = "ci-fetch"
+	stageNotice   = "notice"
+	stageBetween  = "between"
+	stageCI       = "ci"
+	stageHost     = "host"
+)
+
+// ofCI and ofHost are where a stage is; "" is neither.
+const (
+	ofCI   = "ci"
+	ofHost = "host"
+)
+
+// stages are in the order of a change's way, with what is done in them, and what the time goes to in which somebody else's program is at work.
+var stages = []struct {
+	name, where, what string
+	part              fleet.DrillPart
+}{
+	{stagePush, "", "the push itself, until the hub has heard of it", fleet.PartGit},
+	{stageCINotice, "", "until CI has begun: woken, or by its poll", fleet.PartOwn},
+	{stageCIFetch, ofCI, "CI fetches main and the last release", fleet.PartGit},
+	{string(fleet.Evaluate), ofCI, "every host, once", fleet.PartNix},
+	{string(fleet.Rekey), ofCI, "secrets, from the editors' keys to the hosts'", fleet.PartGit},
+	{string(fleet.Build), ofCI, "the hosts' systems", fleet.PartNix},
+	{string(fleet.Push), ofCI, "closures to the cache", fleet.PartTransfer},
+	{string(fleet.Publish), ofCI, "release branch and signed tag, both or none", fleet.PartGit},
+	{stageCI, ofCI, "until CI was seen to have released it", fleet.PartWaiting},
+	{stageNotice, "", "until the host has begun to look: woken, or by its poll", fleet.PartOwn},
+	{string(fleet.Fetch), ofHost, "the host looks at the release branch", fleet.PartGit},
+	{string(fleet.Verify), ofHost, "signature, fast-forward, number", fleet.PartGit},
+	{string(fleet.Staging), ofHost, "closure from the cache, signatures checked; or built", fleet.PartTransfer},
+	{string(fleet.Gate), "", "confirmation, window, suspension", fleet.PartWaiting},
+	{string(fleet.Activate), ofHost, "switch-to-configuration test", fleet.PartSwitch},
+	{string(fleet.Check), ofHost, "does the new system run, did units fail, the host's checks", fleet.PartSwitch},
+	{string(fleet.Commit), ofHost, "profile and boot entry", fleet.PartSwitch},
+	{stageHost, ofHost, "until the host was seen to have it", fleet.PartWaiting},
+	{stageBetween, "", "from one stage to the next", fleet.PartOwn},
 }
 
-// journeyOf puts stages on one line. What passes between two stages of CI, or of the host, is Garrison's own; before the first ones nothing
-// is at work that is known of.
+// stageOf are the words on a stage: where it is, and what its tools' time goes to.
+func stageOf(name string) (where string, part fleet.DrillPart) {
+	for _, s := range stages {
+		if s.name == name {
+			return s.where, s.part
+		}
+	}
+	return "", fleet.PartOwn
+}
+
+// journeyOf puts stages on one line. What passes between two of them is Garrison's own, and so is the time until CI, or the host, has begun, when
+// it was told to look; when it was not, that is waiting for its poll.
 func journeyOf(p pushed, run *fleet.Run, d *fleet.Deployment) journey {
-	j := journey{pushedAt: p.at, ended: d.EndedAt}
-	last := p.at
-	notice := func(began time.Time, what string) {
-		if began.After(last) {
-			j.spans = append(j.spans, span{name: "notice", what: what, began: last, ended: began, waiting: true})
-			last = began
-		}
-	}
-	add := func(s fleet.StageTime, name string) {
-		began, ended := later(s.StartedAt, last), s.EndedAt()
-		if ended.Before(began) {
-			return
-		}
-		tools := min(s.ToolSeconds, ended.Sub(began).Seconds())
-		last = ended
-		if i := len(j.spans) - 1; i >= 0 && j.spans[i].name == name { // done twice
-			j.spans[i].ended, j.spans[i].tools = ended, j.spans[i].tools+tools
-			return
-		}
-		j.spans = append(j.spans, span{name: name, what: stageWords[name], began: began, ended: ended, tools: tools, waiting: s.Stage == fleet.Gate})
-	}
+	j := journey{DrillChange: fleet.DrillChange{Commit: p.commit, PushedAt: p.at.UTC()}, last: p.at}
 	if run != nil && len(run.Stages) > 0 {
-		notice(run.Stages[0].StartedAt, "git push, until CI has begun")
+		woken := run.Source.PushedAt != nil
+		if woken {
+			j.add(stagePush, *run.Source.PushedAt, fleet.PartGit, math.MaxFloat64)
+		}
+		j.notice(stageCINotice, run.Stages[0].StartedAt, woken)
 		for _, s := range run.Stages {
 			name := string(s.Stage)
 			if s.Stage == fleet.Fetch {
-				name = "ci-fetch"
+				name = stageCIFetch
 			}
 			if len(d.Stages) > 0 { // what CI does beside the host is not on the way
 				s = cutAt(s, d.Stages[0].StartedAt)
 			}
-			add(s, name)
+			_, part := stageOf(name)
+			j.stage(name, s, part)
 		}
 	}
 	if len(d.Stages) > 0 {
-		notice(d.Stages[0].StartedAt, "until the host has begun to look: woken, or by its poll")
+		j.notice(stageNotice, d.Stages[0].StartedAt, d.Stages[0].Woken)
 	}
 	for _, s := range d.Stages {
-		add(s, string(s.Stage))
+		_, part := stageOf(string(s.Stage))
+		if s.Stage == fleet.Staging && !d.Built {
+			part = fleet.PartNix
+		}
+		j.stage(string(s.Stage), s, part)
 	}
+	j.add(stageBetween, d.EndedAt, fleet.PartOwn, 0)
+	j.Seconds = j.last.Sub(p.at).Seconds()
 	return j
 }
 
 // seenJourney is that of a host without an agent of ours: what happened in between nobody says.
 func seenJourney(p pushed, ci, seen time.Time) journey {
-	return journey{pushedAt: p.at, ended: seen, spans: []span{
-		{name: "ci", what: "git push, until CI was seen to have released it", began: p.at, ended: ci, waiting: true},
-		{name: "host", what: "until the host was seen to have it", began: ci, ended: seen, waiting: true},
-	}}
+	j := journey{DrillChange: fleet.DrillChange{Commit: p.commit, PushedAt: p.at.UTC()}, last: p.at}
+	j.add(stageCI, ci, fleet.PartWaiting, math.MaxFloat64)
+	j.add(stageHost, seen, fleet.PartWaiting, math.MaxFloat64)
+	j.Seconds = j.last.Sub(p.at).Seconds()
+	return j
 }
 
-// later is the later of two times: a host may see a release before CI has heard that it is pushed.
-func later(a, b time.Time) time.Time {
-	if b.After(a) {
-		return b
+// add adds what began where the last one ended, and ended then, unless that is nothing.
+func (j *journey) add(name string, ended time.Time, part fleet.DrillPart, partSeconds float64) {
+	if ended.After(j.last) {
+		j.put(name, ended, part, partSeconds)
 	}
-	return a
 }
 
-// stageWords say what is done in a stage.
-var stageWords = func() map[string]string {
-	m := map[string]string{}
-	for _, s := range stages {
-		m[s.name] = s.what
+// put ends no sooner than the last one did: clocks differ, and a host may see a release before CI has heard that it is pushed.
+func (j *journey) put(name string, ended time.Time, part fleet.DrillPart, partSeconds float64) {
+	if ended.Before(j.last) {
+		ended = j.last
 	}
-	return m
-}()
+	s := fleet.DrillSpan{Stage: name, Began: j.last.Sub(j.PushedAt).Seconds(), Ended: ended.Sub(j.PushedAt).Seconds(), Part: part}
+	s.PartSeconds = min(partSeconds, s.Ended-s.Began)
+	if part == fleet.PartOwn {
+		s.PartSeconds = s.Ended - s.Began
+	}
+	j.Spans, j.last = append(j.Spans, s), ended
+}
+
+// notice adds the time until somebody looked.
+func (j *journey) notice(name string, began time.Time, woken bool) {
+	part := fleet.PartWaiting
+	if woken {
+		part = fleet.PartOwn
+	}
+	j.put(name, began, part, math.MaxFloat64)
+}
+
+func (j *journey) stage(name string, s fleet.StageTime, part fleet.DrillPart) {
+	j.add(stageBetween, s.StartedAt, fleet.PartOwn, 0)
+	seconds := s.ToolSeconds
+	if part == fleet.PartWaiting || name == string(fleet.Push) { // waiting for a person, for the cache: no program runs in it
+		seconds = math.MaxFloat64
+	}
+	j.put(name, s.EndedAt(), part, seconds)
+}
+
+// cutAt is what of a stage is on the way to a host that began its own part then.
+func cutAt(s fleet.StageTime, began time.Time) fleet.StageTime {
+	s.Seconds = max(0, min(s.Seconds, began.Sub(s.StartedAt).Seconds()))
+	s.ToolSeconds = min(s.ToolSeconds, s.Seconds)
+	return s
+}
 
 // timing are the figures of all repetitions.
 func timing(all []journey, limit time.Duration) *fleet.DrillTiming {
@@ -101,33 +165,41 @@ func timing(all []journey, limit time.Duration) *fleet.DrillTiming {
 		return nil
 	}
 	t := &fleet.DrillTiming{Repeat: len(all), LimitSeconds: limit.Seconds()}
-	var whole, own, tools, waiting []float64
-	byName := map[string][]float64{}
+	parts, byStage := map[fleet.DrillPart][]float64{}, map[string][]float64{}
+	var whole, ci, notice, staging, activation []float64
 	for _, j := range all {
-		total := j.ended.Sub(j.pushedAt).Seconds()
-		toolSeconds, waited := 0.0, 0.0
-		sums := map[string]float64{}
-		for _, s := range j.spans {
-			seconds := s.ended.Sub(s.began).Seconds()
-			sums[s.name+"\x00"+s.what] += seconds
-			switch {
-			case s.waiting:
-				waited += seconds
-			default:
-				toolSeconds += s.tools
+		t.Changes = append(t.Changes, j.DrillChange)
+		part, stage := map[fleet.DrillPart]float64{}, map[string]float64{}
+		inCI, ciBegan := 0.0, -1.0
+		for _, s := range j.Spans {
+			seconds := s.Ended - s.Began
+			stage[s.Stage] += seconds
+			part[s.Part] += s.PartSeconds
+			part[fleet.PartOwn] += seconds - s.PartSeconds
+			if where, _ := stageOf(s.Stage); where == ofCI {
+				if ciBegan < 0 {
+					ciBegan = s.Began
+				}
+				inCI = s.Ended - ciBegan
 			}
 		}
-		for name, seconds := range sums {
-			byName[name] = append(byName[name], seconds)
+		for _, p := range []fleet.DrillPart{fleet.PartOwn, fleet.PartGit, fleet.PartNix, fleet.PartTransfer, fleet.PartSwitch, fleet.PartWaiting} {
+			parts[p] = append(parts[p], part[p])
 		}
-		whole, tools, waiting = append(whole, total), append(tools, toolSeconds), append(waiting, waited)
-		own = append(own, max(0, total-toolSeconds-waited))
+		for name, seconds := range stage {
+			byStage[name] = append(byStage[name], seconds)
+		}
+		whole, ci, notice = append(whole, j.Seconds), append(ci, inCI), append(notice, stage[stageCINotice]+stage[stageNotice])
+		staging = append(staging, stage[string(fleet.Staging)])
+		activation = append(activation, stage[string(fleet.Activate)]+stage[string(fleet.Check)]+stage[string(fleet.Commit)])
 	}
-	t.PushToHealthy, t.Own, t.Tools, t.Waiting = spread(whole), spread(own), spread(tools), spread(waiting)
-	last := all[len(all)-1]
-	for _, s := range last.spans {
-		t.Stages = append(t.Stages, fleet.DrillStage{Stage: s.name, What: s.what, Spread: spread(byName[s.name+"\x00"+s.what]),
-			Began: s.began.Sub(last.pushedAt).Seconds(), Ended: s.ended.Sub(last.pushedAt).Seconds()})
+	t.PushToHealthy, t.Own, t.Git, t.Nix = spread(whole), spread(parts[fleet.PartOwn]), spread(parts[fleet.PartGit]), spread(parts[fleet.PartNix])
+	t.Transfer, t.Switch, t.Waiting = spread(parts[fleet.PartTransfer]), spread(parts[fleet.PartSwitch]), spread(parts[fleet.PartWaiting])
+	t.CI, t.Notice, t.Staging, t.Activation = spread(ci), spread(notice), spread(staging), spread(activation)
+	for _, s := range stages {
+		if seconds := byStage[s.name]; seconds != nil {
+			t.Stages = append(t.Stages, fleet.DrillStage{Stage: s.name, What: s.what, Spread: spread(seconds)})
+		}
 	}
 	return t
 }
@@ -150,21 +222,51 @@ func times(n int) string {
 	return fmt.Sprintf("%d times", n)
 }
 
-// tellTiming prints the table of stages, and the target beside what was seen.
-func (s *session) tellTiming() {
-	t := s.report.Timing
-	if t == nil {
-		return
+// figure is a line under the stages.
+type figure struct {
+	Name, What string
+	fleet.Spread
+}
+
+// partsOf are what the whole of t is the sum of, in each change.
+func partsOf(t *fleet.DrillTiming) []figure {
+	return []figure{
+		{"own", "Garrison itself", t.Own}, {"git", "", t.Git}, {"nix", "evaluation and builds", t.Nix}, {"transfer", "closures, to the cache and from it", t.Transfer},
+		{"switch", "switch-to-configuration, nix-env", t.Switch}, {"waiting", "on purpose, for a poll, or for somebody of whom nothing is known", t.Waiting},
 	}
-	s.out.title("The visible change, stage by stage, %s (seconds: median, p95)", times(t.Repeat))
+}
+
+// sumsOf are other sums of stages.
+func sumsOf(t *fleet.DrillTiming) []figure {
+	return []figure{
+		{"CI", "from when it began", t.CI}, {"wake, poll", "until CI, and then the host, had begun to look", t.Notice},
+		{"staging", "substitution on the host, or its build", t.Staging}, {"activation", "switch, checks, commit", t.Activation},
+	}
+}
+
+// timing prints the table of stages, what they add up to, and the limit beside it.
+func (p *printer) timing(t *fleet.DrillTiming) {
+	p.line("  %-10s %8s %8s", "", "median", "p95")
+	tell := func(name string, x fleet.Spread, what string) {
+		p.line("  %-10s %8.3f %8.3f  %s", name, x.Median, x.P95, p.paint(grey, what))
+	}
 	for _, g := range t.Stages {
-		s.out.line("  %-10s %7.3f %7.3f  %s", g.Stage, g.Median, g.P95, s.out.paint(grey, g.What))
+		tell(g.Stage, g.Spread, g.What)
 	}
-	total := func(name string, x fleet.Spread, what string) {
-		s.out.line("  %-10s %7.3f %7.3f  %s", name, x.Median, x.P95, s.out.paint(grey, what))
+	for i, list := range [][]figure{partsOf(t), sumsOf(t)} {
+		p.line("%s", p.paint(grey, []string{"  of all that, what the time went to", "  and by what was done"}[i]))
+		for _, f := range list {
+			tell(f.Name, f.Spread, f.What)
+		}
 	}
-	total("own", t.Own, "of it Garrison itself")
-	total("tools", t.Tools, "git, nix and switch-to-configuration")
-	total("waiting", t.Waiting, "nothing was at work")
-	total("whole", t.PushToHealthy, fmt.Sprintf("push → healthy; limit %.0f s", t.LimitSeconds))
+	tell("whole", t.PushToHealthy, limitOf(t))
+}
+
+// limitOf is the target of the whole, and how many changes there were.
+func limitOf(t *fleet.DrillTiming) string {
+	text := fmt.Sprintf("push → healthy, n = %d", t.PushToHealthy.Count)
+	if t.LimitSeconds > 0 {
+		text += fmt.Sprintf("; longest %.3f s, limit %.0f s", t.PushToHealthy.Most, t.LimitSeconds)
+	}
+	return text
 }

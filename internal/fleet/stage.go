@@ -38,6 +38,8 @@ type StageTime struct {
 	// ToolSeconds is the part of Seconds during which at least one of git, nix
 	// or switch-to-configuration ran on Garrison's behalf; the rest is Garrison's own.
 	ToolSeconds float64 `json:"toolSeconds"`
+	// Woken is of a host's look at git: somebody had said that there is something. Otherwise it was time to.
+	Woken bool `json:"woken,omitempty"`
 }
 
 // EndedAt is StartedAt plus Seconds.
