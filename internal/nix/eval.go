@@ -145,6 +145,7 @@ type Host struct {
 // Agent is what Garrison's module says of a host; the zero value where the host does not have it.
 type Agent struct {
 	Enable  bool   `json:"enable"`
+	Rings   bool   `json:"rings"`   // it is of a Garrison that knows rings
 	Signers string `json:"signers"` // the text of its allowed-signers file, "" where that is not made by the flake
 	Caches  []struct {
 		URL       string `json:"url"`
@@ -246,6 +247,7 @@ in {
 	inherit secrets;
 	agent = {
 		enable = host.config.services.garrison.agent.enable or false;
+		rings = host.config.services.garrison or { } ? tags;
 		signers = host.config.environment.etc."garrison/allowed-signers".text or "";
 		caches = map (c: { inherit (c) url publicKey; }) (host.config.services.garrison.agent.caches or [ ]);
 	};

@@ -74,7 +74,7 @@ func Check(ctx context.Context, o CheckOptions) (*Findings, error) {
 }
 
 // kinds of findings, in the order in which they are listed.
-var kinds = []string{FoundHost, FoundSecrets, FoundCheck, FoundCommand}
+var kinds = []string{FoundHost, FoundRings, FoundSecrets, FoundCheck, FoundCommand}
 
 // checking is one run of Check.
 type checking struct {
@@ -140,11 +140,36 @@ func (c *checking) evaluate(ctx context.Context) error {
 		return context.Cause(ctx)
 	}
 	if err == nil {
+		c.rings(e, began)
 		c.secrets(ctx, e, src, flakes, began)
 	} else {
 		c.add(Finding{Kind: FoundSecrets, Name: "re-key plan", Detail: "not looked at: which secrets a host wants is only known when all hosts evaluate"})
 	}
 	return c.flakeChecks(ctx, v, e)
+}
+
+// rings looks at who is in which, where there are any.
+func (c *checking) rings(e *evaluation, began time.Time) {
+	if len(c.config.Rings) == 0 {
+		return
+	}
+	followed, byHand := e.split(c.config.Hosts.Manual)
+	rings, places, idle, err := c.config.placed(followed, byHand, false)
+	if old := withoutRings(followed); err == nil && len(idle)+len(old) > 0 {
+		err = fleet.Errorf(fleet.Bad, fleet.CodeConfig, "%s", strings.Join(append(idle, old...), "\n"))
+	}
+	f := finding(FoundRings, "hosts of the rings", began, err)
+	if err == nil {
+		members := map[string]int{}
+		for _, p := range places {
+			members[p.ring]++
+		}
+		for _, r := range rings {
+			f.Detail += fmt.Sprintf("%s: %d hosts in %d batches\n", r.Name, members[r.Name], r.Batches)
+		}
+		f.Detail = strings.TrimSpace(f.Detail)
+	}
+	c.add(f)
 }
 
 // secrets plans the re-keying, as a release of this commit would.

@@ -22,6 +22,7 @@ type Findings struct {
 // What a Finding is about.
 const (
 	FoundHost    = "host"    // evaluation of a host
+	FoundRings   = "rings"   // who is in which of garrison.toml's rings
 	FoundSecrets = "secrets" // the plan for re-keying
 	FoundCheck   = "check"   // one of the flake's checks
 	FoundCommand = "command" // one of garrison.toml's commands

@@ -83,6 +83,23 @@ func (s *state) mirror(ctx context.Context) ([]Mirrored, error) {
 	return all, ctx.Err()
 }
 
+// Mirror gives all mirrors what the remote has of releases and of the roll-out: what whoever moved a ring does after it.
+func Mirror(ctx context.Context, o Options) ([]Mirrored, error) {
+	unlock, err := lockRepo(o.Repo)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	s := &state{Options: o.withLog()}
+	if err := fetch(ctx, s.Repo, s.Remote); err != nil {
+		return nil, err
+	}
+	if err := s.findSource(ctx); err != nil {
+		return nil, err
+	}
+	return s.mirror(ctx)
+}
+
 // releaseRefs are the refs that a mirror should have, by their full names, and the commits that tags of releases point at: what is nobody
 // else's to keep.
 func (s *state) releaseRefs(ctx context.Context) (want map[string]string, released map[string]bool, err error) {
@@ -100,7 +117,7 @@ func (s *state) releaseRefs(ctx context.Context) (want map[string]string, releas
 		released[t.Commit] = true
 	}
 	for name, b := range branches {
-		if name == s.config.Branches.Release || testedHost(name) != "" && released[b.Commit] {
+		if release := s.config.Branches.Release; name == release || name == fleet.RolloutBranch(release) || (fleet.IsRingBranch(release, name) || testedHost(name) != "") && released[b.Commit] {
 			want["refs/heads/"+name] = b.Commit
 		}
 	}
@@ -121,7 +138,7 @@ func (s *state) mirrorTo(ctx context.Context, address string, want map[string]st
 	branch := "refs/heads/" + s.config.Branches.Release
 	look, cancel := context.WithTimeoutCause(ctx, mirrorLook, fleet.Errorf(fleet.Transient, fleet.CodeTimeout, "%s does not answer", git.Redact(address)))
 	defer cancel()
-	has, err := s.Repo.RemoteRefs(look, address, branch, "refs/heads/"+fleet.TagPrefix+"*"+testSuffix, "refs/tags/"+fleet.TagPrefix+"*")
+	has, err := s.Repo.RemoteRefs(look, address, branch, branch+"-ring-*", "refs/heads/"+fleet.RolloutBranch(s.config.Branches.Release), "refs/heads/"+fleet.TagPrefix+"*"+testSuffix, "refs/tags/"+fleet.TagPrefix+"*")
 	if err != nil {
 		return 0, err
 	}
@@ -129,19 +146,17 @@ func (s *state) mirrorTo(ctx context.Context, address string, want map[string]st
 	defer stop()
 	var moves []git.Move
 	for ref, id := range want {
-		switch at := has[ref]; {
-		case at == id:
-		case at == "" || ref != branch && strings.HasPrefix(ref, "refs/heads/") && released[at]:
-			moves = append(moves, git.Move{Ref: ref, From: at, To: id})
-		case ref == branch:
-			forward, err := s.forward(ctx, at, id)
-			if err != nil {
-				return 0, err
-			}
-			if !forward {
-				return 0, cannotMirror(address, ref)
-			}
-			moves = append(moves, git.Move{Ref: ref, From: at, To: id})
+		if has[ref] == id {
+			continue
+		}
+		may, err := s.mayMirror(ctx, ref, has[ref], id, released)
+		if err != nil {
+			return 0, err
+		}
+		switch may {
+		case mirrorAhead:
+		case mirrorMoves:
+			moves = append(moves, git.Move{Ref: ref, From: has[ref], To: id})
 		default:
 			return 0, cannotMirror(address, ref)
 		}
@@ -163,6 +178,48 @@ func (s *state) mirrorTo(ctx context.Context, address string, want map[string]st
 		moved += len(some)
 	}
 	return moved, nil
+}
+
+// What becomes of a mirror's ref.
+type mirrorWay int
+
+const (
+	mirrorOther mirrorWay = iota // it is somebody else's
+	mirrorMoves
+	mirrorAhead // it stays: whoever promoted brought it there meanwhile
+)
+
+// mayMirror says whether a mirror's ref may go from what it has ("": nothing) to what it should have.
+func (s *state) mayMirror(ctx context.Context, ref, at, id string, released map[string]bool) (mirrorWay, error) {
+	name, isBranch := strings.CutPrefix(ref, "refs/heads/")
+	release := s.config.Branches.Release
+	ofRollout := isBranch && (name == fleet.RolloutBranch(release) || fleet.IsRingBranch(release, name))
+	switch {
+	case at == "":
+		return mirrorMoves, nil
+	case !isBranch:
+		return mirrorOther, nil
+	case name != release && !ofRollout: // of a test release, which may start anew
+		if released[at] {
+			return mirrorMoves, nil
+		}
+		return mirrorOther, nil
+	}
+	if forward, err := s.forward(ctx, at, id); err != nil || forward {
+		return mirrorMoves, err
+	}
+	if ofRollout {
+		if _, known, err := s.Repo.Resolve(ctx, at+"^{commit}"); err != nil || known {
+			ahead, err := s.forward(ctx, id, at)
+			if err != nil || ahead {
+				return mirrorAhead, err
+			}
+		}
+	}
+	if name == fleet.RolloutBranch(release) { // no host believes it, and somebody may have put it right
+		return mirrorMoves, nil
+	}
+	return mirrorOther, nil
 }
 
 // forward says whether a mirror's branch may go from what it has to another commit. That it has a newer release, which another run brought it, is found out

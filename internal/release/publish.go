@@ -10,7 +10,7 @@ import (
 )
 
 // fillEntries notes for each followed host what was evaluated.
-func (s *state) fillEntries() error {
+func (s *state) fillEntries(ctx context.Context) error {
 	s.entries = map[string]fleet.Entry{}
 	for _, h := range s.hosts {
 		e := fleet.Entry{System: h.System, DrvPath: h.DrvPath, Changed: true, Toplevel: fleet.Toplevel{OutPath: h.OutPath, Flake: h.Flake.Dir, Checks: h.Checks,
@@ -27,7 +27,7 @@ func (s *state) fillEntries() error {
 		}
 		return fleet.Errorf(fleet.Bad, fleet.CodeNoHosts, "%s makes every host manual: there is nothing to release", ConfigPath)
 	}
-	return nil
+	return s.place(ctx)
 }
 
 // trace is the traceparent of what is released: the one given, that of the release that is there, or one that everybody would find.
@@ -70,9 +70,14 @@ func (s *state) publish(ctx context.Context) error {
 	for _, h := range s.manual {
 		m.Manual = append(m.Manual, h.Name)
 	}
+	m.Rings = s.rings
+	for name, e := range m.Hosts {
+		e.Ring, e.Batch = s.places[name].ring, s.places[name].batch
+		m.Hosts[name] = e
+	}
 	s.outcome.Manifest = m
 	if s.DryRun {
-		return nil
+		return s.foresee(ctx, m)
 	}
 	message, err := m.TagMessage()
 	if err != nil {
@@ -87,7 +92,7 @@ func (s *state) publish(ctx context.Context) error {
 	if s.OnlyNewest {
 		moves = append(moves, git.Move{Ref: "refs/heads/" + source, From: s.source, To: s.source})
 	}
-	if err := s.Repo.Push(ctx, s.Remote, moves...); err != nil {
+	if err := s.move(ctx, m, moves); err != nil {
 		if fleet.CodeOf(err) == fleet.CodeRace {
 			err = cmp.Or(s.newest(ctx), err)
 		}

@@ -103,6 +103,7 @@ type Outcome struct {
 	Rotate   []string          `json:"rotate,omitempty"`      // who could read what, and may not any more
 	Failed   []string          `json:"failed,omitempty"`      // hosts that keep their previous system, because theirs does not build
 	Pushed   *client.Stats     `json:"pushed,omitempty"`
+	Rings    *Begun            `json:"rings,omitempty"` // where garrison.toml has rings
 	Mirrors  []Mirrored        `json:"mirrors,omitempty"`
 	Log      string            `json:"log,omitempty"` // the file with all that nix said
 }
@@ -128,6 +129,8 @@ type state struct {
 	hosts     []nix.Host
 	manual    []nix.Host
 	entries   map[string]fleet.Entry
+	rings     []fleet.Ring
+	places    map[string]place
 	built     []string // toplevels built here, to be pushed
 	outcome   Outcome
 }
@@ -158,6 +161,9 @@ func Run(ctx context.Context, o Options) (Outcome, error) {
 	var known *fleet.Error
 	if err != nil && ctx.Err() == nil && !errors.As(err, &known) {
 		err = fleet.Errorf(fleet.Local, fleet.CodeInternal, "the release failed").WithCause(err)
+	}
+	if err == nil && !s.DryRun && s.RollbackTo != 0 && s.outcome.State == fleet.RunUnchanged {
+		err = s.madeBefore(ctx)
 	}
 	if err == nil && !s.DryRun {
 		s.outcome.Mirrors, err = s.mirror(ctx)
@@ -204,7 +210,7 @@ func (s *state) run(ctx context.Context) (failure error) {
 	if err := s.settle(ctx); err != nil {
 		return err
 	}
-	if err := s.fillEntries(); err != nil {
+	if err := s.fillEntries(ctx); err != nil {
 		return err
 	}
 	if !s.DryRun {

@@ -20,22 +20,21 @@ type RingConfig struct {
 	Hosts    []ringHost      `toml:"hosts"`
 	Soak     soakTime        `toml:"soak"`
 	AtOnce   atOnce          `toml:"atOnce"`
-	Failures count           `toml:"failures"`
+	Failures int             `toml:"failures"`
 	Windows  []deploy.Window `toml:"windows"`
 	Zone     zone            `toml:"zone"`
 	Promote  promotion       `toml:"promote"`
-	Drill    count           `toml:"drill"`
-	Reboots  count           `toml:"reboots"`
+	Drill    int             `toml:"drill"`
+	Reboots  int             `toml:"reboots"`
 }
 
-// The kinds of values read themselves, so that an error names the line.
+// The kinds of values read themselves, so that an error names the line. They are structs, as what is a string or a number besides is taken as it is.
 type (
-	ringName  string
-	ringHost  string // a host's name, a pattern of path.Match, or tagPrefix and a tag
-	soakTime  time.Duration
-	zone      string // as in the IANA's database
-	promotion string // "", promoteAuto or promoteManual
-	count     int    // not negative
+	ringName  struct{ string }
+	ringHost  struct{ string } // a host's name, a pattern of path.Match, or tagPrefix and a tag
+	soakTime  struct{ time.Duration }
+	zone      struct{ string } // as in the IANA's database
+	promotion struct{ string } // "", promoteAuto or promoteManual
 	// atOnce is how many hosts of a ring get a release at a time: a number, or a part of them; the zero value is all.
 	atOnce struct{ hosts, percent int }
 )
@@ -51,7 +50,7 @@ func (n *ringName) UnmarshalText(b []byte) error {
 	if !fleet.ValidRingName(string(b)) {
 		return fmt.Errorf("%q cannot be a ring's name: use small letters, digits and hyphens, the first and the last no hyphen, and no name that ends in -test", b)
 	}
-	*n = ringName(b)
+	n.string = string(b)
 	return nil
 }
 
@@ -61,7 +60,7 @@ func (h *ringHost) UnmarshalText(b []byte) error {
 	if tag, isTag := strings.CutPrefix(string(b), tagPrefix); err != nil || len(b) == 0 || isTag && tag == "" {
 		return fmt.Errorf("%q names no hosts: write a host's name, a pattern like \"web-*\", or \"tag:NAME\"", b)
 	}
-	*h = ringHost(b)
+	h.string = string(b)
 	return nil
 }
 
@@ -71,7 +70,7 @@ func (s *soakTime) UnmarshalText(b []byte) error {
 	if err != nil || d > fleet.MaxRingSoak || d%time.Second != 0 {
 		return fmt.Errorf("%q is not a soak time like \"30m\", \"2h\" or \"1d\", of whole seconds and at most %d days", b, fleet.MaxRingSoak/24/time.Hour)
 	}
-	*s = soakTime(d)
+	s.Duration = d
 	return nil
 }
 
@@ -93,7 +92,7 @@ func (z *zone) UnmarshalText(b []byte) error {
 	if _, err := time.LoadLocation(string(b)); err != nil || len(b) == 0 || string(b) == "Local" {
 		return fmt.Errorf("%q is not a time zone like \"Europe/Berlin\" or \"UTC\"", b)
 	}
-	*z = zone(b)
+	z.string = string(b)
 	return nil
 }
 
@@ -102,20 +101,12 @@ func (p *promotion) UnmarshalText(b []byte) error {
 	if s := string(b); s != promoteAuto && s != promoteManual {
 		return fmt.Errorf("%q is neither %q nor %q", b, promoteAuto, promoteManual)
 	}
-	*p = promotion(b)
+	p.string = string(b)
 	return nil
 }
 
-// UnmarshalText reads a number that is not negative.
-func (c *count) UnmarshalText(b []byte) error {
-	const most = 1 << 20
-	n, err := strconv.Atoi(string(b))
-	if err != nil || n < 0 || n > most {
-		return fmt.Errorf("%q is not a whole number from 0 to %d", b, most)
-	}
-	*c = count(n)
-	return nil
-}
+// maxCount bounds numbers of hosts and of days.
+const maxCount = 1 << 20
 
 // checkRings says what is wrong with the rings, whatever hosts there are.
 func (c Config) checkRings(name string) error {
@@ -125,19 +116,24 @@ func (c Config) checkRings(name string) error {
 	if len(c.Rings) > fleet.MaxRings {
 		return bad("there are %d rings, at most %d are allowed", len(c.Rings), fleet.MaxRings)
 	}
-	seen := map[ringName]bool{}
+	seen := map[string]bool{}
 	for i, r := range c.Rings {
 		switch {
-		case r.Name == "":
+		case r.Name.string == "":
 			return bad("rings[%d] has no name", i)
-		case seen[r.Name]:
-			return bad("two rings are called %q", r.Name)
+		case seen[r.Name.string]:
+			return bad("two rings are called %q", r.Name.string)
 		case len(r.Hosts) == 0 && i < len(c.Rings)-1:
-			return bad("the ring %s names no hosts", r.Name).WithHint("write hosts = [\"…\"]: names, patterns like \"web-*\", or \"tag:NAME\"; only the last ring may do without, and has the rest")
-		case r.Zone != "" && len(r.Windows) == 0:
-			return bad("the ring %s has a zone, but no windows", r.Name)
+			return bad("the ring %s names no hosts", r.Name.string).WithHint("write hosts = [\"…\"]: names, patterns like \"web-*\", or \"tag:NAME\"; only the last ring may do without, and has the rest")
+		case r.Zone.string != "" && len(r.Windows) == 0:
+			return bad("the ring %s has a zone, but no windows", r.Name.string)
 		}
-		seen[r.Name] = true
+		for key, n := range map[string]int{"failures": r.Failures, "drill": r.Drill, "reboots": r.Reboots} {
+			if n < 0 || n > maxCount {
+				return bad("%s of the ring %s is %d, and must be from 0 to %d", key, r.Name.string, n, maxCount)
+			}
+		}
+		seen[r.Name.string] = true
 	}
 	return nil
 }
@@ -150,16 +146,17 @@ type place struct {
 
 // matches says whether an entry of a ring's hosts means a host, and whether it is written as a name.
 func (h ringHost) matches(host nix.Host) (ok, isName bool) {
-	if tag, isTag := strings.CutPrefix(string(h), tagPrefix); isTag {
+	if tag, isTag := strings.CutPrefix(h.string, tagPrefix); isTag {
 		return slices.Contains(host.Tags, tag), false
 	}
-	ok, _ = path.Match(string(h), host.Name)
-	return ok, !strings.ContainsAny(string(h), `*?[\`)
+	ok, _ = path.Match(h.string, host.Name)
+	return ok, !strings.ContainsAny(h.string, `*?[\`)
 }
 
 // placed puts the hosts that agents deploy into the rings, which it returns as a release says them. The first ring that names a host has it, the last one those
-// that none names. In idle are entries that mean no host of followed.
-func (c Config) placed(followed, byHand []nix.Host) (rings []fleet.Ring, places map[string]place, idle []string, err error) {
+// that none names. In idle are entries that mean no host of followed. Where an older commit is released again (back), it may lack hosts and tags that the rings name, and all
+// hosts of a ring.
+func (c Config) placed(followed, byHand []nix.Host, back bool) (rings []fleet.Ring, places map[string]place, idle []string, err error) {
 	if len(c.Rings) == 0 {
 		return nil, nil, nil, nil
 	}
@@ -173,7 +170,7 @@ func (c Config) placed(followed, byHand []nix.Host) (rings []fleet.Ring, places 
 				ok, isName = entry.matches(h)
 				meant = meant || ok
 				if _, taken := places[h.Name]; ok && !taken {
-					places[h.Name] = place{ring: string(r.Name)}
+					places[h.Name] = place{ring: r.Name.string}
 					members[i] = append(members[i], h.Name)
 				}
 			}
@@ -181,25 +178,25 @@ func (c Config) placed(followed, byHand []nix.Host) (rings []fleet.Ring, places 
 				ok, _ := entry.matches(h)
 				known = known || ok
 			}
-			if !meant && !known && (isName || strings.HasPrefix(string(entry), tagPrefix)) {
+			if !meant && !known && !back && (isName || strings.HasPrefix(entry.string, tagPrefix)) {
 				return nil, nil, nil, c.unknownEntry(r, entry, followed, byHand)
 			}
 			if !meant {
-				idle = append(idle, fmt.Sprintf("the ring %s names %q, which no host is that an agent deploys", r.Name, entry))
+				idle = append(idle, fmt.Sprintf("the ring %s names %q, which no host is that an agent deploys", r.Name.string, entry.string))
 			}
 		}
 	}
 	last := len(c.Rings) - 1
 	for _, h := range followed {
 		if _, taken := places[h.Name]; !taken {
-			places[h.Name] = place{ring: string(c.Rings[last].Name)}
+			places[h.Name] = place{ring: c.Rings[last].Name.string}
 			members[last] = append(members[last], h.Name)
 		}
 	}
 	steps := 0
 	for i, r := range c.Rings {
-		if len(members[i]) == 0 && i < last {
-			return nil, nil, nil, fleet.Errorf(fleet.Bad, fleet.CodeConfig, "%s: the ring %s has no host: what it names, an earlier ring has, or nobody is", ConfigPath, r.Name).
+		if len(members[i]) == 0 && i < last && !back {
+			return nil, nil, nil, fleet.Errorf(fleet.Bad, fleet.CodeConfig, "%s: the ring %s has no host: what it names, an earlier ring has, or nobody is", ConfigPath, r.Name.string).
 				WithHint("a release would be on no host before the next ring gets it: name hosts, or remove the ring")
 		}
 		if len(members[i]) == 0 {
@@ -211,12 +208,22 @@ func (c Config) placed(followed, byHand []nix.Host) (rings []fleet.Ring, places 
 			places[h] = place{ring: ring.Name, batch: k/size + 1}
 		}
 		if steps += ring.Batches; ring.Batches > fleet.MaxBatches || steps > maxSteps {
-			return nil, nil, nil, fleet.Errorf(fleet.Bad, fleet.CodeConfig, "%s: the ring %s would get a release in %d parts, at most %d of a ring and %d of all are allowed", ConfigPath, r.Name, ring.Batches, fleet.MaxBatches, maxSteps).
+			return nil, nil, nil, fleet.Errorf(fleet.Bad, fleet.CodeConfig, "%s: the ring %s would get a release in %d parts, at most %d of a ring and %d of all are allowed", ConfigPath, r.Name.string, ring.Batches, fleet.MaxBatches, maxSteps).
 				WithHint("raise its atOnce")
 		}
 		rings = append(rings, ring)
 	}
 	return rings, places, idle, nil
+}
+
+// withoutRings says which hosts' agents are of a Garrison that does not know rings: they would take each release at once.
+func withoutRings(followed []nix.Host) (told []string) {
+	for _, h := range followed {
+		if h.Agent.Enable && !h.Agent.Rings {
+			told = append(told, fmt.Sprintf("host %s gets an agent that does not know rings, and would take each release at once: update the flake's input for Garrison, and release that first", h.Name))
+		}
+	}
+	return told
 }
 
 // maxSteps bounds the batches of all rings: each is a branch, and one push may move them all.
@@ -231,8 +238,8 @@ func (r RingConfig) ring(hosts int) (ring fleet.Ring, size int) {
 	if r.AtOnce.percent > 0 {
 		size = max(1, hosts*r.AtOnce.percent/100)
 	}
-	ring = fleet.Ring{Name: string(r.Name), Batches: (hosts + size - 1) / size, SoakSeconds: int64(time.Duration(r.Soak) / time.Second), Failures: int(r.Failures),
-		Zone: string(r.Zone), Manual: r.Promote == promoteManual, DrillDays: int(r.Drill), Reboots: int(r.Reboots)}
+	ring = fleet.Ring{Name: r.Name.string, Batches: (hosts + size - 1) / size, SoakSeconds: int64(r.Soak.Duration / time.Second), Failures: r.Failures,
+		Zone: r.Zone.string, Manual: r.Promote.string == promoteManual, DrillDays: r.Drill, Reboots: r.Reboots}
 	for _, w := range r.Windows {
 		text, _ := w.MarshalText() // it never fails
 		ring.Windows = append(ring.Windows, string(text))
@@ -250,12 +257,12 @@ func (c Config) unknownEntry(r RingConfig, entry ringHost, followed, byHand []ni
 	slices.Sort(names)
 	slices.Sort(tags)
 	tags = slices.Compact(tags)
-	e := fleet.Errorf(fleet.Bad, fleet.CodeNoSuchHost, "%s: the ring %s names %s, which the flake does not have", ConfigPath, r.Name, entry)
+	e := fleet.Errorf(fleet.Bad, fleet.CodeNoSuchHost, "%s: the ring %s names %s, which the flake does not have", ConfigPath, r.Name.string, entry.string)
 	switch {
-	case !strings.HasPrefix(string(entry), tagPrefix):
+	case !strings.HasPrefix(entry.string, tagPrefix):
 		return e.WithHint("its nixosConfigurations are: %s", strings.Join(names, ", "))
 	case len(tags) == 0:
-		return e.WithHint("no host has a tag: set services.garrison.tags = [ \"%s\" ]", strings.TrimPrefix(string(entry), tagPrefix))
+		return e.WithHint("no host has a tag: set services.garrison.tags = [ \"%s\" ]", strings.TrimPrefix(entry.string, tagPrefix))
 	}
 	return e.WithHint("its hosts' tags (services.garrison.tags) are: %s", strings.Join(tags, ", "))
 }

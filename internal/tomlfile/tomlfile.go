@@ -131,13 +131,25 @@ func parse(data []byte) (all map[string]any, ok bool) {
 	return all, err == nil
 }
 
-// valueAt is what stands at path; nil for nothing.
-func valueAt(all any, path []string) any {
-	for _, key := range path {
-		table, _ := all.(map[string]any)
-		all = table[key]
+// valueAt is what stands at path; nil for nothing. Of several tables in a list it is that of the one whose value is no list, if there is one: that one is wrong
+// where a list is wanted.
+func valueAt(all any, path []string) (found any) {
+	if tables, ok := all.([]any); ok && len(path) > 0 {
+		for _, table := range tables {
+			v := valueAt(table, path)
+			if _, isList := v.([]any); v != nil && !isList {
+				return v
+			} else if isList {
+				found = v
+			}
+		}
+		return found
 	}
-	return all
+	if len(path) == 0 {
+		return all
+	}
+	table, _ := all.(map[string]any)
+	return valueAt(table[path[0]], path[1:])
 }
 
 // kindOf names what a value of type t is in TOML; "" when the type, or that of a list's elements, reads itself from text and says what it wants.

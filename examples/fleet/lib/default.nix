@@ -163,6 +163,7 @@ in
           secrets = builtins.mapAttrs secret (module.age.secrets or { });
           rekey.hostPubkey = firstLine (builtins.readFile (root + "/hosts/${name}/host.pub"));
         };
+        services.garrison.tags = module.services.garrison.tags or [ ];
         services.garrison.checks = (module.services.garrison.checks or { })
           // (if broken name "check" then { drill = { command = [ "/bin/sh" "-c" "echo '${complaint "check"}' >&2; exit 1" ]; retries = 0; }; } else { });
         system.build.toplevel = if broken name "evaluate" then throw (complaint "evaluate") else toplevel name config;
