@@ -9,7 +9,8 @@ import (
 
 // Facts are all that a decision is made of. Nothing of them is the controller's own: it stands in git, or hosts tell it again.
 type Facts struct {
-	Now time.Time
+	Now    time.Time
+	Branch string // the release branch's name; "": release
 	// Newest is the release that the release branch points at; Releases are those that rings may have or get, by number, Newest among them. One
 	// that is missing there is not promoted, and not counted as taken.
 	Newest   *fleet.Manifest
