@@ -174,6 +174,9 @@ func (p *plan) wayBack() (way int) {
 	if o == nil || !o.AtOnce || stopped(&p.Ledger, p.Now, o.At) {
 		return 0
 	}
+	if p.Releases[o.Made] != nil {
+		return o.Made
+	}
 	for n, m := range p.Releases {
 		if m != nil && n > o.Release && n <= p.Newest.Number && m.RollbackTo == o.To && (way == 0 || n < way) {
 			way = n

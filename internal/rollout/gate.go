@@ -2,6 +2,7 @@ package rollout
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/garrison-nix/garrison/internal/deploy"
@@ -19,30 +20,36 @@ type gate struct {
 	approve bool      // a person's word opens it
 }
 
-// MayBegin says whether the first step may be given a release now that is about to be published, as far as a publisher knows: it hears of no drills.
-// If not, why, in words: a hub, or a person, gives it to the step later.
-func MayBegin(m *fleet.Manifest, l fleet.Ledger, now time.Time) (why string, ok bool) {
+// First says whether a release may be given to its first step as it is published, by what a publisher knows of: the release, the ledger, the clock. It is told
+// in a line what keeps it, "" for nothing; then a hub, or a person, gives it to the step later. A drill is looked at by a hub alone, so a ring that asks
+// for one gets nothing in this way.
+func First(m *fleet.Manifest, l fleet.Ledger, now time.Time) (kept string) {
 	if len(m.Rings) == 0 {
-		return "", true
+		return ""
 	}
 	if o := l.Aborted; o != nil && o.AtOnce && m.Number > o.Release && m.RollbackTo == o.To && !stopped(&l, now, o.At) {
-		return "", true
+		return ""
 	}
 	p := &plan{Facts: Facts{Now: now, Ledger: l}}
 	if g := p.gateOf(&ring{Ring: m.Rings[0]}, m.Number); g != nil {
-		return g.reason, false
+		return "ring " + m.Rings[0].Name + ": " + g.reason
 	}
-	return "", true
+	return ""
+}
+
+// Frozen says whether a freeze is in force.
+func Frozen(l fleet.Ledger, now time.Time) bool {
+	return l.Freeze != nil && (l.Freeze.Until == nil || now.Before(*l.Freeze.Until))
+}
+
+// Approved says whether a person gave their word for that ring to get that release.
+func Approved(l fleet.Ledger, ring string, release int) bool {
+	return slices.ContainsFunc(l.Approved, func(o fleet.RolloutOrder) bool { return o.Ring == ring && o.Release == release })
 }
 
 // stopped says whether somebody ordered after a time that nothing is promoted, and that is in force.
 func stopped(l *fleet.Ledger, now, after time.Time) bool {
-	return l.Paused != nil && l.Paused.At.After(after) || frozen(l, now) && l.Freeze.At.After(after)
-}
-
-// frozen says whether a freeze is in force.
-func frozen(l *fleet.Ledger, now time.Time) bool {
-	return l.Freeze != nil && (l.Freeze.Until == nil || now.Before(*l.Freeze.Until))
+	return l.Paused != nil && l.Paused.At.After(after) || Frozen(*l, now) && l.Freeze.At.After(after)
 }
 
 // gateOf is what keeps a ring from being given release n now; nil for nothing.
@@ -51,14 +58,14 @@ func (p *plan) gateOf(r *ring, n int) *gate {
 	switch {
 	case l.Paused != nil:
 		return &gate{state: fleet.RolloutStopped, reason: "paused" + ordered(l.Paused)}
-	case frozen(l, p.Now):
+	case Frozen(*l, p.Now):
 		g := &gate{state: fleet.RolloutWaiting, reason: "frozen" + ordered(l.Freeze)}
 		if l.Freeze.Until != nil {
 			g.until = *l.Freeze.Until
 			g.reason = "frozen until " + p.moment(g.until, r) + ordered(l.Freeze)
 		}
 		return g
-	case r.Manual && !p.approved(r, n):
+	case r.Manual && !Approved(*l, r.Name, n):
 		return &gate{state: fleet.RolloutWaiting, approve: true, reason: "waits for somebody to say: garrison promote --to " + r.Name + " " + fleet.TagName(n)}
 	case r.DrillDays > 0 && !p.drilled(r):
 		g := &gate{state: fleet.RolloutWaiting, reason: fmt.Sprintf("waits for a drill: none passed in the last %s", span(time.Duration(r.DrillDays)*day))}
@@ -71,15 +78,6 @@ func (p *plan) gateOf(r *ring, n int) *gate {
 }
 
 const day = 24 * time.Hour
-
-func (p *plan) approved(r *ring, n int) bool {
-	for _, o := range p.Ledger.Approved {
-		if o.Ring == r.Name && o.Release == n {
-			return true
-		}
-	}
-	return false
-}
 
 func (p *plan) drilled(r *ring) bool {
 	return !p.Drilled.IsZero() && p.Now.Sub(p.Drilled) <= time.Duration(r.DrillDays)*day

@@ -9,7 +9,7 @@ import (
 // reboots says who may reboot from now on, and by rings who that is.
 func (p *plan) reboots() (permits map[string]fleet.RebootPermit, by [][]string) {
 	permits, by = map[string]fleet.RebootPermit{}, make([][]string, len(p.rings))
-	held := p.Ledger.Paused != nil || frozen(&p.Ledger, p.Now)
+	held := p.Ledger.Paused != nil || Frozen(p.Ledger, p.Now)
 	for i, r := range p.rings {
 		if r.Reboots == 0 {
 			continue

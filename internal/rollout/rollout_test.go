@@ -11,9 +11,6 @@ import (
 	"github.com/garrison-nix/garrison/internal/rollout"
 )
 
-// noon is a Tuesday's.
-var noon = time.Date(2026, 12, 1, 12, 0, 0, 0, time.UTC)
-
 // stand is a fleet as a test changes it: rings of hosts, releases that give each host a system of its own.
 type stand struct {
 	rollout.Facts
@@ -203,4 +200,3 @@ func TestCanaryFails(t *testing.T) {
 	s.takes("a1x", 13, s.Now)
 	s.expect(t, "b.1=13", "done: has release-13")
 }
-

@@ -18,7 +18,7 @@ func (p *plan) view(rebooting [][]string) fleet.Rollout {
 	m := p.Newest
 	v := fleet.Rollout{Schema: fleet.StatusSchema, At: p.Now, Release: m.Number, Commit: m.Source.Commit, Subject: m.Source.Subject,
 		State: fleet.RolloutDone, Rings: make([]fleet.RolloutRing, 0, len(p.rings)), Paused: p.Ledger.Paused}
-	if frozen(&p.Ledger, p.Now) {
+	if Frozen(p.Ledger, p.Now) {
 		v.Freeze = p.Ledger.Freeze
 		if v.Freeze.Until != nil {
 			p.clock(*v.Freeze.Until)

@@ -52,7 +52,7 @@ func ordered(o *fleet.RolloutOrder) string {
 		text = " by " + o.By
 	}
 	if o.Reason != "" {
-		text += " (" + o.Reason + ")"
+		text += ": " + oneLine(o.Reason)
 	}
 	return text
 }
