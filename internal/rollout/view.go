@@ -127,7 +127,7 @@ func (p *plan) stateOf(r *ring, on *verdict, v *fleet.RolloutRing) (fleet.Rollou
 			return fleet.RolloutSoaking, fmt.Sprintf("soaked %s until %s; waits until all hosts have said since that they are well", name, p.moment(until, r))
 		}
 	}
-	if first.tip >= p.Newest.Number {
+	if first.tip >= p.Newest.Number && !p.aborted(first.tip) {
 		return fleet.RolloutDone, "has " + name + p.lacking(on)
 	}
 	return p.waiting(r, "has "+name+p.lacking(on))
@@ -148,7 +148,7 @@ func (p *plan) between(r *ring, on *verdict, v *fleet.RolloutRing) (fleet.Rollou
 func (p *plan) waiting(r *ring, has string) (fleet.RolloutState, string) {
 	switch s := r.steps[0]; {
 	case s.gate != nil:
-		return s.gate.state, has + "; " + fleet.TagName(s.offer) + " " + s.gate.reason
+		return s.gate.state, has + "; " + fleet.TagName(s.offer) + ": " + s.gate.reason
 	case p.aborted(p.Newest.Number):
 		o := p.Ledger.Aborted
 		return fleet.RolloutWaiting, fmt.Sprintf("%s; %s was aborted%s: waits for a release of what %s has", has, fleet.TagName(o.Release), ordered(o), fleet.TagName(o.To))
