@@ -163,7 +163,7 @@ func TestRingsChange(t *testing.T) {
 		s.publish(12)
 		s.expect(t, "a.1=12 m.1=11") // what a passed; m's host never reported, and passes nothing
 		s.takes("a1x", 12, s.Now)
-		s.expect(t, "m.1=12", "", "waiting: none of its hosts has release-12, 1 away, so release-12 does not go to ring b; garrison promote --force --to b release-12 does")
+		s.expect(t, "m.1=12", "", "waiting: none of its hosts has release-12, 1 away, so release-12 does not go to ring b, unless by garrison promote --force --to b release-12 --reason …")
 		s.takes("m1x", 12, s.Now)
 		s.expect(t, "b.1=12")
 	})
@@ -213,7 +213,7 @@ func TestRingsChange(t *testing.T) {
 		s.expect(t, "a.1=12")
 		s.takes("a1x", 12, s.Now)
 		s.expect(t, "b.1=12")
-		s.expect(t, "", "", "waiting: it has no hosts, so release-12 does not go to ring c; garrison promote --force --to c release-12 does")
+		s.expect(t, "", "", "waiting: it has no hosts, so release-12 does not go to ring c, unless by garrison promote --force --to c release-12 --reason …")
 	})
 }
 
@@ -281,7 +281,7 @@ func TestLate(t *testing.T) {
 	}
 	s.takes("a1x", 12, s.Now)
 	s.Newest.Rings[1].Manual = true
-	d := s.expect(t, "", "", "waiting: has release-11; release-12: waits for somebody to say: garrison promote --to b release-12")
+	d := s.expect(t, "", "", "waiting: has release-11; release-12: waits for a person's word: garrison promote --to b release-12 --reason …")
 	if r := d.View.Rings[1]; !r.Approve || r.Candidate != 12 {
 		t.Errorf("%+v", r)
 	}

@@ -66,7 +66,7 @@ func (p *plan) gateOf(r *ring, n int) *gate {
 		}
 		return g
 	case r.Manual && !Approved(*l, r.Name, n):
-		return &gate{state: fleet.RolloutWaiting, approve: true, reason: "waits for somebody to say: garrison promote --to " + r.Name + " " + fleet.TagName(n)}
+		return &gate{state: fleet.RolloutWaiting, approve: true, reason: "waits for a person's word: garrison promote --to " + r.Name + " " + fleet.TagName(n) + " --reason …"}
 	case r.DrillDays > 0 && !p.drilled(r):
 		g := &gate{state: fleet.RolloutWaiting, reason: fmt.Sprintf("waits for a drill: none passed in the last %s", span(time.Duration(r.DrillDays)*day))}
 		if !p.Drilled.IsZero() {

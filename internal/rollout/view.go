@@ -172,7 +172,7 @@ func (p *plan) empty(r *ring, on *verdict) string {
 		return what
 	}
 	next := p.rings[r.index+1].Name
-	return fmt.Sprintf("%s, so %s does not go to ring %s; garrison promote --force --to %s %s does", what, name, next, next, name)
+	return fmt.Sprintf("%s, so %s does not go to ring %s, unless by garrison promote --force --to %s %s --reason …", what, name, next, next, name)
 }
 
 func (r *ring) count() (n int) {
