@@ -48,6 +48,9 @@ func Explain(s Status) Explanation {
 	}
 	said, commands := explainPhase(s)
 	add(string(s.Phase), said, commands...)
+	if a := s.Ahead; a != nil {
+		add("ring", explainAhead(s, *a))
+	}
 	if p := s.Suspended; p != nil && s.Phase != PhaseWaiting {
 		add("suspended", fmt.Sprintf("Since %s, %s keeps activations from starting until %s: %s.", Moment(p.Since), p.By, Moment(p.Until), p.Reason), "garrison resume")
 	}
@@ -142,6 +145,21 @@ func explainPhase(s Status) (string, []string) {
 		return explainWaiting(s, since, release)
 	}
 	return since + "is in a phase that this garrison does not know: " + string(s.Phase) + ".", nil
+}
+
+// explainAhead says what a host has of a release that its ring is not given yet.
+func explainAhead(s Status, a Ahead) string {
+	said := fmt.Sprintf("%s is published, and this host's ring, %s, has not been given it yet", a.Release.Name(), s.Ring)
+	if s.Batch > 1 {
+		said = fmt.Sprintf("%s is published, and this host's batch, %d of ring %s, has not been given it yet", a.Release.Name(), s.Batch, s.Ring)
+	}
+	switch {
+	case a.StagedAt != nil:
+		return said + ". Its system is here since " + Moment(*a.StagedAt) + ", so that nothing but activation is left to do then."
+	case a.Failure != nil:
+		return said + ". Its system could not be fetched ahead, which is tried again and stops nothing: " + failed(a.Failure) + "."
+	}
+	return said + ". Its system is not here whole yet."
 }
 
 // hints are what a failure says helps against it.

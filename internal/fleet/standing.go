@@ -9,7 +9,7 @@ const (
 	Silent   Standing = "silent"    // it should have reported, and did not: what is known of it is old
 	Retrying Standing = "retrying"  // something is away, or the host is at fault; tried again
 	ByHand   Standing = "by hand"   // it runs what somebody chose, or tries
-	Waiting  Standing = "waiting"   // for a person, a window, a reboot
+	Waiting  Standing = "waiting"   // for a person, a window, a reboot, its ring
 	UnderWay Standing = "under way" // to the newest release
 	Manual   Standing = "manual"    // left to be deployed by hand
 	Gone     Standing = "gone"      // the newest release does not name it any more
@@ -34,7 +34,7 @@ func (s Status) Standing(newest int) Standing {
 		return Retrying
 	case s.Phase == PhaseOverruled, s.Phase == PhaseTesting, s.Drift:
 		return ByHand
-	case s.Phase == PhaseWaiting, s.Phase == PhaseReboot:
+	case s.Phase == PhaseWaiting, s.Phase == PhaseReboot, s.Phase == PhaseIdle && s.Ahead != nil:
 		return Waiting
 	case s.Phase == PhaseManual:
 		return Manual

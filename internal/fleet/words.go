@@ -17,6 +17,9 @@ func (s Status) Meaning() string {
 	case PhaseUnheard:
 		return "has never reported"
 	case PhaseIdle:
+		if s.Ahead != nil {
+			return "runs what its ring has; " + s.Ahead.Meaning(s.Ring)
+		}
 		return "runs what the newest release says"
 	case PhaseManual:
 		if s.Failure != nil {
@@ -57,6 +60,18 @@ func (s Status) Meaning() string {
 	return "is in a phase that this garrison does not know"
 }
 
+// Meaning says how far a host is with a release that its ring is not given yet.
+func (a Ahead) Meaning(ring string) string {
+	what := "is being staged"
+	switch {
+	case a.StagedAt != nil:
+		what = "is staged"
+	case a.Failure != nil:
+		what = "could not be staged ahead"
+	}
+	return fmt.Sprintf("%s %s, and waits for ring %s", a.Release.Name(), what, ring)
+}
+
 // WaitsFor says what a staged system waits for.
 func (s Status) WaitsFor() string {
 	if s.Wait == nil {
@@ -88,8 +103,11 @@ func (s Status) Summary() string {
 	if s.Active != nil {
 		line = s.Active.Release.Name() + " active"
 	}
-	if s.Phase != PhaseIdle {
+	switch {
+	case s.Phase != PhaseIdle:
 		line += ", " + s.Meaning()
+	case s.Ahead != nil:
+		line += ", " + s.Ahead.Meaning(s.Ring)
 	}
 	switch {
 	case s.Refused != nil:

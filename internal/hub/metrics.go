@@ -111,6 +111,9 @@ func (h *Hub) measureRollout(p *metrics.Page, m *fleet.Manifest, hosts []fleet.S
 			if where > done && s.Seen != nil && s.Seen.Silent != nil {
 				where = away
 			}
+			if where == itsTurn {
+				where = needsSomebody // both wait, and have the one word for it
+			}
 			at[where]++
 		}
 	}

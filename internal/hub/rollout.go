@@ -69,6 +69,9 @@ func (at stood) wanting() (parts []string) {
 			parts = append(parts, kind.String()+": "+few(list))
 		}
 	}
+	if n := len(at[itsTurn]); n > 0 {
+		parts = append(parts, fmt.Sprintf("%d until their ring is given it", n))
+	}
 	return parts
 }
 
@@ -89,10 +92,14 @@ const (
 	needsSomebody
 	retrying
 	away
+	itsTurn // has not come: its ring is given it later
 )
 
+// waitsForRing is why a host waits whose ring is not given the release yet.
+const waitsForRing = "ring"
+
 func (s standing) String() string {
-	return [...]string{failed: "failed", done: "done", underWay: "under way", needsSomebody: "waits", retrying: "retrying", away: "silent"}[s]
+	return [...]string{failed: "failed", done: "done", underWay: "under way", needsSomebody: "waits", retrying: "retrying", away: "silent", itsTurn: "waits"}[s]
 }
 
 // standingOf says where a host is with the newest release, and in a word why. system is what that has for the host; "" where that is not known, and the host's word is taken.
@@ -104,6 +111,9 @@ func standingOf(s fleet.Status, release int, created time.Time, system string) (
 		}
 		if f := s.Remote.Failure; f != nil && s.At.After(created) {
 			return retrying, string(f.Code)
+		}
+		if a := s.Ahead; a != nil && a.Release.Number >= release {
+			return itsTurn, waitsForRing
 		}
 		return underWay, ""
 	case s.Phase == fleet.PhaseHeld || s.Last != nil && s.Last.Result == fleet.RollbackFailed && s.Failure != nil:

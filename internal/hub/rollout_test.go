@@ -56,6 +56,7 @@ func TestRollout(t *testing.T) {
 		{"hosts that are not of the release", []string{"h1"}, []fleet.Status{has("h1"), said("m1", 7, fleet.PhaseHeld, nil)}, time.Second, forge.Success, "its one host"},
 		{"idle with the release before", []string{"h1", "h2"}, []fleet.Status{has("h1"), said("h2", 6, fleet.PhaseIdle, nil)}, time.Second, forge.Pending, "1 of 2 hosts"},
 		{"idle with another system", []string{"h1"}, []fleet.Status{said("h1", 7, fleet.PhaseIdle, func(s *fleet.Status) { s.Active.OutPath = oldSystem })}, time.Second, forge.Pending, "0 of 1 hosts"},
+		{"its ring comes later", []string{"h1", "h2", "h3"}, []fleet.Status{has("h1"), said("h2", 6, fleet.PhaseIdle, func(s *fleet.Status) { s.Ahead = &fleet.Ahead{Release: fleet.ReleaseRef{Number: 7}} }), said("h3", 6, fleet.PhaseIdle, func(s *fleet.Status) { s.Ahead = &fleet.Ahead{Release: fleet.ReleaseRef{Number: 6}} })}, time.Second, forge.Pending, "1 of 3 hosts; 1 until their ring is given it"},
 		{"under way", []string{"h1"}, []fleet.Status{said("h1", 7, fleet.PhaseStaging, nil)}, time.Second, forge.Pending, "0 of 1 hosts"},
 		{"held, and another is away", []string{"h1", "h2", "h3"}, []fleet.Status{has("h1"), said("h2", 7, fleet.PhaseHeld, func(s *fleet.Status) {
 			s.At = s.At.Add(time.Hour)
