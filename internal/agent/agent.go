@@ -52,6 +52,7 @@ type Agent struct {
 	watcher *watcher
 	pusher  pusher
 	self    activate.Self
+	boot    string             // that the machine is in
 	stop    context.CancelFunc // ends the loop
 
 	// of the loop alone
@@ -169,8 +170,8 @@ func (a *Agent) open(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	a.remotes = c.remotes()
-	a.looker = &looker{repo: repo, host: c.Host, branch: c.Branch, signers: c.AllowedSigners, several: len(a.remotes) > 1, log: a.Log,
+	a.remotes, a.boot = c.remotes(), thisBoot()
+	a.looker = &looker{repo: repo, host: c.Host, branch: c.Branch, signers: c.AllowedSigners, several: len(a.remotes) > 1, permits: a.policy.Permits, log: a.Log,
 		runs: func() string { return a.systems().Current }}
 	for _, m := range a.remotes {
 		a.status.Remotes = append(a.status.Remotes, fleet.Remote{Name: m.name, URL: git.Redact(m.URL)})
@@ -239,7 +240,7 @@ func (a *Agent) readRecord() error {
 func (a *Agent) loop(ctx context.Context) {
 	a.due = time.NewTimer(time.Hour)
 	defer a.due.Stop()
-	a.apply(ctx, deploy.Restarted{Systems: a.systems()})
+	a.apply(ctx, deploy.Restarted{Systems: a.systems(), Boot: a.boot})
 	a.afterReboot(ctx)
 	a.began = time.Now()
 	for _, m := range a.remotes {

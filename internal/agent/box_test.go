@@ -28,8 +28,9 @@ type box struct {
 	origin *git.Repo
 	tip    string // of the release branch, as publish left it
 	number int
-	tree   string // of its releases
-	unit   string // of its agent
+	tree   string     // of its releases
+	unit   string     // of its agent
+	step   fleet.Step // of the roll-out, that it is in by releases to come
 
 	pollOnly bool
 }
@@ -187,6 +188,11 @@ func (b *box) make(number int, variant string, s signed) string {
 	if variant != "" {
 		m.Hosts["joker"] = b.lab.manifest.Hosts[variant]
 	}
+	if b.step.Ring != "" {
+		entry := m.Hosts["joker"]
+		entry.Ring, entry.Batch = b.step.Ring, b.step.Batch
+		m.Hosts["joker"], m.Rings = entry, ringsOf(b.step)
+	}
 	message, err := m.TagMessage()
 	if err != nil {
 		b.t.Fatal(err)
@@ -226,7 +232,13 @@ func (b *box) publish(variant string) int {
 // point moves the release branch ("" deletes it) and has the agent look.
 func (b *box) point(commit string) {
 	b.t.Helper()
-	if err := b.origin.UpdateRef(testContext(b.t), "refs/heads/release", commit); err != nil {
+	b.move("release", commit)
+}
+
+// move is point for any branch.
+func (b *box) move(branch, commit string) {
+	b.t.Helper()
+	if err := b.origin.UpdateRef(testContext(b.t), "refs/heads/"+branch, commit); err != nil {
 		b.t.Fatal(err)
 	}
 	if b.pollOnly {

@@ -31,10 +31,14 @@ func (a *Agent) ofRelease(ctx context.Context, number int, s fleet.Status) (flee
 	var target fleet.Target
 	name := fleet.TagName(number)
 	unknown := fleet.Errorf(fleet.Bad, fleet.CodeNotFound, "%s is not among the releases that this host knows", name).WithHint("git tag lists them; a store path can be named, too")
-	if s.Newest == nil || number > s.Newest.Number {
+	newest := s.Newest
+	if s.Ahead != nil { // an operator may be ahead of the ring
+		newest = &s.Ahead.Release
+	}
+	if newest == nil || number > newest.Number {
 		return target, unknown
 	}
-	ref, m, err := a.past(ctx, number, s.Newest.Commit)
+	ref, m, err := a.past(ctx, number, newest.Commit)
 	if err != nil {
 		return target, unknown.WithCause(err)
 	}

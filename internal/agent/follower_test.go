@@ -31,6 +31,7 @@ type origin struct {
 	dir  string // of keys, signers, copies
 	tree string
 	tip  string
+	step fleet.Step // of the roll-out, that joker is in by releases to come; then they have a system for it
 }
 
 func newOrigin(t testing.TB) *origin {
@@ -93,6 +94,11 @@ func (o *origin) make(n int, parent, key string) string {
 		o.t.Fatal(err)
 	}
 	m := fleet.Manifest{Schema: fleet.ManifestSchema, Number: n, CreatedAt: when, Source: fleet.Source{Commit: commit, Branch: "main", Subject: fmt.Sprint("change ", n)}, Manual: []string{"joker"}}
+	if o.step.Ring != "" {
+		hash := fmt.Sprintf("%032d", n)
+		m.Manual, m.Rings = nil, ringsOf(o.step)
+		m.Hosts = map[string]fleet.Entry{"joker": {Toplevel: fleet.Toplevel{OutPath: "/nix/store/" + hash + "-system"}, DrvPath: "/nix/store/" + hash + "-system.drv", Ring: o.step.Ring, Batch: o.step.Batch}}
+	}
 	message, err := m.TagMessage()
 	if err == nil {
 		_, err = o.repo.SignTag(o.t.Context(), "refs/tags/"+fleet.TagName(n), fleet.TagName(n), commit, message, filepath.Join(o.dir, key), when)
@@ -238,7 +244,7 @@ func (f *follower) start() {
 	f.cmd = exec.Command(args[0], args[1:]...)
 	f.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	f.cmd.Stdout, f.cmd.Stderr = f.log, f.log
-	f.cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0", "GIT_CONFIG_GLOBAL=/dev/null")
+	f.cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0", "GIT_CONFIG_GLOBAL=/dev/null", "NIX_CONFIG=substituters =")
 	if err := f.cmd.Start(); err != nil {
 		f.t.Fatal(err)
 	}

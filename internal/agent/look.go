@@ -20,20 +20,29 @@ type looker struct {
 	branch  string
 	signers string
 	several bool          // there are other remotes
+	permits bool          // the host's ring says when it may reboot
 	runs    func() string // the system that runs
 	log     *slog.Logger
 	rest    rest
 	heals   heals
 }
 
+// anchor is a release that was accepted.
+type anchor struct {
+	number      int // 0: none ever was
+	commit, tag string
+	whole       bool // the record also has what the release says of this host
+}
+
 // known is what a look is held against. Values are compared: what was found by an older one is looked at again.
 type known struct {
-	number      int // 0: no release was ever accepted
-	commit, tag string
-	whole       bool    // the record also has what the release says of this host
-	test        testRef // the test release in force, or left
-	tested      testRef // the newest test release that was ever accepted
-	accept      string  // the commit that an operator accepted, whatever the history says
+	anchor              // the newest release that the release branch led to
+	given  anchor       // the one that this host was given by its ring; without rings the same
+	head   *deploy.Head // the former, where it is another than the latter
+	step   fleet.Step   // the host's part of the roll-out by the newest release; without rings empty
+	test   testRef      // the test release in force, or left
+	tested testRef      // the newest test release that was ever accepted
+	accept string       // the commit that an operator accepted, whatever the history says
 }
 
 // testRef is a test release as far as looks need it.
@@ -43,10 +52,11 @@ func testRefOf(r fleet.ReleaseRef) testRef { return testRef{r.Test, r.Commit, r.
 
 // seen is what a look at one remote came to.
 type seen struct {
-	event  deploy.Event // Nothing, Found, also of what is known, or Refused; nil when there is an error, or it is behind
+	event  deploy.Event // Nothing, Found, also of what is known, or Refused; nil when there is an error, or it is behind and has nothing new
 	behind bool         // an older release than what is known, on a remote that never showed that
 	tip    string
 	trial  trial
+	permit string      // the boot that the ledger lets this host end
 	err    error       // the remote could not be asked, or the tip not be verified yet
 	stage  fleet.Stage // in which err was
 }
@@ -84,6 +94,7 @@ func (l *looker) lookOnce(ctx context.Context, m *remote, k known) seen {
 	if s.err != nil {
 		return s
 	}
+	s.permit = l.permit(ctx, m, refs)
 	tip, there := refs[headsRef+l.branch]
 	s.tip = tip.ID
 	switch {
@@ -91,27 +102,40 @@ func (l *looker) lookOnce(ctx context.Context, m *remote, k known) seen {
 		s.event = deploy.Nothing{} // yet
 		return s
 	case !there:
-		s.event = l.refused("", k, fleet.Errorf(fleet.Bad, fleet.CodeBranchGone, "the branch %s is gone from the remote", l.branch).
+		s.event = l.refused("", l.branch, k.commit, k, fleet.Errorf(fleet.Bad, fleet.CodeBranchGone, "the branch %s is gone from the remote", l.branch).
 			WithHint("put it back: git push origin %s:refs/heads/%s", k.commit, l.branch))
 		return s
 	}
 	defer l.rest.disturb()()
 	s.stage = fleet.Verify
-	var found deploy.Found
-	err := proc.Stage(ctx, fleet.Verify, func() (err error) {
-		found, err = l.verify(ctx, m, tip.ID, k, refs)
+	branch, back := l.branch, k.commit
+	err := proc.Stage(ctx, fleet.Verify, func() error {
+		newest, step, err := l.verify(ctx, m, tip.ID, k, refs)
+		if s.behind = errors.Is(err, errBehind); s.behind {
+			newest, step, err = k.newest(), k.step, nil // its ring's branch may be ahead of what is known all the same
+		} else if err != nil {
+			return err
+		}
+		if step.Ring != "" {
+			tip.ID, branch, back = refs[headsRef+l.ring(step)].ID, l.ring(step), k.given.commit
+			s.event, err = l.follow(ctx, m, newest, step, k, refs)
+		} else {
+			s.event = newest
+		}
+		if found, ok := s.event.(deploy.Found); s.behind && (step.Ring == "" || !ok || found.Release.Tag == k.given.tag) {
+			s.event = nil
+		} else if ok && !s.behind {
+			s.trial = l.lookAtTest(ctx, found.Release.Number, newest.Release.Number, k, refs)
+		}
 		return err
 	})
 	var e *fleet.Error
 	switch {
 	case err == nil:
-		s.event, s.trial = found, l.lookAtTest(ctx, found.Release.Number, k, refs)
-	case errors.Is(err, errBehind):
-		s.behind = true
 	case ctx.Err() == nil && errors.As(err, &e) && e.Class == fleet.Bad:
-		s.event = l.refused(tip.ID, k, err)
+		s.event = l.refused(tip.ID, branch, back, k, err)
 	default:
-		s.err = err
+		s.event, s.err = nil, err
 	}
 	return s
 }
@@ -134,7 +158,7 @@ func (l *looker) fetch(ctx context.Context, m *remote, k known) (map[string]git.
 	if err != nil {
 		return nil, err
 	}
-	tip, tagged, had := refs[headsRef+l.branch].ID, false, map[string]string{}
+	tip, tagged, had := refs[headsRef+l.branch].ID, false, map[string]git.Ref{}
 	for name, ref := range refs {
 		if _, ok := tagNumber(name); !ok {
 			continue
@@ -143,25 +167,26 @@ func (l *looker) fetch(ctx context.Context, m *remote, k known) (map[string]git.
 			tagged = tagged || ref.Commit == tip
 			continue
 		}
-		had[name] = ref.ID
+		had[name] = ref
 		delete(refs, name) // what an earlier look was shown may be gone
 	}
 	if tip == "" || tip == k.commit || tagged {
 		return refs, nil
 	}
-	return refs, l.fetchTags(ctx, m, k, refs, had)
+	return refs, l.fetchTags(ctx, m, tip, k.number == 0, refs, had)
 }
 
-// fetchTags fetches what is needed to verify a tip that is not the next release's, of all tags that the remote lists, and adds it to refs.
-func (l *looker) fetchTags(ctx context.Context, m *remote, k known, refs map[string]git.Ref, had map[string]string) error {
+// fetchTags fetches what is needed to verify a tip that is not the next release's, of all tags that the remote lists, and adds it to refs;
+// with newer, also what is newer (wantedTags).
+func (l *looker) fetchTags(ctx context.Context, m *remote, tip string, newer bool, refs, had map[string]git.Ref) error {
 	tags, err := git.ListTags(ctx, m.Remote, fleet.TagPrefix)
 	if err != nil {
 		return err
 	}
 	var specs []string
-	for _, name := range wantedTags(tags, refs[headsRef+l.branch].ID, k) {
+	for _, name := range wantedTags(tags, tip, newer) {
 		refs[tagsRef+name] = tags[name]
-		if had[tagsRef+name] != tags[name].ID {
+		if had[tagsRef+name].ID != tags[name].ID {
 			specs = append(specs, m.exact(name))
 		}
 	}
@@ -171,13 +196,13 @@ func (l *looker) fetchTags(ctx context.Context, m *remote, k known, refs map[str
 	return l.repo.FetchFrom(ctx, m.Remote, specs...)
 }
 
-// refused says why tip is not accepted, and what to do about it.
-func (l *looker) refused(tip string, k known, err error) deploy.Event {
+// refused says why the tip of a branch is not accepted, and what to do about it: back is where the branch was in order.
+func (l *looker) refused(tip, branch, back string, k known, err error) deploy.Event {
 	f := fleet.FailureOf(fleet.Verify, err)
 	if f.Hint == "" {
 		f.Hint = "find out who made it, and publish a release that is in order"
-		if k.number > 0 {
-			f.Hint += ", or put the branch back: git push --force-with-lease origin " + k.commit + ":refs/heads/" + l.branch
+		if back != "" {
+			f.Hint += ", or put the branch back: git push --force-with-lease origin " + back + ":refs/heads/" + branch
 		}
 	}
 	if deploy.Acceptable(f.Code) && tip != "" && tip != k.accept {

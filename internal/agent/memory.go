@@ -45,11 +45,22 @@ func (a *Agent) rememberNewest(ctx context.Context, r fleet.ReleaseRef) bool {
 
 // setKnown is called whenever the record changed: looks from now on are held against it.
 func (a *Agent) setKnown() {
-	k := known{number: a.newest.Number, commit: a.newest.Commit, tag: a.newest.Tag}
-	if n := a.record.Newest; n != nil && n.Number >= k.number {
-		k = known{number: n.Number, commit: n.Commit, tag: n.Tag, whole: true}
+	k := known{given: anchor{number: a.newest.Number, commit: a.newest.Commit, tag: a.newest.Tag}}
+	if n := a.record.Newest; n != nil && n.Number >= k.given.number {
+		k.given = anchor{number: n.Number, commit: n.Commit, tag: n.Tag, whole: true}
 	}
-	if t := a.record.Test; t != nil && k.whole {
+	k.anchor = k.given
+	var entry *fleet.Entry
+	switch h := a.record.Head; {
+	case h != nil:
+		k.anchor, k.head, entry = anchor{number: h.Release.Number, commit: h.Release.Commit, tag: h.Release.Tag, whole: true}, h, &h.Entry
+	case k.whole:
+		entry = a.record.Entry
+	}
+	if entry != nil {
+		k.step = fleet.Step{Ring: entry.Ring, Batch: entry.Batch}
+	}
+	if t := a.record.Test; t != nil && k.given.whole {
 		k.test = testRefOf(t.Release)
 	}
 	if t := a.record.Tested; t != nil {

@@ -29,7 +29,7 @@ func TestRefusals(t *testing.T) {
 			tip := b.make(3, "good3", signed{parents: onTop})
 			b.git("update-ref", "-d", "refs/tags/release-3")
 			b.point(tip)
-		}, fleet.CodeUnsigned, "no release tag points at the branch's tip"},
+		}, fleet.CodeUnsigned, "no release tag points at the tip"},
 		{"a lightweight tag", func() {
 			tip := b.make(3, "good3", signed{parents: onTop})
 			b.git("update-ref", "refs/tags/release-3", tip)

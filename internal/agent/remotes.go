@@ -26,8 +26,15 @@ type remote struct {
 	at   int // in the status
 	wake chan struct{}
 
-	untested bool // of the loop: it has no test branch
-	offers   int  // of the loop: the number of the release that it showed last
+	// of its looks, one at a time
+	stayed stayed
+	ledger string // the tip of the roll-out's branch that permit was read from
+	permit string
+
+	// of the loop
+	untested  bool   // it has no test branch
+	offers    int    // the number of the release that it showed last
+	permitted string // the boot that it lets this host end
 }
 
 const remotesRef = "refs/garrison/remotes/"
@@ -242,6 +249,8 @@ func (l looked) take(ctx context.Context, a *Agent) {
 	if _, found := l.event.(deploy.Found); !found { // what the host runs is looked at as often, whatever becomes of git
 		a.apply(ctx, deploy.Observed{Systems: a.systems()})
 	}
+	l.remote.permitted = l.permit
+	a.permitted(ctx)
 	if l.err != nil {
 		return
 	}
@@ -300,7 +309,7 @@ const (
 
 func (a *Agent) hearsOthers(m *remote, e deploy.Found) bool {
 	runs := a.looker.runs()
-	if a.known.Load().number > 0 || runs == "" || e.Entry == nil || e.Entry.OutPath == runs {
+	if a.known.Load().given.number > 0 || runs == "" || e.Entry == nil || e.Entry.OutPath == runs {
 		return false
 	}
 	for _, other := range a.remotes {
@@ -317,7 +326,7 @@ func (a *Agent) hearsOthers(m *remote, e deploy.Found) bool {
 func (a *Agent) vouchedBy(but *remote) *remote {
 	for _, m := range a.remotes {
 		s := a.status.Remotes[m.at] // written by the loop alone
-		if m != but && s.Failure == nil && s.Refused == nil && !s.Behind && s.Tip != "" && a.record.Newest != nil && s.Tip == a.record.Newest.Commit {
+		if m != but && s.Failure == nil && s.Refused == nil && !s.Behind && s.Tip != "" && s.Tip == a.known.Load().commit {
 			return m
 		}
 	}

@@ -172,8 +172,8 @@ func (r *rest) end() {
 
 // settle does, after a look, what need not be done before somebody hears of it.
 func (l *looker) settle(ctx context.Context, m *remote, s seen) {
-	if found, ok := s.event.(deploy.Found); ok {
-		if err := l.tidy(ctx, m, found.Release); err != nil && ctx.Err() == nil {
+	if found, ok := s.event.(deploy.Found); ok && !s.behind {
+		if err := l.tidy(ctx, m, s.tip, found.Release.Number); err != nil && ctx.Err() == nil {
 			l.log.Warn("the repository cannot be tidied", "err", err)
 		}
 	}
@@ -188,18 +188,18 @@ func (l *looker) settle(ctx context.Context, m *remote, s seen) {
 	}
 }
 
-// tidy notes what of a remote was accepted, and lets go of the tags of older releases.
-func (l *looker) tidy(ctx context.Context, m *remote, r fleet.ReleaseRef) error {
+// tidy notes which tip of a remote's release branch was accepted, and lets go of the tags of releases older than the one that the host was given.
+func (l *looker) tidy(ctx context.Context, m *remote, tip string, given int) error {
 	refs, err := l.repo.Refs(ctx, m.prefix())
 	if err != nil {
 		return err
 	}
 	moves := map[string]string{}
-	if refs[goodRef].ID != r.Commit {
-		moves[m.prefix()+goodRef] = r.Commit
+	if refs[goodRef].ID != tip {
+		moves[m.prefix()+goodRef] = tip
 	}
 	for name := range refs {
-		if n, ok := tagNumber(name); ok && n < r.Number {
+		if n, ok := tagNumber(name); ok && n < given {
 			moves[m.prefix()+name] = ""
 		}
 	}

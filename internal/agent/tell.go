@@ -90,6 +90,22 @@ func (a *Agent) rebootHost(ctx context.Context) {
 	})
 }
 
+// permitted has the record say which boot the host's ring lets it end: this one when a remote that answers says so.
+func (a *Agent) permitted(ctx context.Context) {
+	if !a.policy.Permits {
+		return
+	}
+	boot := ""
+	for _, m := range a.remotes {
+		if a.status.Remotes[m.at].Failure == nil && m.permitted == a.boot {
+			boot = m.permitted
+		}
+	}
+	if boot != a.record.Permit && (a.record.Active == nil || a.record.Rebooted != a.record.Active.OutPath) {
+		a.apply(ctx, deploy.Permitted{Boot: boot})
+	}
+}
+
 // afterReboot looks how a host is that this agent rebooted: when it starts, and from then on as long as something is wrong.
 func (a *Agent) afterReboot(ctx context.Context) {
 	r, f := a.record, a.rebootFailure

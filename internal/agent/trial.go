@@ -27,19 +27,19 @@ func (l *looker) testSpecs(m *remote) []string {
 	return specs
 }
 
-// lookAtTest says what the test branch means beside the release with number base, which was just found to be the newest. Whatever is
-// wrong with it stands in no release's way.
-func (l *looker) lookAtTest(ctx context.Context, base int, k known, refs map[string]git.Ref) trial {
+// lookAtTest says what the test branch means beside the releases with the numbers given and newest, which were just found to be that for this
+// host; it may be built on either, or one between. Whatever is wrong with it stands in no release's way.
+func (l *looker) lookAtTest(ctx context.Context, given, newest int, k known, refs map[string]git.Ref) trial {
 	tip, there := refs[headsRef+fleet.TestBranch(l.host)]
 	switch {
 	case k.number == 0:
 		return trial{} // its tags were not fetched
 	case !there:
 		return trial{event: deploy.TestGone{}}
-	case tip.ID == k.test.Commit && base == k.number:
-		return trial{event: deploy.TestFound{Release: fleet.ReleaseRef{Test: k.test.Test, Commit: k.test.Commit, Tag: k.test.Tag}, Base: base}}
+	case tip.ID == k.test.Commit && given == k.given.number && newest == k.number:
+		return trial{event: deploy.TestFound{Release: fleet.ReleaseRef{Test: k.test.Test, Commit: k.test.Commit, Tag: k.test.Tag}, Base: newest}}
 	}
-	found, err := l.verifyTest(ctx, tip.ID, base, k, refs)
+	found, err := l.verifyTest(ctx, tip.ID, given, newest, k, refs)
 	if err != nil {
 		f := fleet.FailureOf(fleet.Verify, err)
 		return trial{ignored: &fleet.Refusal{Tip: tip.ID, Since: time.Now().UTC(), Failure: *f}}
@@ -47,8 +47,9 @@ func (l *looker) lookAtTest(ctx context.Context, base int, k known, refs map[str
 	return trial{event: found}
 }
 
-// verifyTest accepts the test branch's tip as a test release for this host that is built on the newest release, or says why not.
-func (l *looker) verifyTest(ctx context.Context, tip string, base int, k known, refs map[string]git.Ref) (deploy.TestFound, error) {
+// verifyTest accepts the test branch's tip as a test release for this host that is built on the newest release, or on one that its ring did not
+// give it before; or says why not.
+func (l *looker) verifyTest(ctx context.Context, tip string, given, newest int, k known, refs map[string]git.Ref) (deploy.TestFound, error) {
 	var numbers []int
 	for ref, to := range refs {
 		if n, ok := fleet.TestTagNumber(l.host, strings.TrimPrefix(ref, tagsRef)); ok && to.Commit == tip {
@@ -58,14 +59,14 @@ func (l *looker) verifyTest(ctx context.Context, tip string, base int, k known, 
 	slices.Sort(numbers)
 	branch := fleet.TestBranch(l.host)
 	const again = "push the host's test branch again, for garrison release --test"
-	newest := error(fleet.Errorf(fleet.Bad, fleet.CodeUnsigned, "no tag of a test points at the tip %.12s of the branch %s", tip, branch).WithHint(again))
+	why := error(fleet.Errorf(fleet.Bad, fleet.CodeUnsigned, "no tag of a test points at the tip %.12s of the branch %s", tip, branch).WithHint(again))
 	numbers = numbers[max(0, len(numbers)-manyTags):]
 	for i, n := range slices.Backward(numbers) {
 		name := fleet.TestTagName(l.host, n)
 		tag, m, err := l.readTag(ctx, name, tip, refs[tagsRef+name])
 		if err != nil {
 			if i == len(numbers)-1 {
-				newest = err
+				why = err
 			}
 			continue
 		}
@@ -74,13 +75,13 @@ func (l *looker) verifyTest(ctx context.Context, tip string, base int, k known, 
 		switch {
 		case n < seen || n == seen && tag.ID != k.tested.Tag:
 			return deploy.TestFound{}, fleet.Errorf(fleet.Bad, fleet.CodeReplayed, "%s comes after %s: the number must go up", name, k.tested.Test).WithHint(again)
-		case m.Base != base:
-			return deploy.TestFound{}, fleet.Errorf(fleet.Bad, fleet.CodeNotDescendant, "%s is built on %s, and the newest release is %s", name, fleet.TagName(m.Base), fleet.TagName(base)).
+		case m.Base < given || m.Base > newest:
+			return deploy.TestFound{}, fleet.Errorf(fleet.Bad, fleet.CodeNotDescendant, "%s is built on %s, and the newest release is %s", name, fleet.TagName(m.Base), fleet.TagName(newest)).
 				WithHint("rebase the host's test branch and push it again, or delete it if it was merged")
 		}
-		return deploy.TestFound{Release: release, Entry: m.Hosts[l.host], Base: base}, nil
+		return deploy.TestFound{Release: release, Entry: m.Hosts[l.host], Base: m.Base}, nil
 	}
-	return deploy.TestFound{}, newest
+	return deploy.TestFound{}, why
 }
 
 // takeTest turns to what a remote's test branch says. That it is gone is believed when no remote that answers has it.

@@ -26,9 +26,9 @@ func tagNumber(ref string) (int, bool) {
 	return fleet.TagNumber(name)
 }
 
-// wantedTags are the tags to fetch, of all that the remote has, so that tip can be verified: its own, and, when nothing is known
+// wantedTags are the tags to fetch, of all that the remote has, so that tip can be verified: its own, and with more, when nothing is known
 // of what was accepted before, the newest of those with a higher number: see forgotten.
-func wantedTags(tags map[string]git.Ref, tip string, k known) []string {
+func wantedTags(tags map[string]git.Ref, tip string, more bool) []string {
 	var own, newer []int
 	for name, ref := range tags {
 		if n, ok := fleet.TagNumber(name); ok && ref.Commit == tip {
@@ -37,7 +37,7 @@ func wantedTags(tags map[string]git.Ref, tip string, k known) []string {
 	}
 	slices.Sort(own)
 	own = own[max(0, len(own)-manyTags):]
-	if k.number == 0 {
+	if more {
 		for name := range tags {
 			if n, ok := fleet.TagNumber(name); ok && (len(own) == 0 || n > own[len(own)-1]) {
 				newer = append(newer, n)
@@ -53,45 +53,53 @@ func wantedTags(tags map[string]git.Ref, tip string, k known) []string {
 	return names
 }
 
-// verify accepts tip as a release, or says why not (class Bad), or that the remote is behind. Nothing of what was fetched is
-// used before its signature was checked.
-func (l *looker) verify(ctx context.Context, m *remote, tip string, k known, refs map[string]git.Ref) (deploy.Found, error) {
-	var found deploy.Found
+// verify accepts tip as the newest release, and says which part of the roll-out it puts this host in; or why not (class Bad), or that the
+// remote is behind. Nothing of what was fetched is used before its signature was checked.
+func (l *looker) verify(ctx context.Context, m *remote, tip string, k known, refs map[string]git.Ref) (found deploy.Found, step fleet.Step, err error) {
 	history := k.number > 0 && tip != k.accept
 	if history {
 		if moved := refs[tagsRef+fleet.TagName(k.number)].ID; moved != "" && moved != k.tag {
-			return found, fleet.Errorf(fleet.Bad, fleet.CodeTagMoved, "the tag %s was moved: it is %.12s now and was %.12s", fleet.TagName(k.number), moved, k.tag).
+			return found, step, fleet.Errorf(fleet.Bad, fleet.CodeTagMoved, "the tag %s was moved: it is %.12s now and was %.12s", fleet.TagName(k.number), moved, k.tag).
 				WithHint("find out who moved it, and put it back")
 		}
 		if tip == k.commit && k.whole {
-			found.Release = fleet.ReleaseRef{Number: k.number, Commit: k.commit, Tag: k.tag}
-			return found, nil // verified before, and deploy knows what it says
+			return k.newest(), k.step, nil // verified before, and deploy knows what it says
 		}
 		if tip != k.commit {
 			if err := l.descends(ctx, m, tip, k, refs); err != nil {
-				return found, err
+				return found, step, err
 			}
 		}
 	}
-	tag, manifest, err := l.verifiedTag(ctx, tip, refs)
+	tag, manifest, err := l.verifiedTag(ctx, tip, l.branch, refs)
 	if err != nil {
-		return found, err
+		return found, step, err
 	}
 	if history && manifest.Number <= k.number && tag.ID != k.tag {
-		return found, fleet.Errorf(fleet.Bad, fleet.CodeReplayed, "%s comes after %s: the number must go up", tag.Name, fleet.TagName(k.number)).
+		return found, step, fleet.Errorf(fleet.Bad, fleet.CodeReplayed, "%s comes after %s: the number must go up", tag.Name, fleet.TagName(k.number)).
 			WithHint("publish a new release")
 	}
-	found.Release = manifest.Ref(tip, tag.ID)
-	if e, ok := manifest.Hosts[l.host]; ok {
+	if found, err = l.read(tag, manifest, tip); err != nil {
+		return found, step, err
+	}
+	if found.Entry != nil {
+		step = fleet.Step{Ring: found.Entry.Ring, Batch: found.Entry.Batch}
+	}
+	if k.number == 0 && tip != k.accept {
+		return found, step, l.forgotten(ctx, found, refs)
+	}
+	return found, step, nil
+}
+
+// read is what a verified release says of this host.
+func (l *looker) read(tag git.Tag, m *fleet.Manifest, tip string) (deploy.Found, error) {
+	found := deploy.Found{Release: m.Ref(tip, tag.ID), Manual: slices.Contains(m.Manual, l.host)}
+	if e, ok := m.Hosts[l.host]; ok {
 		found.Entry = &e
-		if other := otherHost(l.host, e.OutPath, manifest, l.runs()); other != "" {
+		if other := otherHost(l.host, e.OutPath, m, l.runs()); other != "" {
 			return found, fleet.Errorf(fleet.Bad, fleet.CodeWrongHost, "%s gives this host, %s, the system of %s: %s", tag.Name, l.host, other, e.OutPath).
 				WithHint("find out what mixed them up, and publish a new release; if it is meant, switch to it by hand once")
 		}
-	}
-	found.Manual = slices.Contains(manifest.Manual, l.host)
-	if k.number == 0 && tip != k.accept {
-		return found, l.forgotten(ctx, found, refs)
 	}
 	return found, nil
 }
@@ -132,37 +140,47 @@ func (l *looker) lags(ctx context.Context, tip string, k known, there bool, refs
 	if there {
 		return l.repo.IsAncestor(ctx, tip, k.commit)
 	}
-	_, manifest, err := l.verifiedTag(ctx, tip, refs)
+	_, manifest, err := l.verifiedTag(ctx, tip, l.branch, refs)
 	return err == nil && manifest.Number < k.number, nil
 }
 
 // forgotten refuses what is older than what runs here, where nothing is remembered of releases but the host had one: a newer
 // release that one of ours signed gives this host the very system that runs.
 func (l *looker) forgotten(ctx context.Context, found deploy.Found, refs map[string]git.Ref) error {
+	newer, err := l.newer(ctx, found, refs)
+	if err != nil || newer == nil {
+		return err
+	}
+	return fleet.Errorf(fleet.Bad, fleet.CodeReplayed, "this host runs %s, which is newer than the branch %s (%s)", newer.Release.Name(), l.branch, found.Release.Name()).
+		WithHint("find out who moved the branch, then put it back: git push --force-with-lease origin %s:refs/heads/%s", newer.Release.Commit, l.branch)
+}
+
+// newer is a newer release than found that one of ours signed and that gives this host the very system that runs; nil when there is none.
+func (l *looker) newer(ctx context.Context, found deploy.Found, refs map[string]git.Ref) (*deploy.Found, error) {
 	runs := l.runs()
 	if runs == "" || found.Entry != nil && found.Entry.OutPath == runs {
-		return nil
+		return nil, nil
 	}
 	for name, ref := range refs {
 		n, ok := tagNumber(name)
 		if !ok || n <= found.Release.Number {
 			continue
 		}
-		_, manifest, err := l.readTag(ctx, fleet.TagName(n), ref.Commit, ref)
+		tag, manifest, err := l.readTag(ctx, fleet.TagName(n), ref.Commit, ref)
 		if err != nil && fleet.ClassOf(err) != fleet.Bad {
-			return err
+			return nil, err
 		}
 		if err == nil && manifest.Hosts[l.host].OutPath == runs {
-			return fleet.Errorf(fleet.Bad, fleet.CodeReplayed, "this host runs %s, which is newer than the branch %s (%s)", fleet.TagName(n), l.branch, fleet.TagName(found.Release.Number)).
-				WithHint("find out who moved the branch, then put it back: git push --force-with-lease origin %s:refs/heads/%s", ref.Commit, l.branch)
+			newer, err := l.read(tag, manifest, ref.Commit)
+			return &newer, err
 		}
 	}
-	return nil
+	return nil, nil
 }
 
 // verifiedTag finds the newest release tag of tip that one of ours signed. Others are passed over: whoever may push can make
 // them, and they must not stop a host. If all are such, the error is that of the newest.
-func (l *looker) verifiedTag(ctx context.Context, tip string, refs map[string]git.Ref) (git.Tag, *fleet.Manifest, error) {
+func (l *looker) verifiedTag(ctx context.Context, tip, branch string, refs map[string]git.Ref) (git.Tag, *fleet.Manifest, error) {
 	var numbers []int
 	for name, ref := range refs {
 		if n, ok := tagNumber(name); ok && ref.Commit == tip {
@@ -170,8 +188,8 @@ func (l *looker) verifiedTag(ctx context.Context, tip string, refs map[string]gi
 		}
 	}
 	slices.Sort(numbers)
-	newest := error(fleet.Errorf(fleet.Bad, fleet.CodeUnsigned, "no release tag points at the branch's tip %.12s", tip).
-		WithHint("only garrison release may move the branch %s; find out who pushed to it, and put it back", l.branch))
+	newest := error(fleet.Errorf(fleet.Bad, fleet.CodeUnsigned, "no release tag points at the tip %.12s of the branch %s", tip, branch).
+		WithHint("only Garrison may move the branch %s; find out who pushed to it, and put it back", branch))
 	for i, n := range slices.Backward(numbers) {
 		tag, m, err := l.readTag(ctx, fleet.TagName(n), tip, refs[tagsRef+fleet.TagName(n)])
 		if err == nil || fleet.ClassOf(err) != fleet.Bad {

@@ -239,6 +239,11 @@ func (a *Agent) publish() {
 			s.Test = &t.Release
 		}
 		a.reboot, a.tried = r.Reboot, r.Tried
+		s.Ring, s.Batch, s.Boot = a.known.Load().step.Ring, a.known.Load().step.Batch, a.boot
+		s.Ahead = nil
+		if h := r.Head; h != nil {
+			s.Ahead = &fleet.Ahead{Release: h.Release, OutPath: h.Entry.OutPath}
+		}
 	})
 	a.haveReported()
 }

@@ -112,7 +112,7 @@ func (w *world) happens(e Event) {
 		}
 		for whole := answered && w.rest(); !whole; {
 			w.agent, w.results = w.disk, nil
-			whole = w.apply(Restarted{w.systems}) && w.rest()
+			whole = w.apply(Restarted{Systems: w.systems}) && w.rest()
 		}
 		if _, isDue := e.(Due); isDue {
 			return // nobody repeats it but the timer

@@ -23,7 +23,7 @@ type Record struct {
 	Host    string            `json:"host"`
 	Phase   fleet.Phase       `json:"phase"`
 	Since   time.Time         `json:"since"`             // when Phase began
-	Newest  *fleet.ReleaseRef `json:"newest,omitempty"`  // verified; no older one is accepted any more
+	Newest  *fleet.ReleaseRef `json:"newest,omitempty"`  // verified, and given by the host's ring; no older one is accepted any more
 	Entry   *fleet.Entry      `json:"entry,omitempty"`   // what Newest says of this host
 	Manual  bool              `json:"manual,omitempty"`  // Newest has no Entry, and says that this is meant
 	Active  *fleet.Target     `json:"active,omitempty"`  // confirmed
@@ -47,6 +47,16 @@ type Record struct {
 	Test   *Test             `json:"test,omitempty"`   // in force, or left, as long as the test branch points at it
 	Tested *fleet.ReleaseRef `json:"tested,omitempty"` // the newest test release that was accepted
 	Tried  string            `json:"tried,omitempty"`  // the system of a test that was switched to last
+
+	Head   *Head  `json:"head,omitempty"`   // the newest release, where the host's ring does not give it yet; nil: Newest is that
+	Boot   string `json:"boot,omitempty"`   // that the machine is in
+	Permit string `json:"permit,omitempty"` // the boot that the host's ring lets it end
+}
+
+// Head is a verified release that the host's ring does not give it yet, and what it says of the host.
+type Head struct {
+	Release fleet.ReleaseRef `json:"release"`
+	Entry   fleet.Entry      `json:"entry"`
 }
 
 // Acceptance is an operator's word that the history behind a refused tip is in order: its signature must be, too.
@@ -113,11 +123,13 @@ const MaxCorrections = 3
 type Event interface{ event() }
 
 type (
-	// Found is the release that the branch points at, its tag verified.
+	// Found is the release that this host is given, its tag verified: the one that the release branch points at, or its ring's.
 	Found struct {
 		Release fleet.ReleaseRef
 		Entry   *fleet.Entry // nil: the release does not deploy this host
 		Manual  bool         // and says so
+		Head    *Head        // what the release branch points at, if that is another one
+		Anew    bool         // it is of a history that an operator accepted: any number will do
 		Systems fleet.Systems
 	}
 	// TestFound is the test release that the host's test branch points at, built on the newest release and verified.
@@ -128,8 +140,8 @@ type (
 	}
 	// TestGone says that there is no test branch.
 	TestGone struct{}
-	// Nothing says that there is no release, and never was one.
-	Nothing struct{}
+	// Nothing says that there is no release for this host, and never was one: none at all, or Head, that its ring does not give it.
+	Nothing struct{ Head *Head }
 	// Refused is a branch tip that was not accepted.
 	Refused struct {
 		Tip     string
@@ -145,8 +157,13 @@ type (
 		Failure *fleet.Failure
 		Systems fleet.Systems
 	}
-	// Restarted says that the agent starts and has read its record.
-	Restarted struct{ Systems fleet.Systems }
+	// Restarted says that the agent starts and has read its record, and which boot the machine is in.
+	Restarted struct {
+		Systems fleet.Systems
+		Boot    string
+	}
+	// Permitted says which boot the host's ring lets it end, "" for none.
+	Permitted struct{ Boot string }
 	// Observed says what runs, and what is to be booted.
 	Observed struct{ Systems fleet.Systems }
 	// Due says that Policy.Wake has come, or might have.
@@ -162,6 +179,7 @@ func (Staged) event()      {}
 func (StageFailed) event() {}
 func (Activated) event()   {}
 func (Restarted) event()   {}
+func (Permitted) event()   {}
 func (Observed) event()    {}
 func (Due) event()         {}
 

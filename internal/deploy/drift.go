@@ -136,5 +136,8 @@ func (s *step) overruled() bool {
 	if r.Entry == nil {
 		return r.Choice != nil
 	}
+	if r.Choice != nil && r.Head != nil && r.Choice.Release.Number > r.Newest.Number {
+		return true // chosen ahead of the ring, which must not bring the host back
+	}
 	return r.Choice != nil && r.Choice.System == r.Entry.OutPath || r.Drift != nil && r.Drift.System == r.Entry.OutPath
 }

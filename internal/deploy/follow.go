@@ -20,7 +20,8 @@ func (s *step) noted(e Found) { s.note(e) }
 // note puts a newer release on record.
 func (s *step) note(e Found) (newer bool) {
 	s.r.Refused = nil
-	accepted := s.r.Accept != nil && s.r.Accept.Commit == e.Release.Commit
+	s.noteHead(e.Head, e.Release)
+	accepted := s.accepts(e.Release) || e.Anew && (s.r.Newest == nil || s.r.Newest.Tag != e.Release.Tag)
 	if s.r.Newest != nil && e.Release.Number <= s.r.Newest.Number && !accepted {
 		return false
 	}
@@ -31,7 +32,34 @@ func (s *step) note(e Found) (newer bool) {
 	return true
 }
 
-func (s *step) nothing(Nothing) { s.r.Refused = nil }
+func (s *step) accepts(r fleet.ReleaseRef) bool {
+	return s.r.Accept != nil && s.r.Accept.Commit == r.Commit
+}
+
+// noteHead keeps what the release branch points at, where that is not given; it never goes back but by an operator's word.
+func (s *step) noteHead(h *Head, given fleet.ReleaseRef) {
+	r := &s.r
+	if h != nil && h.Release.Tag == given.Tag {
+		h = nil
+	}
+	newest := given
+	if h != nil {
+		newest = h.Release
+	}
+	if r.Head != nil && newest.Number < r.Head.Release.Number && !s.accepts(newest) {
+		return
+	}
+	if h != nil && s.accepts(newest) {
+		r.Accept = nil // made use of
+	}
+	r.Head = h
+}
+
+func (s *step) nothing(e Nothing) {
+	if s.r.Refused = nil; s.r.Newest == nil && e.Head != nil {
+		s.noteHead(e.Head, fleet.ReleaseRef{})
+	}
+}
 
 func (s *step) refused(e Refused) {
 	if was := s.r.Refused; was == nil || was.Tip != e.Tip || was.Failure.Code != e.Failure.Code {
@@ -189,13 +217,20 @@ func (s *step) failed(f fleet.Failure) {
 }
 
 func (s *step) restarted(e Restarted) {
+	s.booted(e)
 	s.observe(e.Systems)
 	s.gateAgain()
 }
 
-func (s *step) restage(Restarted) { s.effects = []Effect{Stage} }
+func (s *step) restage(e Restarted) {
+	s.booted(e)
+	s.effects = []Effect{Stage}
+}
 
-func (s *step) resumeHelper(Restarted) { s.effects = []Effect{Resume} }
+func (s *step) resumeHelper(e Restarted) {
+	s.booted(e)
+	s.effects = []Effect{Resume}
+}
 
 // due does what its time has come for. It may be early: clocks jump, and the agent looks now and then in any case.
 func (s *step) due(Due) {

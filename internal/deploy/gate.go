@@ -66,7 +66,10 @@ func (s *step) suspended() bool { return s.r.Suspended != nil && s.at.Before(s.r
 func (p Policy) RebootAt(r Record, at time.Time) *time.Time {
 	s := &step{Policy: p, r: r, at: at}
 	settled := r.Phase == fleet.PhaseIdle || r.Phase == fleet.PhaseReboot || r.Phase == fleet.PhaseOverruled && r.Drift == nil
-	if len(p.Reboots) == 0 || p.Permits || !settled || !s.rebootNeeded() || r.Rebooted == r.Active.OutPath {
+	switch {
+	case !settled, !s.rebootNeeded(), r.Rebooted == r.Active.OutPath:
+		return nil
+	case p.Permits && (r.Permit == "" || r.Permit != r.Boot), !p.Permits && len(p.Reboots) == 0:
 		return nil
 	}
 	when := at
@@ -90,7 +93,16 @@ func (s *step) rebootNeeded() bool { return s.r.Reboot || s.seen().Reboot }
 // rebootDue reboots the host, once for each system, when it needs it and may.
 func (s *step) rebootDue() {
 	if when := s.RebootAt(s.r, s.at); when != nil && !s.at.Before(*when) {
-		s.r.Rebooted = s.r.Active.OutPath
+		s.r.Rebooted, s.r.Permit = s.r.Active.OutPath, ""
 		s.effects = []Effect{Reboot}
 	}
 }
+
+// booted notes which boot the machine is in: what let it end the one before is used up.
+func (s *step) booted(e Restarted) {
+	if s.r.Boot != e.Boot {
+		s.r.Boot, s.r.Permit = e.Boot, ""
+	}
+}
+
+func (s *step) permitted(e Permitted) { s.r.Permit = e.Boot }

@@ -105,7 +105,7 @@ func TestGatesAndOrders(t *testing.T) {
 
 		{"a reboot waits for its window", nightly, reboot, []Event{Due{}}, fleet.PhaseReboot, []Effect{Reboot}, "", "b", ""}, // 07:00
 		{"and comes once", nightly, reboot, []Event{Due{}, Due{}}, fleet.PhaseReboot, nil, "", "b", ""},
-		{"and is seen", nightly, reboot, []Event{Due{}, Restarted{running("b")}}, fleet.PhaseIdle, nil, "", "b", ""},
+		{"and is seen", nightly, reboot, []Event{Due{}, Restarted{Systems: running("b")}}, fleet.PhaseIdle, nil, "", "b", ""},
 		{"not while suspended", nightly, reboot, []Event{suspended, Due{}}, fleet.PhaseReboot, nil, "", "b", ""},
 		{"not into what somebody chose by hand", nightly, reboot, []Event{observed("a", "x"), Due{}}, fleet.PhaseOverruled, nil, "", "b", ""},
 		{"none without a window", free, reboot, []Event{Due{}}, fleet.PhaseReboot, nil, "", "b", ""},
@@ -221,7 +221,7 @@ func TestOldRecords(t *testing.T) {
 		if r.Reboot {
 			current = out("before")
 		}
-		r, effects := free.Next(r, Restarted{fleet.Systems{Current: current, Profile: r.Active.OutPath}}, t0, 0)
+		r, effects := free.Next(r, Restarted{Systems: fleet.Systems{Current: current, Profile: r.Active.OutPath}}, t0, 0)
 		if r.Phase != was || effects != nil || r.Drift != nil {
 			t.Errorf("%s: %s, %v, %+v", file, r.Phase, effects, r.Drift)
 		}

@@ -54,7 +54,7 @@ func rules() []rule {
 		on((*step).noted, phases(activating), nil, nil, "a newer release is turned to afterwards"),
 		on((*step).testFound, phases(idle, staging, waiting, retrying, held, testing), phases(idle, staging), []Effect{Stage}, "on a host that runs what the newest release says, and that nobody chose for, the test is staged; its activation is not committed"),
 		on((*step).testGone, but(activating), phases(idle, staging, overruled), []Effect{Stage}, "the host goes back to what the newest release says"),
-		on((*step).nothing, all, nil, nil, "ends a refusal"),
+		on((*step).nothing, all, nil, nil, "ends a refusal; a release that the ring does not give yet is noted"),
 		on((*step).refused, all, nil, nil, "the tip is kept with its reason until another is accepted"),
 		on((*step).staged, phases(staging), phases(waiting, activating), []Effect{Activate}, "the gate: suspended, unconfirmed, or outside its windows it waits"),
 		on((*step).stageFailed, phases(staging), phases(held, retrying), nil, "held if the release is to blame, else tried again"),
@@ -64,6 +64,7 @@ func rules() []rule {
 		on((*step).restarted, but(staging, activating), but(retrying, testing), []Effect{Stage, Activate}, "reality is looked at, and the gate asked again"),
 		on((*step).restage, phases(staging), phases(staging), []Effect{Stage}, "begun again"),
 		on((*step).resumeHelper, phases(activating), nil, []Effect{Resume}, "the helper is followed"),
+		on((*step).permitted, all, nil, nil, "the host's ring lets it reboot, or no longer"),
 
 		on((*step).retry, phases(held, retrying), phases(staging), []Effect{Stage}, "tried again at once"),
 		on((*step).confirm, phases(staging, waiting, retrying), phases(staging, activating), []Effect{Stage, Activate}, "that very release may be activated"),

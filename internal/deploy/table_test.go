@@ -83,7 +83,7 @@ func everyEvent(rng *rand.Rand) []Event {
 		Staged{}, StageFailed{network}, StageFailed{badRelease},
 		ok, Activated{Result: fleet.Committed, Systems: sys()}, Activated{Result: fleet.RebootNeeded, Systems: sys()}, Activated{Result: fleet.RolledBack, Failure: &badRelease, Systems: sys()},
 		Activated{Result: fleet.NotActivated, Failure: &network, Systems: sys()}, Activated{Result: fleet.RollbackFailed, Failure: &network, Systems: sys()}, Activated{Result: fleet.RolledBack, Failure: &interrupted},
-		Restarted{}, Restarted{sys()}, Observed{sys()}, Observed{}, Due{}, Due{},
+		Restarted{}, Restarted{Systems: sys()}, Observed{sys()}, Observed{}, Due{}, Due{},
 		Retry{}, Confirm{By: root, Release: n, Tag: ref(n).Tag, Now: rng.IntN(2) == 0}, chosen(fleet.ActDeploy), chosen(fleet.ActRollback),
 		Suspend{By: root, Reason: "r", Until: t0.Add(time.Duration(rng.IntN(48)) * time.Hour)}, Resumed{},
 		test(1+rng.IntN(6), n, name()), test(1+rng.IntN(6), 9, name()), TestGone{}, Activated{Result: fleet.Tested, Systems: sys()}}

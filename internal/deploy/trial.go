@@ -10,7 +10,7 @@ type Test struct {
 	Left bool `json:"left,omitempty"`
 }
 
-// testFound turns a host that runs what the newest release says to the test that is built on it. It is told at each look: what
+// testFound turns a host that runs what its newest release says to the test that is built on that, or on one that its ring does not give it yet. It is told at each look: what
 // cannot be done now is done at a later one.
 func (s *step) testFound(e TestFound) {
 	r := &s.r
@@ -18,7 +18,7 @@ func (s *step) testFound(e TestFound) {
 	switch {
 	case !quiet || r.Choice != nil || r.Drift != nil || r.Entry == nil:
 		return
-	case e.Base != r.Newest.Number || r.Test != nil && r.Test.Release.Tag == e.Release.Tag:
+	case e.Base < r.Newest.Number || e.Base > s.published() || r.Test != nil && r.Test.Release.Tag == e.Release.Tag:
 		return
 	case r.Tested != nil && r.TestNumber() > (Record{Host: r.Host, Tested: &e.Release}).TestNumber():
 		return // replayed
@@ -36,6 +36,14 @@ func (s *step) testFound(e TestFound) {
 	default:
 		s.work(target)
 	}
+}
+
+// published is the number of the newest release, whether the host's ring gives it or not.
+func (s *step) published() int {
+	if s.r.Head != nil {
+		return s.r.Head.Release.Number
+	}
+	return s.r.Newest.Number
 }
 
 // TestNumber is that of the newest test release that was accepted, 0 for none.
