@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"math"
 	"net/http"
 	"os"
 	"strconv"
@@ -107,7 +108,11 @@ func (a *Agent) ask(ctx context.Context, client *http.Client, method, path strin
 		return nil, err
 	}
 	req.Header.Set("Authorization", "Bearer "+token)
+	asked := time.Now()
 	resp, err := client.Do(req)
+	if err == nil {
+		a.noteClock(asked, resp)
+	}
 	if err != nil {
 		return nil, fleet.Errorf(fleet.Transient, fleet.CodeRemote, "cannot reach the hub %s", a.Config.Hub.URL).WithHint("releases are polled for meanwhile").WithCause(err)
 	}
@@ -127,6 +132,22 @@ func (a *Agent) ask(ctx context.Context, client *http.Client, method, path strin
 		return nil, &later{err, min(time.Duration(seconds)*time.Second, mostLater)}
 	}
 	return nil, err
+}
+
+// noteClock compares the host's clock with the hub's: it showed what the answer says between then and now.
+func (a *Agent) noteClock(asked time.Time, answer *http.Response) {
+	hub, err := http.ParseTime(answer.Header.Get("Date")) // in whole seconds
+	if err != nil {
+		return
+	}
+	off := fleet.ClockOff(asked.Add(time.Since(asked)/2), hub.Add(time.Second/2))
+	a.mu.Lock()
+	was := a.status.ClockOffSeconds
+	a.status.ClockOffSeconds = off
+	a.mu.Unlock()
+	if off != 0 && was == 0 {
+		a.Log.Warn("this host's clock is not the hub's", "offSeconds", math.Round(off), "hint", "timedatectl set-ntp true")
+	}
 }
 
 // later is an error of a hub that wants to be asked again no sooner than after some time.

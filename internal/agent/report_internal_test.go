@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -183,4 +184,27 @@ func TestLater(t *testing.T) {
 			t.Errorf("%s", took)
 		}
 	})
+}
+
+// TestClock: a clock that is not the hub's is in the status as soon as the hub has answered anything, and no more when it is right.
+func TestClock(t *testing.T) {
+	var ahead time.Duration // of the hub's
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Date", time.Now().Add(ahead).UTC().Format(http.TimeFormat))
+		w.WriteHeader(http.StatusServiceUnavailable)
+	}))
+	defer s.Close()
+	a := reporter(t, t.TempDir(), s.URL, 0)
+	for _, c := range []struct {
+		ahead time.Duration
+		want  float64 // minutes that the host is ahead
+	}{{0, 0}, {24 * time.Hour, -24 * 60}, {-24 * time.Hour, 24 * 60}, {-57 * time.Second, 0}} {
+		ahead = c.ahead
+		if err := a.reportStatus(t.Context(), s.Client(), &fleet.Received{}); err == nil {
+			t.Error("the hub answered 503, and nothing was wrong")
+		}
+		if got := math.Round(a.Status().ClockOffSeconds / 60); got != c.want {
+			t.Errorf("the hub is %s ahead: off by %v minutes", c.ahead, got)
+		}
+	}
 }

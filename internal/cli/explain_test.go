@@ -74,6 +74,10 @@ func TestExplain(t *testing.T) {
 		{"refused", with(base(fleet.PhaseIdle), func(s *fleet.Status) {
 			s.Refused = &fleet.Refusal{Since: at, Failure: fleet.Failure{Message: "the release tag is not signed", Hint: "put the branch back"}}
 		})},
+		{"a full disk and a wrong clock", with(base(fleet.PhaseIdle), func(s *fleet.Status) {
+			s.Disks = []fleet.Disk{{Of: "store", FreeBytes: 9 << 20, TotalBytes: 100 << 30}, {Of: "state", FreeBytes: 4 << 30, TotalBytes: 100 << 30}, {Of: "boot", FreeBytes: 40 << 20, TotalBytes: 512 << 20}}
+			s.ClockOffSeconds = -86399.6
+		})},
 		{"no git, no hub", with(base(fleet.PhaseIdle), func(s *fleet.Status) {
 			s.Remote = fleet.Contact{Since: at, Failure: &fleet.Failure{Message: "cannot fetch from git", Hint: "is it up?"}}
 			s.Hub = fleet.Contact{Since: at, Failure: &fleet.Failure{Message: "cannot reach the hub"}}

@@ -18,6 +18,7 @@ const (
 	AlertCredential AlertKind = "credential"        // a token or key expires soon, has expired, or is refused
 	AlertPush       AlertKind = "push-stuck"        // what a host built does not get into the cache
 	AlertDisk       AlertKind = "disk-low"          // a host or the hub has little space left
+	AlertClock      AlertKind = "clock-off"         // a host's clock is not the hub's
 	AlertDrill      AlertKind = "drill-failed"      // the last drill failed
 	AlertFollow     AlertKind = "hub-blind"         // the hub cannot see what is published
 	AlertDelivery   AlertKind = "alert-undelivered" // a sender does not take what it is sent
@@ -27,7 +28,7 @@ const (
 
 // AlertKinds are all of them.
 func AlertKinds() []AlertKind {
-	return []AlertKind{AlertRelease, AlertDeployment, AlertRefused, AlertSilent, AlertFetch, AlertRetrying, AlertDrift, AlertReboot, AlertCredential, AlertPush, AlertDisk, AlertDrill, AlertFollow, AlertDelivery, AlertRollout, AlertLate}
+	return []AlertKind{AlertRelease, AlertDeployment, AlertRefused, AlertSilent, AlertFetch, AlertRetrying, AlertDrift, AlertReboot, AlertCredential, AlertPush, AlertDisk, AlertClock, AlertDrill, AlertFollow, AlertDelivery, AlertRollout, AlertLate}
 }
 
 // Severity is how much an alert matters.

@@ -3,6 +3,7 @@ package fleet
 import (
 	"fmt"
 	"strings"
+	"time"
 )
 
 // Explanation is why a host is where it is: sentences, in the order in which they matter, each with what to type about it.
@@ -74,6 +75,16 @@ func Explain(s Status) Explanation {
 			addFailure("test", "What the host's test branch points at is not tried: ", &r.Ignored.Failure)
 		}
 	}
+	for _, d := range s.Disks {
+		if d.Full() {
+			add("disk", fmt.Sprintf("The disk of its %s is full: %d MiB of %d are left.", d.Of, d.FreeBytes>>20, d.TotalBytes>>20),
+				"df -h (on the host)", "nix-collect-garbage --delete-older-than 30d (on the host)")
+		}
+	}
+	if s.ClockOffSeconds != 0 {
+		add("clock", "Its clock is "+clockOff(s.ClockOffSeconds)+" the hub's: windows open at the wrong time, and what it says of when things were is wrong.",
+			"timedatectl set-ntp true (on the host; NixOS: services.timesyncd.enable = true)")
+	}
 	if f := s.Remote.Failure; f != nil {
 		addFailure("remote", fmt.Sprintf("Since %s, it cannot see new releases: ", Moment(s.Remote.Since)), f)
 	}
@@ -81,6 +92,15 @@ func Explain(s Status) Explanation {
 		addFailure("hub", fmt.Sprintf("Since %s, the hub is not reached: releases are polled for, and the hub's picture of this host is old: ", Moment(s.Hub.Since)), f)
 	}
 	return e
+}
+
+// clockOff says by how much a clock is off, as in "24h0m0s ahead of".
+func clockOff(seconds float64) string {
+	d, how := time.Duration(seconds*float64(time.Second)).Round(time.Second), "ahead of"
+	if d < 0 {
+		d, how = -d, "behind"
+	}
+	return d.String() + " " + how
 }
 
 func sinceDrift(d *Drift) string {

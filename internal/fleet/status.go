@@ -142,6 +142,8 @@ type Status struct {
 	Ring  string `json:"ring,omitempty"`
 	Batch int    `json:"batch,omitempty"`
 	Ahead *Ahead `json:"ahead,omitempty"`
+	// ClockOffSeconds is how far the host's clock is ahead of the hub's, negative if behind; 0 if that is less than ClockTolerance, or not known.
+	ClockOffSeconds float64 `json:"clockOffSeconds,omitempty"`
 	// Boot tells this boot of the machine from others.
 	Boot string `json:"boot,omitempty"`
 	// Seen is a hub's word, and missing in what an agent says.
@@ -155,11 +157,27 @@ type Seen struct {
 	Gone   bool       `json:"gone,omitempty"`   // the newest release does not name it
 }
 
+// ClockTolerance is by how much a host's clock may differ from the hub's.
+const ClockTolerance = time.Minute
+
+// ClockOff is how far a host's clock that shows host is ahead of a hub's that shows hub, in seconds; 0 if that is less than ClockTolerance.
+func ClockOff(host, hub time.Time) float64 {
+	if off := host.Sub(hub); off.Abs() >= ClockTolerance {
+		return off.Seconds()
+	}
+	return 0
+}
+
 // Disk is the space on a file system that a host cannot do without.
 type Disk struct {
 	Of         string `json:"of"` // what is on it: store, state, boot
 	FreeBytes  int64  `json:"freeBytes"`
 	TotalBytes int64  `json:"totalBytes"`
+}
+
+// Full says whether so little is left that next to nothing can be written: less than a fortieth, and less than 1.25 GiB.
+func (d Disk) Full() bool {
+	return d.TotalBytes > 0 && d.FreeBytes < min(d.TotalBytes/40, 5<<28)
 }
 
 // Credential is a token or key, and until when it is valid.

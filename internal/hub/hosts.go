@@ -38,7 +38,8 @@ func (h *Hub) serveReport(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	now := time.Now().UTC()
-	if s.At.After(now.Add(maxSkew)) { // or nothing that it says once its clock is right again would be taken for newer
+	// By the hub's clock, what a host says now is newer than what it said before: also once its own was set back, or is right again.
+	if s.ClockOffSeconds = fleet.ClockOff(s.At, now); s.ClockOffSeconds != 0 {
 		s.At, s.NextPoll = now, now.Add(max(0, s.NextPoll.Sub(s.At)))
 	}
 	s.Seen = &fleet.Seen{At: now}

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -240,7 +241,18 @@ func TestReports(t *testing.T) {
 	var list []fleet.Status
 	_, body := w.ask("GET", "/api/v1/hosts", "read", "")
 	must(t, json.Unmarshal([]byte(body), &list))
-	if len(list) != 1 || list[0].Phase != fleet.PhaseHeld || list[0].At.After(time.Now().Add(time.Minute)) {
+	if len(list) != 1 || list[0].Phase != fleet.PhaseHeld || list[0].At.After(time.Now().Add(time.Minute)) || list[0].ClockOffSeconds != 0 {
+		t.Errorf("%+v", list)
+	}
+	// So is one whose clock was set back, and it is said.
+	behind := doc(t, fleet.Status{Schema: 1, Host: "joker", At: time.Now().Add(-24 * time.Hour), Phase: fleet.PhaseRetrying})
+	if got, body := w.ask("POST", "/api/v1/reports", "report:joker", behind); got != 200 {
+		t.Errorf("%d %s", got, body)
+	}
+	list = nil
+	_, body = w.ask("GET", "/api/v1/hosts", "read", "")
+	must(t, json.Unmarshal([]byte(body), &list))
+	if len(list) != 1 || list[0].Phase != fleet.PhaseRetrying || math.Round(list[0].ClockOffSeconds/60) != -24*60 || time.Since(list[0].At) > time.Minute {
 		t.Errorf("%+v", list)
 	}
 }

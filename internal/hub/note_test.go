@@ -63,9 +63,9 @@ func TestEventsOnce(t *testing.T) {
 	w := newWorld(t)
 	noted := 0
 	w.Noted = func([]fleet.Event) { noted++ }
-	since := endedAt
+	since, began := endedAt, time.Now().UTC()
 	status := func(phase fleet.Phase, second int) string {
-		return doc(t, fleet.Status{Schema: 1, Host: "joker", At: endedAt.Add(time.Duration(second) * time.Second), Since: since, Phase: phase,
+		return doc(t, fleet.Status{Schema: 1, Host: "joker", At: began.Add(time.Duration(second) * time.Second), Since: since, Phase: phase,
 			Seen: &fleet.Seen{At: time.Unix(1, 0), Gone: true}})
 	}
 	nano := endedAt.UnixNano()

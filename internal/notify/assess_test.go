@@ -186,6 +186,9 @@ var assessed = []struct {
 	{"a disk of which nothing is known", disk(0, 0), ""},
 	{"the hub's disk is low", notify.Facts{Disks: []fleet.Disk{{Of: "the hub's data", FreeBytes: 1 << 20, TotalBytes: 1 << 40}}}, "disk-low:hub:the hub's data!"},
 
+	{"a clock is ahead", hosts(func(s *fleet.Status) { s.ClockOffSeconds = 86400 }), "clock-off:web1"},
+	{"a clock is behind", hosts(func(s *fleet.Status) { s.ClockOffSeconds = -61 }), "clock-off:web1"},
+
 	{"the last drill failed", drills(false, true), "drill-failed:sandbox!"},
 	{"the last drill passed", drills(true, false), ""},
 	{"the last drill of a host failed, another host's passed since", drilledHosts(), "drill-failed:live:web1!"},

@@ -64,6 +64,8 @@ func (l Limits) commands(kind fleet.AlertKind, a about) []string {
 			return []string{onHub("df -h"), "garrison cache list"}
 		}
 		return []string{there("df -h"), there("nix-collect-garbage --delete-older-than 30d")}
+	case fleet.AlertClock:
+		return []string{ask("explain"), there("timedatectl set-ntp true")}
 	case fleet.AlertDrill:
 		if a.where != "live" {
 			return []string{"garrison drill"}

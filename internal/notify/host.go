@@ -29,6 +29,7 @@ func (l Limits) Host(s fleet.Status, now time.Time) []Condition {
 	h.drift()
 	h.reboot()
 	h.push()
+	h.clock()
 	h.found = append(h.found, l.credentials(s.Host, s.Credentials, h.now)...)
 	h.found = append(h.found, l.disks(s.Host, s.Disks, h.now)...)
 	return h.found
@@ -155,6 +156,15 @@ func (h *hostFacts) remote() {
 		c.What = fmt.Sprintf("%s does not reach git since %s%s", h.Host, clock(h.Remote.Since), coded(f))
 		h.add(c)
 	}
+}
+
+// clock is one that is off: by how much may change from one look to the next, but not that it is.
+func (h *hostFacts) clock() {
+	off := time.Duration(h.ClockOffSeconds * float64(time.Second)).Round(time.Minute)
+	if off == 0 {
+		return
+	}
+	h.add(Condition{Kind: fleet.AlertClock, Severity: fleet.Warning, Since: h.now, What: fmt.Sprintf("%s: its clock is off by %s", h.Host, off), Cause: "clock", Of: "have a clock that is off"})
 }
 
 // denied is a credential that is not taken, or not there.

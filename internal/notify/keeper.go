@@ -57,6 +57,7 @@ const (
 // end once; what is told only after it has lasted does not flap.
 var settles = map[fleet.AlertKind]time.Duration{
 	fleet.AlertDisk:       10 * time.Minute,
+	fleet.AlertClock:      2 * time.Minute,
 	fleet.AlertDrift:      time.Minute,
 	fleet.AlertRefused:    time.Minute,
 	fleet.AlertCredential: 2 * time.Minute,
