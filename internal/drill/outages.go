@@ -17,6 +17,8 @@ var outages = []scenario{
 	{name: "hub-down", title: "while the hub is away hosts are well and say so; back, it catches up by itself", run: hubDown},
 	{name: "forge-down", title: "while git is away hosts go on running and say so; afterwards changes arrive", run: forgeDown},
 	{name: "token-expired", title: "a host whose token is not taken any more is deployed all the same, and says so", run: tokenExpired},
+	{name: "disk-full", title: "a release that does not fit on a host's disk leaves the host as it was, which says so, and arrives when there is room", run: diskFull},
+	{name: "disk-full-activating", title: "a disk that is full in mid-activation: the host goes back to the system before, says so, and tries again", run: diskFullActivating},
 	{name: "clock-off", title: "a release by a builder whose clock is a day ahead arrives like any other", run: clockOff},
 }
 

@@ -286,7 +286,8 @@ func classOf(err error, otherwise fleet.Class) fleet.Class {
 // SetProfile makes path the newest generation of profile. An unchanged path makes no new one.
 func (n *Nix) SetProfile(ctx context.Context, profile, path string) error {
 	if _, err := n.run(ctx, "nix-env", "--profile", profile, "--set", path); err != nil {
-		return fleet.Errorf(fleet.Local, fleet.CodeActivate, "cannot set the profile %s to %s", profile, path).WithCause(err)
+		return fleet.Errorf(fleet.Local, fleet.CodeActivate, "cannot set the profile %s to %s", profile, path).
+			WithHint("is the disk of /nix full, or read-only?").WithCause(err)
 	}
 	return nil
 }
