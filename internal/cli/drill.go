@@ -5,8 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -40,7 +38,8 @@ Exit codes: 0 all passed, 6 something failed.`,
 	live.add(cmd)
 	fl.StringVar(&d.dir, "dir", "build/drill", "folder for hosts and logs of a sandbox")
 	fl.StringArrayVar(&d.reports, "report", nil, "write the report: FORMAT=FILE, with one of "+strings.Join(drill.Formats, ", ")+"; may be repeated")
-	fl.BoolVar(&d.save, "save", false, "keep the report, for garrison drill history")
+	fl.BoolVar(&d.save, "save", false, fmt.Sprintf("keep the report, for garrison drill history: of all, the newest %d", drillsKept))
+	fl.StringVar(&d.kept, "kept", "", "with --save: folder to keep it in (default: $XDG_STATE_HOME/garrison/drills)")
 	fl.StringSliceVar(&o.Only, "only", nil, "names of scenarios (default: all that can be drilled)")
 	fl.StringSliceVar(&o.Allow, "allow", nil, "scenarios that may disturb a live host, and shall be drilled")
 	fl.IntVar(&o.Repeat, "repeat", 3, "how often the visible change travels, for its figures")
@@ -72,6 +71,7 @@ type drillFlags struct {
 	dir     string
 	reports []string // FORMAT=FILE
 	save    bool
+	kept    string // folder; "": the default
 }
 
 func (a *app) drillList() *cobra.Command {
@@ -102,7 +102,7 @@ func (a *app) runDrill(ctx context.Context, d drillFlags, live liveFlags, o dril
 	} else {
 		report, err = drill.Sandbox(ctx, o)
 	}
-	if len(report.Scenarios) == 0 {
+	if report.Where == "" { // it did not come so far that there is something to tell
 		return err
 	}
 	for _, r := range d.reports {
@@ -110,14 +110,7 @@ func (a *app) runDrill(ctx context.Context, d drillFlags, live liveFlags, o dril
 		err = errors.Join(err, writeReport(file, format, report))
 	}
 	if d.save {
-		dir, dirErr := drillsDir()
-		if dirErr == nil {
-			dirErr = os.MkdirAll(dir, 0o700)
-		}
-		if dirErr == nil {
-			dirErr = writeReport(filepath.Join(dir, report.StartedAt.Format("20060102T150405Z")+"-"+report.ID[:8]+".json"), "json", report)
-		}
-		err = errors.Join(err, dirErr)
+		err = errors.Join(err, keepDrill(d.kept, report))
 	}
 	return err
 }
@@ -131,90 +124,4 @@ func writeReport(file, format string, r fleet.DrillReport) error {
 		return fleet.Errorf(fleet.Local, fleet.CodeState, "the drill's report cannot be written to %s", file).WithCause(err)
 	}
 	return nil
-}
-
-// drillsDir is where drills are kept.
-func drillsDir() (string, error) {
-	if dir := os.Getenv("XDG_STATE_HOME"); dir != "" {
-		return filepath.Join(dir, "garrison", "drills"), nil
-	}
-	home, err := os.UserHomeDir()
-	if err != nil {
-		return "", fleet.Errorf(fleet.Local, fleet.CodeState, "there is no place to keep drills").WithCause(err).WithHint("set XDG_STATE_HOME")
-	}
-	return filepath.Join(home, ".local", "state", "garrison", "drills"), nil
-}
-
-const maxDrillReport = 16 << 20 // bytes
-
-func (a *app) drillHistory() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "history",
-		Short: "List the drills that were kept by --save, newest first, and how their figures went",
-		Args:  exactly(),
-	}
-	format := output(cmd)
-	cmd.RunE = func(*cobra.Command, []string) error {
-		all, err := keptDrills()
-		if err != nil {
-			return err
-		}
-		if *format == "json" {
-			return a.json(all)
-		}
-		a.tellDrills(all)
-		return nil
-	}
-	return cmd
-}
-
-// keptDrills are newest first.
-func keptDrills() ([]fleet.DrillReport, error) {
-	dir, err := drillsDir()
-	if err != nil {
-		return nil, err
-	}
-	files, err := filepath.Glob(filepath.Join(dir, "*.json"))
-	if err != nil {
-		return nil, err
-	}
-	slices.Sort(files)
-	all := []fleet.DrillReport{}
-	for _, file := range slices.Backward(files) {
-		var r fleet.DrillReport
-		if _, err := durable.ReadJSON(file, maxDrillReport, &r); err != nil {
-			return nil, fleet.Errorf(fleet.Local, fleet.CodeState, "%s is no report of a drill", file).WithCause(err).WithHint("remove it")
-		}
-		all = append(all, r)
-	}
-	return all, nil
-}
-
-func (a *app) tellDrills(all []fleet.DrillReport) {
-	if len(all) == 0 {
-		fmt.Fprintln(a.Out, "no drill was kept yet: garrison drill --save")
-		return
-	}
-	w := tabwriter.NewWriter(a.Out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "WHEN\tWHERE\tHOST\tRESULT\tPUSH→HEALTHY (MEDIAN, P95)\tFAILED")
-	for _, r := range all {
-		passed, failed := 0, []string{}
-		for _, s := range r.Scenarios {
-			switch s.Result {
-			case fleet.DrillPass:
-				passed++
-			case fleet.DrillFail:
-				failed = append(failed, s.Name)
-			}
-		}
-		result, figures := "FAILED", ""
-		if r.Passed {
-			result = "passed"
-		}
-		if t := r.Timing; t != nil {
-			figures = fmt.Sprintf("%.2f s, %.2f s", t.PushToHealthy.Median, t.PushToHealthy.P95)
-		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s (%d of %d)\t%s\t%s\n", r.StartedAt.Local().Format(time.DateTime), r.Where, r.Host, result, passed, passed+len(failed), figures, strings.Join(failed, " "))
-	}
-	_ = w.Flush()
 }

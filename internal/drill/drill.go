@@ -76,6 +76,7 @@ func (s *session) ended(ctx context.Context, err error) (fleet.DrillReport, erro
 		s.out.title("The visible change, stage by stage, in seconds")
 		s.out.timing(t)
 	}
+	s.out.summary(s.report)
 	switch {
 	case err != nil && ctx.Err() != nil:
 		return s.report, context.Canceled
@@ -99,5 +100,11 @@ func (s *session) judge(err error) (passed, failed int) {
 		}
 	}
 	s.report.Passed = err == nil && failed == 0 && passed > 0
+	switch {
+	case errors.Is(err, context.Canceled):
+		s.report.Error = "stopped before its end"
+	case err != nil:
+		s.report.Error = err.Error()
+	}
 	return passed, failed
 }

@@ -82,9 +82,9 @@ func happyPath(ctx context.Context, r *run) error {
 // inTime says whether the change came within the limit.
 func (r *run) inTime(took time.Duration) (string, error) {
 	if took > r.Limit {
-		return "", final{fmt.Errorf("it took %.1f s, and may take %.0f s", took.Seconds(), r.Limit.Seconds())}
+		return "", final{fmt.Errorf("it took %.1f s, and may take %s s", took.Seconds(), plainly(r.Limit.Seconds()))}
 	}
-	return fmt.Sprintf("%.2f s after the push; limit %.0f s", took.Seconds(), r.Limit.Seconds()), nil
+	return fmt.Sprintf("%.2f s after the push; limit %s s", took.Seconds(), plainly(r.Limit.Seconds())), nil
 }
 
 // closeLook checks what came of the last change from all sides.

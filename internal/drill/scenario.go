@@ -157,6 +157,9 @@ func (r *run) end(err error) {
 		r.Result, r.Detail = fleet.DrillFail, err.Error()
 		r.out.line("  %s %s", r.out.paint(red, "FAIL"), err)
 	}
+	if r.Result == fleet.DrillFail {
+		r.Next = r.next()
+	}
 	r.report.Scenarios = append(r.report.Scenarios, r.DrillScenario)
 }
 

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/garrison-nix/garrison/internal/fleet"
@@ -52,7 +53,7 @@ var stages = []struct {
 	{string(fleet.Staging), ofHost, "closure from the cache, signatures checked; or built", fleet.PartTransfer},
 	{string(fleet.Gate), "", "confirmation, window, suspension", fleet.PartWaiting},
 	{string(fleet.Activate), ofHost, "switch-to-configuration test", fleet.PartSwitch},
-	{string(fleet.Check), ofHost, "does the new system run, did units fail, the host's checks", fleet.PartSwitch},
+	{string(fleet.Check), ofHost, "until units have settled; did any fail, the host's checks", fleet.PartWaiting},
 	{string(fleet.Commit), ofHost, "profile and boot entry", fleet.PartSwitch},
 	{stageHost, ofHost, "until the host was seen to have it", fleet.PartWaiting},
 	{stageBetween, "", "from one stage to the next", fleet.PartOwn},
@@ -146,7 +147,7 @@ func (j *journey) notice(name string, began time.Time, woken bool) {
 func (j *journey) stage(name string, s fleet.StageTime, part fleet.DrillPart) {
 	j.add(stageBetween, s.StartedAt, fleet.PartOwn, 0)
 	seconds := s.ToolSeconds
-	if part == fleet.PartWaiting || name == string(fleet.Push) { // waiting for a person, for the cache: no program runs in it
+	if part == fleet.PartWaiting || name == string(fleet.Push) { // for a person, for units, for the cache: no program is at work
 		seconds = math.MaxFloat64
 	}
 	j.put(name, s.EndedAt(), part, seconds)
@@ -231,8 +232,8 @@ type figure struct {
 // partsOf are what the whole of t is the sum of, in each change.
 func partsOf(t *fleet.DrillTiming) []figure {
 	return []figure{
-		{"own", "Garrison itself", t.Own}, {"git", "", t.Git}, {"nix", "evaluation and builds", t.Nix}, {"transfer", "closures, to the cache and from it", t.Transfer},
-		{"switch", "switch-to-configuration, nix-env", t.Switch}, {"waiting", "on purpose, for a poll, or for somebody of whom nothing is known", t.Waiting},
+		{"own", "Garrison itself", t.Own}, {"git", "fetches, pushes, signatures", t.Git}, {"nix", "evaluation and builds", t.Nix}, {"transfer", "closures, to the cache and from it", t.Transfer},
+		{"switch", "switch-to-configuration, nix-env", t.Switch}, {"waiting", "on purpose: for units to settle, a window, a poll; or for who does not tell", t.Waiting},
 	}
 }
 
@@ -262,11 +263,14 @@ func (p *printer) timing(t *fleet.DrillTiming) {
 	tell("whole", t.PushToHealthy, limitOf(t))
 }
 
+// plainly is a number of seconds that somebody chose.
+func plainly(seconds float64) string { return strconv.FormatFloat(seconds, 'f', -1, 64) }
+
 // limitOf is the target of the whole, and how many changes there were.
 func limitOf(t *fleet.DrillTiming) string {
 	text := fmt.Sprintf("push → healthy, n = %d", t.PushToHealthy.Count)
 	if t.LimitSeconds > 0 {
-		text += fmt.Sprintf("; longest %.3f s, limit %.0f s", t.PushToHealthy.Most, t.LimitSeconds)
+		text += fmt.Sprintf("; longest %.3f s, limit %s s", t.PushToHealthy.Most, plainly(t.LimitSeconds))
 	}
 	return text
 }

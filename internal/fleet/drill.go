@@ -15,7 +15,9 @@ type DrillReport struct {
 	Where     string    `json:"where"` // "sandbox", "live", or "demo"
 	Host      string    `json:"host"`  // that was drilled
 	// Passed says that no scenario failed, and at least one passed.
-	Passed    bool            `json:"passed"`
+	Passed bool `json:"passed"`
+	// Error is why it did not come to its end, or could not begin.
+	Error     string          `json:"error,omitempty"`
 	Scenarios []DrillScenario `json:"scenarios"`
 	Timing    *DrillTiming    `json:"timing,omitempty"` // of the happy path
 }
@@ -40,6 +42,8 @@ type DrillScenario struct {
 	Checks  []DrillCheck `json:"checks"`
 	// Commands are what a person types to recover by hand; what they do was done here, and worked if the scenario passed.
 	Commands []string `json:"commands,omitempty"`
+	// Next is what to look at and to type when it failed.
+	Next []string `json:"next,omitempty"`
 }
 
 // DrillCheck is one thing that was looked at: what was expected, and what was seen.
@@ -61,7 +65,7 @@ type DrillTiming struct {
 	Nix           Spread `json:"nix"`      // nix evaluated or built
 	Transfer      Spread `json:"transfer"` // closures went to the cache, and from it to the host
 	Switch        Spread `json:"switch"`   // switch-to-configuration and nix-env
-	Waiting       Spread `json:"waiting"`  // on purpose, for a poll, or for somebody of whom nothing is known
+	Waiting       Spread `json:"waiting"`  // on purpose (for units to settle, a window), for a poll, or for somebody of whom nothing is known
 	// These overlap with the above. CI is from when it began to when it had published; Notice what passed until CI, and then the host, had begun
 	// to look; Staging the host's substitution, or its build; Activation from the switch to the commit.
 	CI         Spread `json:"ci"`

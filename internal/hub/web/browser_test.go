@@ -86,13 +86,11 @@ func TestBrowser(t *testing.T) {
 			for _, path := range allPaths() {
 				where := name + ", " + v.name + ", " + path
 				tab.Go(w.url + path)
-				var wide []string
-				tab.Eval(`document.documentElement.scrollWidth <= innerWidth ? [] : [...document.querySelectorAll("body *")].filter(e => e.getBoundingClientRect().right > innerWidth + 1 && !e.closest(".scroll, pre, svg, .hidden")).map(e => e.outerHTML.slice(0, 120)).slice(0, 4).concat("the page")`, &wide)
+				wide := tab.Wide()
 				if len(wide) > 0 {
 					t.Errorf("%s: wider than the window: %q", where, wide)
 				}
-				var pale []string
-				tab.Eval(contrast, &pale)
+				pale := tab.Pale()
 				if len(pale) > 0 {
 					t.Errorf("%s: hard to read: %q", where, pale)
 				}
@@ -104,22 +102,6 @@ func TestBrowser(t *testing.T) {
 		}
 	}
 }
-
-// contrast finds texts whose contrast to what is behind them is below WCAG's AA.
-const contrast = `(() => {
-  const rgb = (c) => (c.match(/[\d.]+/g) || []).map(Number);
-  const light = ([r, g, b]) => [r, g, b].map(v => { v /= 255; return v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4; }).reduce((s, v, i) => s + v * [.2126, .7152, .0722][i], 0);
-  const behind = (e) => { for (; e; e = e.parentElement) { const c = rgb(getComputedStyle(e).backgroundColor); if (c.length < 4 || c[3] > .99) return c; } return [255, 255, 255]; };
-  const found = new Set();
-  const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-  while (walk.nextNode()) {
-    const e = walk.currentNode.parentElement;
-    if (!walk.currentNode.data.trim() || e.closest("svg, title, script, noscript, .hidden, .skip, [hidden]")) continue;
-    const a = light(rgb(getComputedStyle(e).color)), b = light(behind(e)), ratio = (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
-    if (ratio < 4.5) found.add(ratio.toFixed(2) + " " + e.outerHTML.slice(0, 80));
-  }
-  return [...found].slice(0, 5);
-})()`
 
 // TestBrowserLive: a report is on the page without anybody asking; what is typed, opened and chosen stays; what cannot be kept up to date says so, and recovers.
 func TestBrowserLive(t *testing.T) {
