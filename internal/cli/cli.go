@@ -13,6 +13,7 @@ import (
 	"runtime/debug"
 	"strings"
 	"syscall"
+	_ "time/tzdata" // rings name time zones, and not every machine that releases has them
 
 	"github.com/spf13/cobra"
 
@@ -79,7 +80,7 @@ Exit codes: 0 ok, 1 error, 2 usage, 3 not converged, 4 drift, 5 timed out, 6 dem
 		title    string
 		commands []*cobra.Command
 	}{
-		{"In CI, and for those who change the fleet:", []*cobra.Command{a.initialize(), a.doctor(), a.check(), a.plan(), a.release(), a.ci(), a.secrets()}},
+		{"In CI, and for those who change the fleet:", []*cobra.Command{a.initialize(), a.doctor(), a.check(), a.plan(), a.release(), a.promote(), a.rollout(), a.ci(), a.secrets()}},
 		{"On a host:", append([]*cobra.Command{a.agent(), a.status(), a.explain(), a.history(), a.events(), a.watch(), a.logs(), a.diff()}, a.orders()...)},
 		{"On a server:", []*cobra.Command{a.hub(), a.alerts(), a.notify(), a.cache()}},
 		{"To try and to measure it:", []*cobra.Command{a.demo(), a.drill(), a.bench()}},

@@ -169,12 +169,31 @@ func (a *app) tellRelease(out release.Outcome, dryRun bool) {
 	for _, h := range m.Manual {
 		fmt.Fprintf(a.Out, "  %-16s %s\n", h, "manual")
 	}
+	if text := beginning(out); text != "" {
+		fmt.Fprintf(a.Out, "  %-16s %s\n", "rings", text)
+	}
 	for _, s := range out.Rekeyed {
 		fmt.Fprintf(a.Out, "  re-keyed %s\n", s)
 	}
 	for _, s := range out.Rotate {
 		fmt.Fprintf(a.Out, "  ROTATE %s\n", s)
 	}
+}
+
+// beginning says how the roll-out of a release began; "" where there are no rings.
+func beginning(out release.Outcome) string {
+	r := out.Rings
+	switch {
+	case r == nil:
+		return ""
+	case r.Kept != "":
+		return fmt.Sprintf("%s has it not yet: %s", r.Ring, r.Kept)
+	case r.Batches > 1:
+		return "all rings have it"
+	case out.Release == nil:
+		return r.Ring + " gets it when it is published"
+	}
+	return r.Ring + " has it"
 }
 
 // identities loads the file when it is needed, so that a release without changed secrets works without it.

@@ -50,6 +50,11 @@ func (r *Repo) DefaultBranch(ctx context.Context, remote string) (string, error)
 	return "", nil
 }
 
+// AllowedSigners is the file of keys that git is told to believe here (gpg.ssh.allowedSignersFile); "" for none.
+func (r *Repo) AllowedSigners(ctx context.Context) (string, error) {
+	return r.line(ctx, "config", "--default", "", "--type=path", "--get", "gpg.ssh.allowedSignersFile")
+}
+
 // Branch is the branch that the repository's work tree is on; "" for none.
 func (r *Repo) Branch(ctx context.Context) (string, error) {
 	name, err := r.line(ctx, "symbolic-ref", "--quiet", "--short", "HEAD")

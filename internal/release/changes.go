@@ -37,7 +37,7 @@ func (c *Changes) WriteText(w io.Writer) error {
 	if n := c.count(HostUnchanged); n > 0 {
 		fmt.Fprintf(&b, "\n%s unchanged\n", plural(n, "host"))
 	}
-	for _, line := range c.secretLines() {
+	for _, line := range append(c.ringLines(), c.secretLines()...) {
 		fmt.Fprintln(&b, line)
 	}
 	_, err := io.WriteString(w, b.String())
@@ -61,7 +61,7 @@ func (c *Changes) WriteMarkdown(w io.Writer) error {
 			}
 		}
 	}
-	if lines := c.secretLines(); len(lines) > 0 {
+	if lines := append(c.ringLines(), c.secretLines()...); len(lines) > 0 && !c.Empty() {
 		fmt.Fprintf(&b, "\n%s", fence(strings.TrimSpace(strings.Join(lines, "\n"))))
 	}
 	_, err := io.WriteString(w, b.String())

@@ -27,6 +27,15 @@ type Changes struct {
 	Rotate  []string       `json:"rotate"` // values to change: somebody may not read them any more
 	Gone    []string       `json:"gone"`   // secrets that no host wants any more
 	Kept    int            `json:"kept"`   // secrets that stay as they are
+	// Rings are those after it, in the order in which they get releases; RingsChanged says what is not as before.
+	Rings        []RingPlan `json:"rings,omitempty"`
+	RingsChanged []string   `json:"ringsChanged,omitempty"`
+}
+
+// RingPlan is a ring and who is in it.
+type RingPlan struct {
+	fleet.Ring
+	Hosts []string `json:"hosts"`
 }
 
 // ChangesOf says what is compared.
@@ -65,7 +74,7 @@ type SecretChange struct {
 
 // Empty says whether a release would change nothing for any host.
 func (c *Changes) Empty() bool {
-	return len(c.Secrets)+len(c.Gone)+len(c.Rotate) == 0 &&
+	return len(c.Secrets)+len(c.Gone)+len(c.Rotate)+len(c.RingsChanged) == 0 &&
 		!slices.ContainsFunc(c.Hosts, func(h HostChange) bool { return h.Change != HostUnchanged })
 }
 
@@ -107,6 +116,10 @@ func Plan(ctx context.Context, o PlanOptions) (*Changes, error) {
 		return nil, err
 	}
 	c.hostsFrom(base.systems, after, s.config.Hosts.Manual)
+	if c.Rings, err = ringsOf(s.config, after); err != nil {
+		return nil, err
+	}
+	c.RingsChanged = ringChanges(base.rings, c.Rings)
 	if !o.NoBuild {
 		err = o.compare(ctx, s, c, base.systems, after)
 	}
@@ -117,6 +130,7 @@ func Plan(ctx context.Context, o PlanOptions) (*Changes, error) {
 type base struct {
 	of      ChangesOf
 	systems map[string]nix.Host // only OutPath where it is a release; DrvPath too where it was evaluated
+	rings   []RingPlan
 }
 
 // findBase reads the release, or evaluates the commit, that the plan starts from. It sets s.prev to the newest release.
@@ -151,6 +165,7 @@ func (s *state) findBase(ctx context.Context, name string) (base, error) {
 	for h, e := range from.manifest.Hosts {
 		b.systems[h] = nix.Host{Name: h, OutPath: e.OutPath}
 	}
+	b.rings = ringsIn(from.manifest)
 	return b, nil
 }
 
@@ -168,7 +183,13 @@ func (s *state) evaluateBase(ctx context.Context, commit string) (base, error) {
 		return b, err
 	}
 	b.of = ChangesOf{Commit: id, Subject: info.Subject}
-	b.systems, _, err = s.systemsOf(ctx, id)
+	if b.systems, _, err = s.systemsOf(ctx, id); err != nil {
+		return b, err
+	}
+	config, err := s.readConfig(ctx, id)
+	if err == nil {
+		b.rings, err = ringsOf(config, b.systems)
+	}
 	return b, err
 }
 

@@ -89,7 +89,7 @@ func (s *state) publish(ctx context.Context) error {
 		return err
 	}
 	moves := []git.Move{{Ref: "refs/heads/" + branch, From: s.branchTip, To: s.commit}, {Ref: "refs/tags/" + name, From: "", To: tag}}
-	if s.OnlyNewest {
+	if s.OnlyNewest && s.back == nil {
 		moves = append(moves, git.Move{Ref: "refs/heads/" + source, From: s.source, To: s.source})
 	}
 	if err := s.move(ctx, m, moves); err != nil {

@@ -138,6 +138,15 @@ func (c Config) checkRings(name string) error {
 	return nil
 }
 
+// RingNames are the rings' names, in their order.
+func (c Config) RingNames() []string {
+	names := make([]string, len(c.Rings))
+	for i, r := range c.Rings {
+		names[i] = r.Name.string
+	}
+	return names
+}
+
 // place is where a host is in a release's rings.
 type place struct {
 	ring  string

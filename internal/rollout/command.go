@@ -117,6 +117,9 @@ func (s Standing) promote(c fleet.RolloutCommand, o fleet.RolloutOrder) (Act, er
 	if len(moves) == 0 {
 		return a, nil
 	}
+	if !c.Force && Approved(s.Ledger, ring.Name, o.Release) {
+		return a, nil
+	}
 	if !c.Force {
 		if l := s.Ledger; l.Aborted != nil && o.Release > l.Aborted.To && o.Release <= l.Aborted.Release {
 			return Act{}, fleet.Errorf("", fleet.CodeNotNow, "%s was aborted by %s: %s", fleet.TagName(o.Release), l.Aborted.By, l.Aborted.Reason).WithHint("--force gives it to the ring all the same")

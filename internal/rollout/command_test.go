@@ -84,7 +84,7 @@ func TestCarry(t *testing.T) {
 
 func TestKept(t *testing.T) {
 	s := standing()
-	if got := s.Kept("c", 9); len(got) != 2 || !strings.Contains(got[0], "ring b, before it, does not have release-9") || !strings.Contains(got[1], "person's word") {
+	if got := s.Kept("c", 9); len(got) != 2 || !strings.Contains(got[0], "ring b, before it, does not have release-9") || !strings.Contains(got[1], "garrison promote --to c release-9") {
 		t.Errorf("%q", got)
 	}
 	if got := s.Kept("b", 9); len(got) != 0 {
