@@ -239,43 +239,23 @@ func (f rolloutFlags) status(ctx context.Context, asked from) (v fleet.Rollout, 
 // tellRollout says it ring by ring; reported: what hosts say is known.
 func (a *app) tellRollout(v fleet.Rollout, reported bool) {
 	s := a.console()
-	s.line(strong, "%s %s: %s", fleet.TagName(v.Release), v.Subject, v.State)
-	if v.Reason != "" {
-		s.line(plain, "%s", v.Reason)
-	}
+	s.line(strong, "%s", v.Title())
 	if len(v.Rings) == 0 {
-		s.line(plain, "the fleet has no rings: every host has a release at once")
 		return
 	}
 	rows := [][]cell{header("RING", "HAS", "HOSTS", "STATE", "")}
 	for _, r := range v.Rings {
-		has := "nothing yet"
-		if r.Offered > 0 {
-			has = fleet.TagName(r.Offered)
+		hosts := r.Share()
+		if !reported {
+			hosts = fmt.Sprint(r.Hosts)
 		}
-		if r.Batches > 1 && r.Offered > 0 {
-			has += fmt.Sprintf(" (%d/%d)", r.Batch, r.Batches)
-		}
-		hosts := fmt.Sprint(r.Hosts)
-		if reported {
-			hosts = fmt.Sprintf("%d/%d", r.Done.Count, r.Hosts)
-		}
-		rows = append(rows, cells(r.Name, has, hosts, string(r.State), r.Reason))
+		rows = append(rows, cells(r.Name, r.Has(), hosts, string(r.State), r.Said(v.At)))
 	}
 	s.table(rows)
-	if v.Freeze != nil {
-		s.line(yellow, "frozen %s", orderedBy(v.Freeze))
+	for _, note := range v.Notes() {
+		s.line(yellow, "%s", note)
 	}
-	if v.Paused != nil {
-		s.line(yellow, "paused %s", orderedBy(v.Paused))
+	for _, c := range v.Commands() {
+		s.line(plain, "  %s", c)
 	}
-}
-
-// orderedBy says who ordered something, until when and why.
-func orderedBy(o *fleet.RolloutOrder) string {
-	text := ""
-	if o.Until != nil {
-		text = "until " + o.Until.Local().Format("2006-01-02 15:04 MST") + " "
-	}
-	return text + "by " + o.By + ": " + o.Reason
 }

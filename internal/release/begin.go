@@ -61,7 +61,7 @@ func (s *state) begin(p ledger.Page, m *fleet.Manifest, commit string, moves []g
 		e.Ledger.Aborted = &made
 		e.Summary, e.Reason = fmt.Sprintf("%s is published: back to %s", m.Name(), fleet.TagName(a.To)), a.Reason
 		if a.AtOnce {
-			begun.Kept, steps, reason = "", m.Steps(), "abort at once, by "+a.By
+			steps, reason = m.Steps(), "abort at once, by "+a.By
 		}
 	}
 	if begun.Kept != "" {

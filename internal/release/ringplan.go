@@ -5,7 +5,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/garrison-nix/garrison/internal/fleet"
 	"github.com/garrison-nix/garrison/internal/nix"
@@ -82,33 +81,7 @@ func orNone(names []string) string {
 
 // String says what a ring is like, but for its name.
 func (r RingPlan) String() string {
-	parts := []string{plural(len(r.Hosts), "host")}
-	add := func(set bool, format string, args ...any) {
-		if set {
-			parts = append(parts, fmt.Sprintf(format, args...))
-		}
-	}
-	add(r.Batches > 1, "%d batches", r.Batches)
-	add(r.SoakSeconds > 0, "soaks %s", span(time.Duration(r.SoakSeconds)*time.Second))
-	add(r.Failures > 0, "%s allowed", plural(r.Failures, "failure"))
-	add(len(r.Windows) > 0, "at %s %s", strings.Join(r.Windows, ", "), r.Zone)
-	add(r.Manual, "by hand")
-	add(r.DrillDays > 0, "after a drill within %s", plural(r.DrillDays, "day"))
-	add(r.Reboots > 0, "%s at a time", plural(r.Reboots, "reboot"))
-	return strings.TrimSpace(strings.Join(parts, ", "))
-}
-
-// span is a time as garrison.toml has it.
-func span(d time.Duration) string {
-	const day = 24 * time.Hour
-	if d%day == 0 {
-		return fmt.Sprintf("%dd", d/day)
-	}
-	s := strings.TrimSuffix(d.String(), "0s")
-	if strings.HasSuffix(s, "h0m") {
-		s = strings.TrimSuffix(s, "0m")
-	}
-	return s
+	return strings.Join(append([]string{plural(len(r.Hosts), "host")}, r.Asked()...), ", ")
 }
 
 // ringLines say which rings a release goes through, and what of that is new.

@@ -170,10 +170,10 @@ func TestRings(t *testing.T) {
 	}
 	w.do("git", "checkout", "--quiet", "main")
 
-	// An abort at once: all rings, in the push that publishes.
+	// An abort at once: all rings, in the push that publishes, past a freeze that was ordered before.
 	w.order(func(l *fleet.Ledger) {
-		l.Paused = nil
-		l.Aborted = &fleet.RolloutOrder{By: "Ann", Reason: "smoke", Release: 3, To: 2, AtOnce: true}
+		l.Freeze = &fleet.RolloutOrder{By: "Ann", At: time.Now().Add(-time.Minute), Reason: "holidays", Until: &until}
+		l.Aborted = &fleet.RolloutOrder{By: "Ann", At: time.Now(), Reason: "smoke", Release: 3, To: 2, AtOnce: true}
 	})
 	back := w.release(func(o *release.Options) { o.RollbackTo = 2 })
 	for _, branch := range []string{"release", "release-ring-canary", "release-ring-rest", "release-ring-rest.2"} {
