@@ -91,7 +91,11 @@ func (r *run) rolledBack(ctx context.Context, b breakage) error {
 		}
 		return s.Summary(), nil
 	})
-	r.told(ctx, fleet.AlertDeployment, r.hosts()[0], p.at)
+	release := ""
+	if d != nil {
+		release = d.Release.Name()
+	}
+	r.told(ctx, fleet.AlertDeployment, r.hosts()[0], release, p.at)
 	if r.yard != nil {
 		r.see("garrison explain says what to do", func() (string, error) {
 			out, err := r.yard.run(ctx, drilled, "garrison", "explain")

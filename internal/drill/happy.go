@@ -189,7 +189,7 @@ func hostBuildFails(ctx context.Context, r *run) error {
 		}
 		return contains(s.Failure.Message, breakBuild.complaint())
 	})
-	r.told(ctx, fleet.AlertDeployment, selfBuilder, p.at)
+	r.told(ctx, fleet.AlertDeployment, selfBuilder, "", p.at)
 	return nil
 }
 
@@ -215,7 +215,7 @@ func (r *run) stopsInCI(ctx context.Context, b breakage) error {
 	if v.run != nil { // of a forge's CI nobody has the log
 		r.see("its log says why", func() (string, error) { return contains(v.log+v.why, b.complaint()) })
 	}
-	r.told(ctx, fleet.AlertRelease, "", p.at)
+	r.told(ctx, fleet.AlertRelease, "", "", p.at)
 	r.see("release branch and tags are byte-identical, the hosts as they were", func() (string, error) {
 		after, err := r.snapshot(ctx)
 		if err == nil && after != before {

@@ -282,6 +282,9 @@ func (l *live) says(v verdict, err error) error {
 // that no alert of its is left.
 func (l *live) converged(ctx context.Context, commit string, restored bool) error {
 	return until(ctx, l.wait, l.again, func() error {
+		if l.stopped() { // nobody waits any more
+			return final{context.Canceled}
+		}
 		err := l.says(l.ci(ctx, commit))
 		if err == nil {
 			err = l.has(ctx, commit)

@@ -43,6 +43,8 @@ func someFleet(t *testing.T, base string) *yard {
 			return
 		}
 		logs, _ := filepath.Glob(filepath.Join(s.Dir, "hosts/*/var/log/*.log"))
+		more, _ := filepath.Glob(filepath.Join(s.Dir, "hosts/*/upper/var/log/*.log"))
+		logs = append(logs, more...)
 		for _, file := range logs {
 			text, _ := os.ReadFile(file)
 			t.Logf("%s: %s", file, text[max(0, len(text)-2000):])
@@ -191,29 +193,11 @@ func (y *yard) told(t *testing.T, passed string) {
 	if all := drills(); !slices.ContainsFunc(all, func(d fleet.DrillReport) bool { return d.ID == passed && d.Passed && d.Where == "live" }) {
 		t.Errorf("the hub does not know of %s: %+v", passed, all)
 	}
-	alert := func(open bool) fleet.Alert {
-		var found fleet.Alert
-		ok(t, until(t.Context(), patience, lookAgain, func() error {
-			var all []fleet.Alert
-			if err := y.get(t.Context(), "/api/v1/alerts", &all); err != nil {
-				return err
-			}
-			i := slices.IndexFunc(all, func(a fleet.Alert) bool { return a.Kind == fleet.AlertDrill })
-			if i >= 0 {
-				found = all[i]
-			}
-			if (i >= 0) != open {
-				return fmt.Errorf("the alerts are %+v", all)
-			}
-			return nil
-		}))
-		return found
-	}
 	out, err := y.drillLive(t, "ratched", "--only", "happy-path", "--limit", "1ms").CombinedOutput()
 	if err == nil || !strings.Contains(string(out), "may take 0 s") {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	a := alert(true)
+	a := y.alert(t, fleet.AlertDrill, true)
 	if !strings.Contains(a.What, "the drill of ratched failed: happy-path") || !slices.ContainsFunc(a.Commands, func(c string) bool { return strings.HasPrefix(c, "garrison drill --live ratched") }) {
 		t.Errorf("%+v", a)
 	}
@@ -230,7 +214,7 @@ func (y *yard) told(t *testing.T, passed string) {
 	if err != nil || !strings.Contains(string(out), hubURL+"/-/drills") {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	alert(false)
+	y.alert(t, fleet.AlertDrill, false)
 }
 
 // interrupted stops a drill when main is broken by it.
@@ -273,11 +257,7 @@ func (y *yard) moving(t *testing.T) {
 	var said bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &said, &said
 	ok(t, cmd.Start())
-	begun := func() error {
-		_, err := y.run(t.Context(), "forge", "git", "-C", bare, "cat-file", "-e", "main:"+markerFile)
-		return err
-	}
-	ok(t, until(t.Context(), patience, lookAgain, begun))
+	y.marked(t)
 	ok(t, y.write("half-done", []byte("done\n")))
 	if _, err := y.commit(t.Context(), "Somebody's work"); err != nil {
 		t.Fatal(err)

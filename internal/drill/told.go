@@ -11,8 +11,9 @@ import (
 	"github.com/garrison-nix/garrison/internal/fleet"
 )
 
-// told looks whether people are told of what was pushed at a time: of an alert that docs/ALERTS.md promises. Without a hub nobody has alerts.
-func (r *run) told(ctx context.Context, kind fleet.AlertKind, host string, since time.Time) {
+// told looks whether people are told of what was pushed at a time: of an alert that docs/ALERTS.md promises, about a release ("": of none).
+// Without a hub nobody has alerts.
+func (r *run) told(ctx context.Context, kind fleet.AlertKind, host, release string, since time.Time) {
 	if r.yard != nil {
 		r.await(ctx, "somebody is told", func() (string, error) { return r.yard.ears.heard(kind, host, since) })
 		return
@@ -23,7 +24,7 @@ func (r *run) told(ctx context.Context, kind fleet.AlertKind, host string, since
 	var a fleet.Alert
 	r.await(ctx, "the hub has the alert "+string(kind), func() (string, error) {
 		var err error
-		a, err = r.live.newAlert(ctx, kind, host)
+		a, err = r.live.newAlert(ctx, kind, host, release)
 		return a.What, err
 	})
 	if a.ID > 0 {
@@ -42,12 +43,14 @@ func (h *hubView) lastAlert(ctx context.Context) (int64, error) {
 }
 
 // newAlert is an open one that the hub did not have when the drill pushed last.
-func (l *live) newAlert(ctx context.Context, kind fleet.AlertKind, host string) (fleet.Alert, error) {
+func (l *live) newAlert(ctx context.Context, kind fleet.AlertKind, host, release string) (fleet.Alert, error) {
 	var open []fleet.Alert
 	if err := l.hub.get(ctx, "/api/v1/alerts", &open); err != nil {
 		return fleet.Alert{}, err
 	}
-	i := slices.IndexFunc(open, func(a fleet.Alert) bool { return a.ID > l.alertsUntil && a.Kind == kind && a.Host == host })
+	i := slices.IndexFunc(open, func(a fleet.Alert) bool {
+		return a.ID > l.alertsUntil && a.Kind == kind && a.Host == host && a.Release == release
+	})
 	if i < 0 {
 		return fleet.Alert{}, fmt.Errorf("there is none; of %d that are open", len(open))
 	}

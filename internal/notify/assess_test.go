@@ -98,6 +98,9 @@ var assessed = []struct {
 	{"a newer release is on its way after a failure", hosts(func(s *fleet.Status) {
 		s.Phase, s.Target, s.Last = fleet.PhaseStaging, target(414), ended(fleet.RolledBack, 413, fail(fleet.CodeCheck, fleet.Bad))
 	}), "deployment-failed:web1:release-413!"},
+	{"the next but one is on its way after a failure; the next was the system that ran", hosts(func(s *fleet.Status) {
+		s.Phase, s.Active, s.Target, s.Last = fleet.PhaseStaging, target(414), target(415), ended(fleet.RolledBack, 413, fail(fleet.CodeCheck, fleet.Bad))
+	}), ""},
 	{"a newer release came after a failure", hosts(func(s *fleet.Status) {
 		s.Last = ended(fleet.Committed, 414, nil)
 	}), ""},

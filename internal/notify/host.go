@@ -68,7 +68,11 @@ func (h *hostFacts) silent() {
 // deployment is a release that this host will not have by itself, or tries for long. While a newer one is on its way, what became of the last still counts.
 func (h *hostFacts) deployment() {
 	release, failure, how := "", h.Failure, ""
-	switch last := h.Last; {
+	last := h.Last
+	if last != nil && h.Active != nil && last.Release.Number > 0 && h.Active.Release.Number > last.Release.Number {
+		last = nil // the host has had a newer one since, which was the system that it ran already
+	}
+	switch {
 	case h.Phase == fleet.PhaseHeld && h.Target != nil:
 		release, how = h.Target.Release.Name(), "holds"
 		if last != nil && last.Release.Number == h.Target.Release.Number && (last.Result == fleet.RolledBack || last.Result == fleet.RollbackFailed) {

@@ -20,8 +20,8 @@ let
   broken = name: what: (drill.break.${name} or "") == what;
   complaint = what: "garrison drill: ${what} is broken on purpose";
   breaking = name: what: script: if broken name what then "\necho '${complaint what}' >&2\n${script}\n" else "";
-  # A system says whether its network is up; so the one that is rolled back to mends what the other cut.
-  network = if !builtins.pathExists (root + "/drill.json") then "" else ''
+  # A system says whether its network is up; so the one that is rolled back to, before the drill's first too, mends what the other cut.
+  network = ''
 
     network() { if command -v ip > /dev/null; then ip "$@"; else busybox ip "$@"; fi; }
     if [ -e /run/garrison-drill-cut ]; then network link set host0 up; rm -f /run/garrison-drill-cut; fi
