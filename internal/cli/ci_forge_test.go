@@ -16,6 +16,7 @@ import (
 	"github.com/garrison-nix/garrison/internal/ci"
 	"github.com/garrison-nix/garrison/internal/forge"
 	"github.com/garrison-nix/garrison/internal/forge/forgetest"
+	"github.com/garrison-nix/garrison/internal/hub"
 	"github.com/garrison-nix/garrison/internal/sandbox"
 )
 
@@ -252,6 +253,7 @@ func TestTogether(t *testing.T) {
 			for _, s := range states {
 				given = append(given, forge.Status{State: s})
 			}
+			given = append(given, forge.Status{Context: hub.RolloutContext, State: forge.Error}) // is not CI's
 			if got := together(given); got != want {
 				t.Errorf("%v: %s, not %s", states, got, want)
 			}

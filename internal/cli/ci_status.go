@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -11,6 +12,7 @@ import (
 	"github.com/garrison-nix/garrison/internal/fleet"
 	"github.com/garrison-nix/garrison/internal/forge"
 	"github.com/garrison-nix/garrison/internal/git"
+	"github.com/garrison-nix/garrison/internal/hub"
 )
 
 // commitStatus is what ci status prints.
@@ -85,8 +87,9 @@ func statusOf(ctx context.Context, repo, remote, tokenFile, commit string) (comm
 	return s, nil
 }
 
-// together is what statuses come to.
+// together is what CI's statuses come to. That of the roll-out is none of them: a hub tells of the hosts by it.
 func together(all []forge.Status) forge.State {
+	all = slices.DeleteFunc(slices.Clone(all), func(s forge.Status) bool { return s.Context == hub.RolloutContext })
 	state := forge.Success
 	if len(all) == 0 {
 		state = forge.Pending

@@ -240,7 +240,15 @@ func (l *live) forgeVerdict(ctx context.Context, commit string) (v verdict, err 
 		}
 	}
 	v.state = map[string]ciState{"pending": ciRunning, "success": ciReleased, "failure": ciFailed}[said.State]
-	return v, nil
+	if v.state != ciReleased {
+		return v, nil
+	}
+	// A CI that tells of one thing after the other has told of nothing but successes in between.
+	there, err := l.released(ctx, l.Release, commit)
+	if !there {
+		v.state = ciRunning
+	}
+	return v, err
 }
 
 // has says why the fleet does not run a commit; nil when it does.

@@ -104,7 +104,7 @@ func TestRefuses(t *testing.T) {
 		})
 	}
 	t.Run("two at once", func(t *testing.T) {
-		cmd := y.drillLive(t, "ratched", "--only", "happy-path", "--repeat", "12")
+		cmd := y.drillLive(t, "ratched", "--only", "happy-path", "--repeat", "6")
 		var said bytes.Buffer
 		cmd.Stdout, cmd.Stderr = &said, &said
 		ok(t, cmd.Start())

@@ -244,6 +244,20 @@ func (r *repo) revert(ctx context.Context) (commit string, of int, err error) {
 	return commit, len(commits), err
 }
 
+// released says whether a branch with releases has the marker's file of a commit: two of a drill's never have the same.
+func (r *repo) released(ctx context.Context, branch, commit string) (bool, error) {
+	const at = "refs/garrison-drill/release"
+	if _, err := r.git(ctx, nil, "fetch", "--quiet", "--no-tags", r.url, "+refs/heads/"+branch+":"+at); err != nil {
+		return false, fleet.Errorf(fleet.Transient, fleet.CodeRemote, "%s of the fleet's repository cannot be fetched", branch).WithCause(err)
+	}
+	there, err := r.markerAt(ctx, at)
+	if err != nil {
+		return false, err
+	}
+	here, err := r.markerAt(ctx, commit)
+	return there == here, err
+}
+
 // releaseRefs are the release branch and tags, as the remote has them.
 func (r *repo) releaseRefs(ctx context.Context, branch string) (string, error) {
 	return r.git(ctx, nil, "ls-remote", r.url, "refs/heads/"+branch, "refs/tags/release-*")

@@ -48,8 +48,11 @@ func (p Probe) filled() Probe {
 func (d *Drill) check(name string) error {
 	for _, host := range slices.Sorted(maps.Keys(d.Hosts)) {
 		p := d.Hosts[host]
-		if (p.SSH == "") == (len(p.Via) == 0) || strings.HasPrefix(p.SSH, "-") || len(p.Via) > 0 && p.Via[0] == "" {
-			return fleet.Errorf(fleet.Bad, fleet.CodeConfig, "%s: drill.hosts.%s needs either ssh or via", name, host).
+		if p.SSH == "" && len(p.Via) == 0 {
+			p.SSH = "root@" + host
+		}
+		if p.SSH != "" && len(p.Via) > 0 || strings.HasPrefix(p.SSH, "-") || len(p.Via) > 0 && p.Via[0] == "" {
+			return fleet.Errorf(fleet.Bad, fleet.CodeConfig, "%s: drill.hosts.%s takes ssh, a user and host, or via, a program and its arguments, not both", name, host).
 				WithHint("write ssh = \"root@%s\"", host)
 		}
 		d.Hosts[host] = p.filled()
