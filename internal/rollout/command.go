@@ -163,7 +163,7 @@ func (s Standing) Kept(ring string, release int) (why []string) {
 			why = append(why, fmt.Sprintf("ring %s, before it, does not have %s", before.Ring, fleet.TagName(release)))
 		}
 		if kept := First(&fleet.Manifest{Number: release, Rings: []fleet.Ring{r}}, s.Ledger, s.Now); kept != "" {
-			why = append(why, kept)
+			why = append(why, strings.TrimPrefix(kept, "ring "+ring+": "))
 		}
 		break
 	}
