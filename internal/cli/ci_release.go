@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/garrison-nix/garrison/internal/ci"
 	"github.com/garrison-nix/garrison/internal/fleet"
 	"github.com/garrison-nix/garrison/internal/forge"
 	"github.com/garrison-nix/garrison/internal/git"
@@ -48,20 +49,30 @@ func (j *ciJob) makeRelease(ctx context.Context, test, commit string) error {
 		o.Source = commit
 	}
 	began := time.Now()
+	if test == "" && j.event.Kind == ci.Manual && o.SigningKey != "" { // somebody started it, perhaps for an abort
+		back, err := release.ToAbort(ctx, o)
+		if err != nil && fleet.CodeOf(err) != fleet.CodeNotFound {
+			return err
+		}
+		if o.RollbackTo = back; back != 0 {
+			j.say("an abort is ordered: back to %s", fleet.TagName(back))
+			o.Source, commit = "", ""
+		}
+	}
 	ready, err := j.prepare(ctx, o, commit)
 	teller := newRunTeller(j.hubURL(), tokenFrom(j.secrets.files["GARRISON_HUB_TOKEN"]), j.time)
 	source := fleet.Source{Commit: cmp.Or(ready.Commit, commit), Branch: strings.TrimPrefix(j.event.Ref, "refs/heads/"), Subject: ready.Subject}
 	if !ready.Released && fleet.CodeOf(err) != fleet.CodeUsage {
 		teller.begin(source, began)
 	}
-	if err == nil && test == "" && !ready.Released {
+	if err == nil && test == "" && !ready.Released && o.RollbackTo == 0 { // what is gone back to was checked
 		err = j.check(ctx, ready.Commit, ready.Commit)
 	}
 	if err != nil {
 		j.tellEnd(teller, runOf(source, began, j.time, release.Outcome{}, err))
 		return err
 	}
-	if test == "" {
+	if test == "" && o.RollbackTo == 0 {
 		o.Source = ready.Commit
 	}
 	onStage, end := j.beginStages(ready.Commit)

@@ -129,6 +129,32 @@ func (s *state) foresee(ctx context.Context, m *fleet.Manifest) error {
 	return nil
 }
 
+// ToAbort is the release that somebody ordered to go back to and that is still to be made; 0 for none. A ledger that cannot be read orders nothing.
+func ToAbort(ctx context.Context, o Options) (int, error) {
+	unlock, err := lockRepo(o.Repo)
+	if err != nil {
+		return 0, err
+	}
+	defer unlock()
+	s := &state{Options: o.withLog()}
+	if err := fetch(ctx, s.Repo, s.Remote); err != nil {
+		return 0, err
+	}
+	if err := s.findSource(ctx); err != nil {
+		return 0, err
+	}
+	p, err := s.book().Read(ctx)
+	if fleet.CodeOf(err) == fleet.CodeInvalid {
+		s.Log.Error("the ledger of the roll-out is not in order", "err", err)
+		return 0, nil
+	}
+	a := rollout.ToMake(p.Ledger)
+	if err != nil || a == nil {
+		return 0, err
+	}
+	return a.To, nil
+}
+
 // madeBefore notes that an abort which is ordered needs no release, because the newest one is what it asks for.
 func (s *state) madeBefore(ctx context.Context) error {
 	_, err := s.book().Change(ctx, func(p ledger.Page) (*ledger.Entry, error) {
