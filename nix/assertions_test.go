@@ -90,6 +90,17 @@ var contradictions = map[string][]struct{ definitions, says string }{
 		{`tokenFile = lib.mkForce ./token;`, `push.tokenFile is in the Nix store`},
 		{`tokenFile = lib.mkForce "token";`, `push.tokenFile is "token". It must be an absolute path`},
 	},
+	`services.garrison.drill.nightly = { enable = true; host = "ratched"; repository = "https://forge.example.org/fleet.git"; };`: {
+		{`host = lib.mkForce "ratched; rm";`, `nightly.host is "ratched; rm", which cannot be an argument`},
+		{`repository = lib.mkForce "https://$HOME/";`, `nightly.repository is "https://$HOME/", which cannot be an argument`},
+		{`only = [ "happy path" ];`, `nightly.only is "happy path", which cannot be an argument`},
+		{`limit = "10";`, `nightly.limit is "10". It must be a duration`},
+		{`hub = "hub.example.org";`, `nightly.hub is "hub.example.org". It must be an http or https URL`},
+		{`repeat = 0;`, `nightly.repeat is 0. It must be a number from 1 to 100`},
+		{`author = "a\"b";`, `a name and an address, without quotes and backslashes`},
+		{`sshKeyFile = ./key;`, `nightly.sshKeyFile is in the Nix store`},
+		{`hubTokenFile = "token";`, `nightly.hubTokenFile is "token". It must be an absolute path`},
+	},
 	"": {
 		{`checks.a = { };`, `checks.a must be exactly one of command, http, tcp and unit; it is none`},
 		{`checks.a = { tcp = "h:1"; unit = "x.service"; };`, `checks.a must be exactly one of command, http, tcp and unit; it is tcp and unit. For two things to look at, declare two checks`},

@@ -85,6 +85,9 @@ func filesOf(h modulestest.Host) (files []txtar.File) {
 	for _, name := range slices.Sorted(maps.Keys(h.Paths)) {
 		files = append(files, txtar.File{Name: name + ".path", Data: []byte(h.Paths[name].Text())})
 	}
+	for _, name := range slices.Sorted(maps.Keys(h.Timers)) {
+		files = append(files, txtar.File{Name: name + ".timer", Data: []byte(h.Timers[name].Text())})
+	}
 	if len(h.Nix) > 0 {
 		files = append(files, txtar.File{Name: "nix.settings", Data: fmt.Appendf(nil, "%v\n", h.Nix)})
 	}
@@ -222,7 +225,7 @@ func TestCacheReadsIt(t *testing.T) {
 // TestWithoutThem shows that the modules do nothing unless they are enabled, but for what CI reads.
 func TestWithoutThem(t *testing.T) {
 	h := must(t, `services.garrison.hostKeys = [ "`+key+`" ]; services.garrison.checks.web.http.url = "http://localhost/"; services.garrison.checks.db = { tcp = "[::1]:5432"; timeout = 3; };`)
-	if len(h.Units)+len(h.Paths)+len(h.Nix)+len(h.Packages)+len(h.Groups) > 0 || len(h.Etc) != 1 || !slices.Equal(h.HostKeys, []string{key}) {
+	if len(h.Units)+len(h.Paths)+len(h.Timers)+len(h.Nix)+len(h.Packages)+len(h.Groups) > 0 || len(h.Etc) != 1 || !slices.Equal(h.HostKeys, []string{key}) {
 		t.Errorf("it makes %+v", h)
 	}
 	web, db := h.Checks["web"].(map[string]any), h.Checks["db"].(map[string]any)

@@ -24,7 +24,7 @@ let
   };
 in
 {
-  imports = [ ./common.nix ];
+  imports = [ ./common.nix ./drill-nightly.nix ];
 
   options.services.garrison.drill = {
     enable = lib.mkEnableOption "drills of this host: /etc/gitops-test shows what garrison drill pushed";

@@ -22,6 +22,7 @@ type Host struct {
 	Activation map[string]string `json:"activation"`
 	Units      map[string]Unit   `json:"units"`
 	Paths      map[string]Path   `json:"paths"`
+	Timers     map[string]Timer  `json:"timers"`
 	Nix        map[string]any    `json:"nixSettings"` // nix.settings
 	Packages   []string          `json:"packages"`
 	Groups     []string          `json:"groups"`
@@ -49,6 +50,17 @@ type Unit struct {
 type Path struct {
 	WantedBy   []string       `json:"wantedBy"`
 	PathConfig map[string]any `json:"pathConfig"`
+}
+
+// Timer is a timer unit as a module defines it in systemd.timers.
+type Timer struct {
+	WantedBy    []string       `json:"wantedBy"`
+	TimerConfig map[string]any `json:"timerConfig"`
+}
+
+// Text is the unit as NixOS writes it.
+func (t Timer) Text() string {
+	return section("Timer", t.TimerConfig) + "\n" + section("Install", map[string]any{"WantedBy": strings.Join(t.WantedBy, " ")})
 }
 
 // Text is the unit as NixOS writes it.

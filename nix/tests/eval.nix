@@ -38,6 +38,10 @@ let
         default = { };
         type = types.attrsOf (types.submodule { options = { wantedBy = strings; pathConfig = free; }; });
       };
+      systemd.timers = mkOption {
+        default = { };
+        type = types.attrsOf (types.submodule { options = { wantedBy = strings; timerConfig = free; }; });
+      };
       systemd.services = mkOption {
         default = { };
         type = types.attrsOf (types.submodule {
@@ -65,7 +69,7 @@ in
   etc = builtins.mapAttrs (_: f: if f.source == null then f.text else "-> ${builtins.unsafeDiscardStringContext (toString f.source)} ${toString (f.source.args or "")}") config.environment.etc;
   activation = builtins.mapAttrs (_: s: s.text) config.system.activationScripts;
   units = builtins.mapAttrs (_: s: s // { path = map toString s.path; }) config.systemd.services;
-  inherit (config.systemd) paths;
+  inherit (config.systemd) paths timers;
   nixSettings = config.nix.settings;
   packages = map toString config.environment.systemPackages;
   groups = builtins.attrNames config.users.groups;
