@@ -73,6 +73,7 @@ type Agent struct {
 	replacement   error         // *Replaced
 	afterDone     chan struct{} // closed when the newest run of afterDeploy has ended
 	credentials   credentials
+	ahead         ahead
 
 	results  chan result
 	wake     chan struct{}
@@ -299,6 +300,7 @@ func (a *Agent) apply(ctx context.Context, e deploy.Event) bool {
 		}
 	}
 	a.lookCredentials(ctx)
+	a.prefetch(ctx)
 	a.publish()
 	return true
 }

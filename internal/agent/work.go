@@ -13,7 +13,6 @@ import (
 	"github.com/garrison-nix/garrison/internal/activate"
 	"github.com/garrison-nix/garrison/internal/deploy"
 	"github.com/garrison-nix/garrison/internal/fleet"
-	"github.com/garrison-nix/garrison/internal/nix"
 	"github.com/garrison-nix/garrison/internal/proc"
 )
 
@@ -77,11 +76,7 @@ func (a *Agent) stage(ctx context.Context) {
 	a.stageRun++
 	run, target := a.stageRun, *a.record.Target
 	a.stages = a.lookStages
-	s := nix.Substitution{Timeout: time.Duration(a.Config.FetchTime), Root: filepath.Join(a.Config.StateDir, "candidate")}
-	for _, c := range a.Config.Caches {
-		s.Caches = append(s.Caches, c.URL)
-		s.PublicKeys = append(s.PublicKeys, c.PublicKey)
-	}
+	s := a.substitution(filepath.Join(a.Config.StateDir, "candidate"), time.Duration(a.Config.FetchTime))
 	a.tasks.Go(func() {
 		defer close(done)
 		defer cancel()
@@ -242,7 +237,7 @@ func (a *Agent) publish() {
 		s.Ring, s.Batch, s.Boot = a.known.Load().step.Ring, a.known.Load().step.Batch, a.boot
 		s.Ahead = nil
 		if h := r.Head; h != nil {
-			s.Ahead = &fleet.Ahead{Release: h.Release, OutPath: h.Entry.OutPath}
+			s.Ahead = &fleet.Ahead{Release: h.Release, OutPath: h.Entry.OutPath, StagedAt: a.ahead.stagedAt, Failure: a.ahead.failure}
 		}
 	})
 	a.haveReported()

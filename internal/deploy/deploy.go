@@ -245,7 +245,7 @@ func (p Policy) Wake(r Record, at time.Time) *time.Time {
 	if r.Suspended != nil {
 		times = append(times, r.Suspended.Until)
 	}
-	if reboot := p.RebootAt(r, at); reboot != nil {
+	if reboot := p.RebootAt(r, at); reboot != nil && p.MayReboot(r) {
 		times = append(times, *reboot)
 	}
 	if len(times) == 0 {

@@ -39,14 +39,18 @@ func (s *step) accepts(r fleet.ReleaseRef) bool {
 // noteHead keeps what the release branch points at, where that is not given; it never goes back but by an operator's word.
 func (s *step) noteHead(h *Head, given fleet.ReleaseRef) {
 	r := &s.r
-	if h != nil && h.Release.Tag == given.Tag {
-		h = nil
-	}
 	newest := given
 	if h != nil {
 		newest = h.Release
 	}
-	if r.Head != nil && newest.Number < r.Head.Release.Number && !s.accepts(newest) {
+	if newest.Tag == given.Tag || r.Newest != nil && newest.Tag == r.Newest.Tag {
+		h = nil
+	}
+	known := r.Newest
+	if r.Head != nil {
+		known = &r.Head.Release
+	}
+	if known != nil && newest.Number < known.Number && !s.accepts(newest) {
 		return
 	}
 	if h != nil && s.accepts(newest) {

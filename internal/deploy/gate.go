@@ -62,14 +62,11 @@ func (s *step) isConfirmed() bool {
 // suspended says whether activations are suspended now.
 func (s *step) suspended() bool { return s.r.Suspended != nil && s.at.Before(s.r.Suspended.Until) }
 
-// RebootAt is when the agent will reboot the host by itself, nil for never.
+// RebootAt is when the agent will reboot the host by itself, if its ring lets it by then where that is asked for (MayReboot); nil for never.
 func (p Policy) RebootAt(r Record, at time.Time) *time.Time {
 	s := &step{Policy: p, r: r, at: at}
 	settled := r.Phase == fleet.PhaseIdle || r.Phase == fleet.PhaseReboot || r.Phase == fleet.PhaseOverruled && r.Drift == nil
-	switch {
-	case !settled, !s.rebootNeeded(), r.Rebooted == r.Active.OutPath:
-		return nil
-	case p.Permits && (r.Permit == "" || r.Permit != r.Boot), !p.Permits && len(p.Reboots) == 0:
+	if len(p.Reboots) == 0 && !p.Permits || !settled || !s.rebootNeeded() || r.Rebooted == r.Active.OutPath {
 		return nil
 	}
 	when := at
@@ -87,12 +84,16 @@ func (p Policy) RebootAt(r Record, at time.Time) *time.Time {
 	return &when
 }
 
+// MayReboot says whether nothing but the time keeps the agent from rebooting a host that needs it: its ring lets it end this very boot, if the host asks
+// for that.
+func (p Policy) MayReboot(r Record) bool { return !p.Permits || r.Permit != "" && r.Permit == r.Boot }
+
 // rebootNeeded says whether the host runs something else than it would after a reboot.
 func (s *step) rebootNeeded() bool { return s.r.Reboot || s.seen().Reboot }
 
 // rebootDue reboots the host, once for each system, when it needs it and may.
 func (s *step) rebootDue() {
-	if when := s.RebootAt(s.r, s.at); when != nil && !s.at.Before(*when) {
+	if when := s.RebootAt(s.r, s.at); when != nil && !s.at.Before(*when) && s.MayReboot(s.r) {
 		s.r.Rebooted, s.r.Permit = s.r.Active.OutPath, ""
 		s.effects = []Effect{Reboot}
 	}

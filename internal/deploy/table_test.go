@@ -79,7 +79,10 @@ func everyEvent(rng *rand.Rand) []Event {
 	}
 	f := release(n, name())
 	f.Systems = sys()
-	return []Event{f, release(1+rng.IntN(9), name()), Found{Release: ref(n), Manual: true}, Found{Release: ref(n)}, Nothing{}, Refused{"x", badRelease},
+	ahead := release(n, name())
+	ahead.Head = &Head{Release: ref(n + rng.IntN(3)), Entry: *release(n, name()).Entry}
+	boot := []string{"", "boot1", "boot2"}[rng.IntN(3)]
+	return []Event{f, ahead, Nothing{Head: ahead.Head}, Permitted{boot}, Permitted{"boot1"}, Restarted{Systems: sys(), Boot: "boot1"}, release(1+rng.IntN(9), name()), Found{Release: ref(n), Manual: true}, Found{Release: ref(n)}, Nothing{}, Refused{"x", badRelease},
 		Staged{}, StageFailed{network}, StageFailed{badRelease},
 		ok, Activated{Result: fleet.Committed, Systems: sys()}, Activated{Result: fleet.RebootNeeded, Systems: sys()}, Activated{Result: fleet.RolledBack, Failure: &badRelease, Systems: sys()},
 		Activated{Result: fleet.NotActivated, Failure: &network, Systems: sys()}, Activated{Result: fleet.RollbackFailed, Failure: &network, Systems: sys()}, Activated{Result: fleet.RolledBack, Failure: &interrupted},
@@ -98,6 +101,7 @@ func somePolicy(rng *rand.Rand) Policy {
 	if rng.IntN(2) == 0 {
 		p.Reboots = night
 	}
+	p.Permits = rng.IntN(3) == 0
 	return p
 }
 
@@ -210,6 +214,14 @@ func wrong(p Policy, was Record, e Event, is Record, effects []Effect, at time.T
 		return "a bad system is tried again because others changed"
 	case has(Reboot) && was.Rebooted == is.Active.OutPath:
 		return "rebooted twice for one system"
+	case has(Reboot) && p.Permits && (was.Permit == "" || was.Permit != was.Boot || is.Permit != ""):
+		return "rebooted without its ring's permit, or kept that"
+	case was.Head != nil && is.Head != nil && is.Head.Release.Number < was.Head.Release.Number:
+		return "the number of the newest release went down"
+	case is.Head != nil && is.Newest != nil && is.Head.Release.Tag == is.Newest.Tag:
+		return "what the host was given is ahead of it"
+	case was.Head != nil && is.Head == nil && (is.Newest == nil || is.Newest.Number < was.Head.Release.Number):
+		return "a newer release was forgotten"
 	}
 	working := slices.Contains([]fleet.Phase{fleet.PhaseStaging, fleet.PhaseWaiting, fleet.PhaseActivating, fleet.PhaseRetrying, fleet.PhaseHeld}, is.Phase)
 	switch {

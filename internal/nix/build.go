@@ -3,6 +3,7 @@ package nix
 import (
 	"context"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -75,11 +76,14 @@ type Substitution struct {
 	PublicKeys []string // that one of must have signed each path
 	Timeout    time.Duration
 	Root       string // link to keep it from garbage collection
+	// Rate bounds what it takes of the network, in bytes a second; 0 does not. A Nix that does not know download-speed (2.8) fetches one thing after the
+	// other, and no slower.
+	Rate int64
 }
 
 // args realise a path or a derivation, with what can be had from caches.
 func (s Substitution) args(path string) []string {
-	return []string{"--realise", path, "--add-root", s.Root, "--indirect",
+	args := []string{"--realise", path, "--add-root", s.Root, "--indirect",
 		"--option", "substitute", "true",
 		"--option", "extra-substituters", strings.Join(s.Caches, " "),
 		"--option", "extra-trusted-public-keys", strings.Join(s.PublicKeys, " "),
@@ -87,6 +91,10 @@ func (s Substitution) args(path string) []string {
 		"--option", "narinfo-cache-negative-ttl", "0",
 		"--option", "connect-timeout", "5",
 		"--option", "stalled-download-timeout", "60"}
+	if s.Rate > 0 { // its bound is one for each transfer
+		args = append(args, "--option", "http-connections", "1", "--option", "http2", "false", "--option", "download-speed", strconv.FormatInt(max(s.Rate/1024, 1), 10))
+	}
+	return args
 }
 
 // BuildHere realises one derivation, and builds what caches do not have or do not give. Errors: CodeBuild as of Build; CodeTimeout,

@@ -36,6 +36,8 @@ type Nix struct {
 	EvalHeap int64
 	// MaxStdout bounds what nix prints in answer to one question, in bytes; 0 stands for 512 MiB, half a million paths.
 	MaxStdout int
+	// Idle has it work when nobody else has use for the processor and the disk.
+	Idle bool
 	// Env is added to its environment.
 	Env []string
 	// OnEvent is told how far it is while it builds; may be nil.
@@ -110,7 +112,7 @@ func (n *Nix) run(ctx context.Context, program string, args ...string) ([]byte, 
 	if n.EvalHeap > 0 {
 		env = append(env, fmt.Sprintf("GC_MAXIMUM_HEAP_SIZE=%d", n.EvalHeap)) // of the Boehm collector that nix uses
 	}
-	return proc.Run(ctx, proc.Cmd{Program: program, Args: args, Stderr: n.Log, MaxStdout: cmp.Or(n.MaxStdout, maxStdout), Env: env, Keep: n.held})
+	return proc.Run(ctx, proc.Cmd{Program: program, Args: args, Stderr: n.Log, MaxStdout: cmp.Or(n.MaxStdout, maxStdout), Env: env, Keep: n.held, Idle: n.Idle})
 }
 
 // Message is Nix's own complaint in what it said on standard error: from its first line that

@@ -19,6 +19,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/garrison-nix/garrison/internal/fleet"
 )
 
@@ -36,7 +38,7 @@ type Cmd struct {
 	MaxStdout int
 	// Keep is a file that the program has open for as long as it runs, a lock, say; nil for none.
 	Keep *os.File
-	// Idle runs the program, and what it starts, when nobody else has use for the processor.
+	// Idle runs the program, and what it starts, when nobody else has use for the processor and the disk.
 	Idle bool
 }
 
@@ -44,6 +46,12 @@ const (
 	defaultMaxStdout = 64 << 20
 	stderrTail       = 64 << 10
 	killDelay        = 10 * time.Second
+)
+
+// Of ioprio_set(2), which the library does not have.
+const (
+	ioprioPgrp = 2
+	ioprioIdle = 3 << 13
 )
 
 // ExitError is a program that ran and failed.
@@ -136,6 +144,7 @@ func finish(ctx context.Context, c Cmd, cmd *exec.Cmd) error {
 	err := cmd.Start()
 	if err == nil && c.Idle {
 		_ = syscall.Setpriority(syscall.PRIO_PGRP, cmd.Process.Pid, 19)
+		_, _, _ = syscall.Syscall(unix.SYS_IOPRIO_SET, ioprioPgrp, uintptr(cmd.Process.Pid), ioprioIdle)
 	}
 	if err == nil {
 		err = cmd.Wait()
