@@ -58,13 +58,26 @@ const (
 // newTown makes one in which nothing was pushed yet. edit may change the workflow.
 func newTown(t testing.TB, edit func(workflow string) string) *town {
 	t.Helper()
+	w := newForge(t)
+	w.startHub(fmt.Sprintf("[forge]\nkind = \"gitea\"\nurl = %q\nrepo = %q\ntokenFile = \"/etc/garrison/forge-token\"\nwebhookSecretFile = \"/etc/garrison/webhook-secret\"\n"+
+		"[follow]\nremote = %q\npoll = \"1h\"\n", forgeThen, w.repo.Full(), forgeThen+"/"+w.repo.Full()+".git"))
+	w.repo.Hook(w.t, w.hubURL+"/api/v1/webhook", hookSecret)
+	w.writeFleet()
+	w.initialize(edit)
+	w.startJoker()
+	return w
+}
+
+// newForge is a forge with an empty repository whose Actions are run, and a LAN without a machine.
+func newForge(t testing.TB) *town {
+	t.Helper()
 	w := &town{t: t, dir: t.TempDir(), forge: forgetest.Start(t)}
 	t.Cleanup(func() { _ = exec.Command("chmod", "-R", "u+w", w.dir).Run() }) // a store is not writable
 	w.clone = filepath.Join(w.dir, "fleet")
 	w.repo = w.forge.Repo(t, w.forge.User(t, "owner"), "fleet")
 	exe, err := os.Executable()
 	must(t, err)
-	w.lan, err = sandbox.NewLAN(t.Context(), sandbox.Options{Self: exe, Dir: filepath.Join(w.dir, "hosts")})
+	w.lan, err = sandbox.NewLAN(t.Context(), sandbox.Options{Self: exe, Dir: filepath.Join(w.dir, "hosts"), Names: map[string]netip.Addr{"joker": netip.AddrFrom4([4]byte{192, 0, 2, 2})}})
 	must(t, err)
 	t.Cleanup(func() { must(t, w.lan.Close()) })
 	must(t, os.MkdirAll(filepath.Join(w.dir, "bin"), 0o755))
@@ -73,10 +86,6 @@ func newTown(t testing.TB, edit func(workflow string) string) *town {
 	for _, name := range []string{"editor", "joker", "ursula"} {
 		w.do("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", filepath.Join(w.dir, name))
 	}
-	w.startHub()
-	w.writeFleet()
-	w.initialize(edit)
-	w.startJoker()
 	return w
 }
 
@@ -124,27 +133,15 @@ const (
 	hubThen   = "http://" + hubAddr + ":" + hubPort
 )
 
-// startHub starts the hub, with the fleet's cache, which hears of the repository by a webhook and looks at it by itself once an hour.
-func (w *town) startHub() {
+// startHub starts the hub, with the fleet's cache. more is of its configuration: what it knows of the forge. Without, it is a cache alone.
+func (w *town) startHub(more string) {
 	w.t.Helper()
 	var tokens strings.Builder
 	for _, scope := range []string{"push", "read", "report:joker"} {
 		sum := sha256.Sum256([]byte(token(scope)))
 		fmt.Fprintf(&tokens, "[[token]]\nname = %q\nsha256 = %q\nscopes = [%q]\n", scope, hex.EncodeToString(sum[:]), scope)
 	}
-	config := fmt.Sprintf(`listen = "0.0.0.0:%s"
-dataDir = "/var/lib/garrison-hub"
-tokens = "/etc/garrison/tokens.toml"
-[forge]
-kind = "gitea"
-url = %q
-repo = %q
-tokenFile = "/etc/garrison/forge-token"
-webhookSecretFile = "/etc/garrison/webhook-secret"
-[follow]
-remote = %q
-poll = "1h"
-`, hubPort, forgeThen, w.repo.Full(), forgeThen+"/"+w.repo.Full()+".git")
+	config := fmt.Sprintf("listen = \"0.0.0.0:%s\"\ndataDir = \"/var/lib/garrison-hub\"\ntokens = \"/etc/garrison/tokens.toml\"\n%s", hubPort, more)
 	w.hub = w.start(sandbox.HostOptions{Name: "hub", Files: []sandbox.File{
 		{Path: "/etc/garrison/hub.toml", Data: []byte(config)},
 		{Path: "/etc/garrison/tokens.toml", Mode: 0o600, Data: []byte(tokens.String())},
@@ -162,7 +159,6 @@ poll = "1h"
 	forward(w.t, outside, func(ctx context.Context) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, "tcp", strings.TrimPrefix(w.forge.URL, "http://"))
 	})
-	w.repo.Hook(w.t, w.hubURL+"/api/v1/webhook", hookSecret)
 	var info struct{ PublicKey string }
 	w.await("the hub answers", func() bool { return w.ask("/api/v1/caches/fleet", &info) == nil })
 	w.cacheKey = info.PublicKey

@@ -281,19 +281,20 @@ func (y *yard) moving(t *testing.T) {
 	ok(t, y.converged(t.Context(), commit))
 }
 
-// follower is how a host may follow releases without our agent: it builds what the release branch says, or fetches it, and switches to it.
-const follower = `#!/bin/sh
-exec > /var/log/follower.log 2>&1
+// Follower is how a host may follow releases without our agent: it builds what the release branch says, or fetches it, and switches to it.
+func Follower(remote, options string) string {
+	return `#!/bin/sh
 git init --quiet --bare /root/fleet
 while sleep 1; do
-  git -C /root/fleet fetch --quiet ` + origin + ` +refs/heads/release:refs/heads/release || continue
+  git -C /root/fleet fetch --quiet ` + remote + ` +refs/heads/release:refs/heads/release || continue
   tip=$(git -C /root/fleet rev-parse release)
   [ "$tip" != "$had" ] || continue
-  nix --extra-experimental-features 'nix-command flakes' build --out-link /run/system \
+  nix --extra-experimental-features 'nix-command flakes' build --out-link /run/system ` + options + ` \
     "git+file:///root/fleet?ref=release&rev=$tip#nixosConfigurations.joker.config.system.build.toplevel" || continue
   "$(readlink -f /run/system)/bin/switch-to-configuration" switch && had=$tip
 done
 `
+}
 
 // TestFollower drills a host that follows releases by a script; the hub knows nothing of it, and commands on it say what it does.
 func TestFollower(t *testing.T) {
@@ -301,8 +302,8 @@ func TestFollower(t *testing.T) {
 	y := someFleet(t, "")
 	joker := y.world.hosts["joker"]
 	ok(t, joker.StopService(t.Context(), "agent"))
-	ok(t, os.WriteFile(joker.Path("/etc/follower"), []byte(follower), 0o755))
-	cmd := joker.Command(context.WithoutCancel(t.Context()), "/etc/follower")
+	ok(t, os.WriteFile(joker.Path("/etc/follower"), []byte(Follower(origin, "")), 0o755))
+	cmd := joker.Command(context.WithoutCancel(t.Context()), "sh", "-c", "exec /etc/follower > /var/log/follower.log 2>&1")
 	ok(t, cmd.Start())
 	t.Cleanup(func() {
 		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
