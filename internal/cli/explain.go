@@ -82,7 +82,8 @@ func (f *from) explainBeyond(ctx context.Context, s fleet.Status, e *fleet.Expla
 			by = " by " + r.Release.Source.Author
 		}
 		add("release", fmt.Sprintf("The newest release is %s of %s, from %s%s (%s): %s.", r.Release.Name(), fleet.Moment(r.CreatedAt), short(r.Release.Source.Commit), by, r.Release.Source.Subject, r.Text))
-		if s.Newest != nil && s.Newest.Number < r.Release.Number && s.Phase != fleet.PhaseUnheard {
+		ahead := s.Ahead != nil && s.Ahead.Release.Number >= r.Release.Number
+		if s.Newest != nil && s.Newest.Number < r.Release.Number && !ahead && s.Phase != fleet.PhaseUnheard {
 			add("release", "This host has not said that it knows that release; it knows "+s.Newest.Name()+".")
 		}
 	}
@@ -98,6 +99,16 @@ func (f *from) explainBeyond(ctx context.Context, s fleet.Status, e *fleet.Expla
 			add("run", fmt.Sprintf("What was pushed after that, %s (%s), made no release: run %d of CI %s.", short(r.Source.Commit), r.Source.Subject, r.ID, resultOf(r)), log)
 		}
 		break
+	}
+	if v, err := f.rollout(ctx); err != nil {
+		return err
+	} else if v != nil {
+		if said := v.Awaits(s.Ring, s.Batch, v.Release); said != "" {
+			add("ring", said, append(v.Commands(), "garrison watch --until ring:"+s.Ring)...)
+		}
+		for _, note := range v.Notes() {
+			add("rollout", "The roll-out: "+note+".")
+		}
 	}
 	for _, al := range alerts {
 		if al.Host == s.Host {

@@ -212,7 +212,7 @@ what git tells: what the rings were given, and what people ordered.`,
 		if *format == "json" {
 			return a.json(v)
 		}
-		a.tellRollout(v, asked.hub != "")
+		a.console().rollout(v, time.Now(), false)
 		return nil
 	}
 	return cmd
@@ -234,28 +234,4 @@ func (f rolloutFlags) status(ctx context.Context, asked from) (v fleet.Rollout, 
 		return v, err
 	}
 	return c.view(ctx)
-}
-
-// tellRollout says it ring by ring; reported: what hosts say is known.
-func (a *app) tellRollout(v fleet.Rollout, reported bool) {
-	s := a.console()
-	s.line(strong, "%s", v.Title())
-	if len(v.Rings) == 0 {
-		return
-	}
-	rows := [][]cell{header("RING", "HAS", "HOSTS", "STATE", "")}
-	for _, r := range v.Rings {
-		hosts := r.Share()
-		if !reported {
-			hosts = fmt.Sprint(r.Hosts)
-		}
-		rows = append(rows, cells(r.Name, r.Has(), hosts, string(r.State), r.Said(v.At)))
-	}
-	s.table(rows)
-	for _, note := range v.Notes() {
-		s.line(yellow, "%s", note)
-	}
-	for _, c := range v.Commands() {
-		s.line(plain, "  %s", c)
-	}
 }

@@ -19,8 +19,8 @@ func (a *app) status() *cobra.Command {
 		Use:   "status",
 		Short: "Say what this host runs, and why; or all hosts, by a hub",
 		Long: `Status asks the agent on this host, or a hub about another one (--host). Of a hub without --host it shows the fleet: a line that says whether all is
-well, the open alerts, and all hosts, problems first. What a host that is silent said last is not believed. Exit codes: 0 all is as the newest release says
-(or left to be deployed by hand), 3 it is not (yet), or not known, 4 somebody switched a host by hand. Alerts do not change the exit code.`,
+well, the open alerts, how far the roll-out is ring by ring, and all hosts, problems first. What a host that is silent said last is not believed. Exit codes: 0 all is as the newest release says
+(of a host: as the one that its ring has; or left to be deployed by hand), 3 it is not (yet), or not known, 4 somebody switched a host by hand. Alerts do not change the exit code.`,
 		Args: exactly(),
 	}
 	format := output(cmd)
@@ -62,6 +62,23 @@ func statusCode(s fleet.Status) error {
 func (a *app) tellStatus(s fleet.Status) {
 	w := tabwriter.NewWriter(a.Out, 0, 0, 2, ' ', 0)
 	line := func(name, format string, args ...any) { fmt.Fprintf(w, "%s\t%s\n", name, fmt.Sprintf(format, args...)) }
+	tellFailure := func(name string, f *fleet.Failure, since time.Time) {
+		if f == nil {
+			return
+		}
+		when := ""
+		if !since.IsZero() {
+			when = " (since " + ago(since) + ")"
+		}
+		first, more, _ := strings.Cut(f.Message, "\n")
+		line(name, "%s%s", first, when)
+		for l := range strings.Lines(more) {
+			line("", "%s", strings.TrimRight(l, "\n"))
+		}
+		if f.Hint != "" {
+			line("", "→ %s", f.Hint)
+		}
+	}
 	line("host", "%s", s.Host)
 	if s.Phase == fleet.PhaseUnheard {
 		line("phase", "%s: %s", s.Phase, whatOf(s))
@@ -79,6 +96,13 @@ func (a *app) tellStatus(s fleet.Status) {
 	line("phase", "%s: %s (since %s)", s.Phase, s.Meaning(), ago(s.Since))
 	if s.Newest != nil {
 		line("newest release", "%s  %s  %s", fleet.TagName(s.Newest.Number), short(s.Newest.Source.Commit), s.Newest.Source.Subject)
+	}
+	if s.Ring != "" {
+		line("ring", "%s, batch %d", s.Ring, max(1, s.Batch))
+	}
+	if a := s.Ahead; a != nil {
+		line("ahead", "%s  %s  %s%s", a.Release.Name(), short(a.Release.Source.Commit), a.Release.Source.Subject, stagedAhead(*a))
+		tellFailure("", a.Failure, time.Time{})
 	}
 	if s.Active != nil {
 		line("active release", "%s, confirmed %s", s.Active.Release.Name(), ago(s.Active.At))
@@ -102,23 +126,6 @@ func (a *app) tellStatus(s fleet.Status) {
 			since = " (since " + ago(s.Drifted.Since) + ")"
 		}
 		line("DRIFT", "somebody switched this host by hand%s; the next release that changes it ends that", since)
-	}
-	tellFailure := func(name string, f *fleet.Failure, since time.Time) {
-		if f == nil {
-			return
-		}
-		when := ""
-		if !since.IsZero() {
-			when = " (since " + ago(since) + ")"
-		}
-		first, more, _ := strings.Cut(f.Message, "\n")
-		line(name, "%s%s", first, when)
-		for l := range strings.Lines(more) {
-			line("", "%s", strings.TrimRight(l, "\n"))
-		}
-		if f.Hint != "" {
-			line("", "→ %s", f.Hint)
-		}
 	}
 	tellFailure("FAILED", s.Failure, time.Time{})
 	if b := s.Reboot; b != nil {
@@ -150,6 +157,17 @@ func (a *app) tellStatus(s fleet.Status) {
 		line("looked at git", "%s", ago(s.Remote.LastOK))
 	}
 	_ = w.Flush()
+}
+
+// stagedAhead says how far a release is on a host whose ring is not given it yet, to follow its name.
+func stagedAhead(a fleet.Ahead) string {
+	switch {
+	case a.StagedAt != nil:
+		return " (staged " + ago(*a.StagedAt) + ")"
+	case a.Failure != nil:
+		return " (could not be staged)"
+	}
+	return " (not staged yet)"
 }
 
 // remoteState says in words how a git remote is.

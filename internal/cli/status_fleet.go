@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/garrison-nix/garrison/internal/fleet"
 )
@@ -20,8 +21,10 @@ type overview struct {
 	Counts  map[fleet.Standing]int `json:"counts"`
 	Newest  *fleet.ReleaseView     `json:"newest,omitempty"` // without progress
 	// Alerts are the open ones; missing where the hub knows of none.
-	Alerts []fleet.Alert  `json:"alerts,omitempty"`
-	Hosts  []fleet.Status `json:"hosts"` // problems first
+	Alerts []fleet.Alert `json:"alerts,omitempty"`
+	// Rollout is the newest release's way through the rings; missing where the fleet has none.
+	Rollout *fleet.Rollout `json:"rollout,omitempty"`
+	Hosts   []fleet.Status `json:"hosts"` // problems first; of one standing ring by ring
 }
 
 // verdict says whether all is well.
@@ -89,8 +92,45 @@ func (f *from) overview(ctx context.Context) (overview, error) {
 	if _, err := f.get(ctx, "/api/v1/alerts", &o.Alerts); err != nil {
 		return o, err
 	}
+	var err error
+	if o.Rollout, err = f.rollout(ctx); err != nil {
+		return o, err
+	}
 	o.sum()
 	return o, nil
+}
+
+// rollout asks the hub for the roll-out; nil where it knows of none, or the fleet has no rings. That it does not know yet is no reason not to show all else.
+func (f *from) rollout(ctx context.Context) (*fleet.Rollout, error) {
+	var v fleet.Rollout
+	found, err := f.get(ctx, "/api/v1/rollout", &v)
+	if fleet.ClassOf(err) == fleet.Transient && ctx.Err() == nil {
+		return nil, nil
+	}
+	if err != nil || !found || len(v.Rings) == 0 {
+		return nil, err
+	}
+	return &v, nil
+}
+
+// ringOf is the place of a host's ring and batch among all.
+func (o *overview) ringOf(s fleet.Status) (place int) {
+	if o.Rollout == nil || s.Ring == "" {
+		return 0
+	}
+	at := slices.IndexFunc(o.Rollout.Rings, func(r fleet.RolloutRing) bool { return r.Name == s.Ring })
+	return (at+1)*fleet.MaxBatches + s.Batch
+}
+
+// ringText is a host's ring in a cell of a table.
+func ringText(s fleet.Status) string {
+	switch {
+	case s.Ring == "":
+		return "–"
+	case s.Batch > 1:
+		return fmt.Sprintf("%s.%d", s.Ring, s.Batch)
+	}
+	return s.Ring
 }
 
 func (o *overview) standing(s fleet.Status) fleet.Standing {
@@ -104,7 +144,7 @@ func (o *overview) standing(s fleet.Status) fleet.Standing {
 func (o *overview) sum() {
 	order := fleet.Standings()
 	slices.SortStableFunc(o.Hosts, func(a, b fleet.Status) int {
-		return cmp.Or(cmp.Compare(slices.Index(order, o.standing(a)), slices.Index(order, o.standing(b))), strings.Compare(a.Host, b.Host))
+		return cmp.Or(cmp.Compare(slices.Index(order, o.standing(a)), slices.Index(order, o.standing(b))), cmp.Compare(o.ringOf(a), o.ringOf(b)), strings.Compare(a.Host, b.Host))
 	})
 	for _, s := range o.Hosts {
 		o.Counts[o.standing(s)]++
@@ -179,11 +219,17 @@ func (a *app) tellOverview(o overview) {
 			s.line(plain, "    → %s", c)
 		}
 	}
+	if o.Rollout != nil {
+		s.rollout(*o.Rollout, time.Now(), true)
+	}
 	if len(o.Hosts) == 0 {
 		return
 	}
 	fmt.Fprintln(s.to)
 	rows := [][]cell{header("HOST", "STATE", "ACTIVE", "NEWEST", "SINCE", "REPORTED", "WHAT")}
+	if o.Rollout != nil {
+		rows[0] = slices.Insert(rows[0], 1, header("RING")...)
+	}
 	for _, h := range o.Hosts {
 		where := o.standing(h)
 		active := (*fleet.ReleaseRef)(nil)
@@ -201,7 +247,11 @@ func (a *app) tellOverview(o overview) {
 		if !since.IsZero() {
 			sinceText = ago(since)
 		}
-		rows = append(rows, []cell{{h.Host, plain}, {string(where), inkOf(where)}, {numberOf(active), plain}, {numberOf(h.Newest), plain}, {sinceText, plain}, {ago(reported), plain}, {whatOf(h), plain}})
+		row := []cell{{h.Host, plain}, {string(where), inkOf(where)}, {numberOf(active), plain}, {numberOf(h.Newest), plain}, {sinceText, plain}, {ago(reported), plain}, {whatOf(h), plain}}
+		if o.Rollout != nil {
+			row = slices.Insert(row, 1, cell{ringText(h), plain})
+		}
+		rows = append(rows, row)
 	}
 	s.table(rows)
 }

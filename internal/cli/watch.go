@@ -31,6 +31,8 @@ runs a confirmed system and nothing is being done to it, be that the release bef
 Of a hub without --host it follows a RELEASE over all its hosts: a number, "newest" (the default), or the beginning of a source commit, also of one that
 is not released yet: then CI's stages come first. "converged" waits until all of them run it, "healthy" also ends when some wait for
 a person or for their window, and nothing else is left. It says where the release failed when all others have come to an end.
+Where the release goes through rings, it says how that goes, with a countdown on a terminal; all its hosts are those of all rings. "ring:NAME" waits until all
+hosts of that ring have it, or a newer one, and are well. It ends with 3 when the roll-out is paused, or, with "converged", waits for a person.
 
 Exit codes: 0 it came to that, 3 it does not without somebody's help (or CI failed, or a newer release came first), 5 the time ran out.`,
 		Args: func(cmd *cobra.Command, args []string) error {
@@ -42,14 +44,15 @@ Exit codes: 0 it came to that, 3 it does not without somebody's help (or CI fail
 	}
 	format := output(cmd)
 	f.flags(cmd)
-	cmd.Flags().StringVar(&until, "until", "", "converged or healthy (default: watch on)")
+	cmd.Flags().StringVar(&until, "until", "", "converged, healthy or, of a release, ring:NAME (default: watch on)")
 	cmd.Flags().IntVar(&release, "release", 0, "with --until and a host: not before it has seen release N")
 	cmd.Flags().DurationVar(&timeout, "timeout", 0, "give up after this time, such as 10m (default: never)")
 	_ = cmd.RegisterFlagCompletionFunc("until", cobra.FixedCompletions([]string{"converged", "healthy"}, cobra.ShellCompDirectiveNoFileComp))
 	cmd.ValidArgsFunction = onlyFirst(f.releases)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if until != "" && until != "converged" && until != "healthy" {
-			return usage(cmd, fmt.Errorf("--until takes converged or healthy, not %q", until))
+		ring, ofRing := strings.CutPrefix(until, untilRing)
+		if until != "" && until != "converged" && until != "healthy" && !(ofRing && fleet.ValidRingName(ring)) {
+			return usage(cmd, fmt.Errorf("--until takes converged, healthy or ring:NAME, not %q", until))
 		}
 		if err := f.resolve(cmd, true); err != nil {
 			return err
@@ -60,6 +63,8 @@ Exit codes: 0 it came to that, 3 it does not without somebody's help (or CI fail
 			return usage(cmd, err)
 		case len(args) > 0 && !ofFleet:
 			return usage(cmd, errors.New("a RELEASE is followed over all its hosts: give --hub, and no --host; of one host, --release N waits for it"))
+		case ofRing && !ofFleet:
+			return usage(cmd, errors.New("--until ring:NAME is about a release: give --hub, and no --host"))
 		case release > 0 && ofFleet:
 			return usage(cmd, fmt.Errorf("--release is for one host: give --host, or watch %d", release))
 		}

@@ -48,7 +48,7 @@ func (w wanted) String() string {
 type fleetWatcher struct {
 	*app
 	from   *from
-	until  string // "", "converged", "healthy"
+	until  string // "", "converged", "healthy", "ring:NAME"
 	json   bool
 	wanted wanted
 
@@ -57,7 +57,12 @@ type fleetWatcher struct {
 	lines  map[string]string // told last, of each host; "run" and "release" of themselves
 	known  bool              // lines are those of all hosts
 	state  string            // how far it is, told last
+	shown  console           // where lines go
+	rings  *fleet.Rollout    // as it was seen last; nil where there are no rings
 }
+
+// untilRing is what --until begins with when it is about a ring.
+const untilRing = "ring:"
 
 // patience is how often the release is looked at while hosts tell nothing, and how long it is not while they tell much.
 const (
@@ -67,7 +72,17 @@ const (
 
 // watch follows until it is enough. Its error says what went wrong, and where.
 func (w *fleetWatcher) watch(ctx context.Context) error {
-	w.lines = map[string]string{}
+	w.lines, w.shown = map[string]string{}, w.console()
+	count := func() {} // says how long a ring is to wait yet
+	if !w.json && terminal(w.Err) != nil && terminal(w.Out) != nil {
+		a := *w.app
+		progress, end := a.showProgress()
+		defer end()
+		w.app, w.shown.to = &a, a.Out
+		count = func() { progress.set(w.countdown(time.Now())) }
+	}
+	second := time.NewTicker(time.Second)
+	defer second.Stop()
 	var looked time.Time
 	look := func() (bool, error) {
 		looked = time.Now()
@@ -94,6 +109,8 @@ func (w *fleetWatcher) watch(ctx context.Context) error {
 				return err
 			}
 			timer.Reset(max(0, lookRest-time.Since(looked)))
+		case <-second.C:
+			count()
 		case <-timer.C:
 			if done, err := look(); done || err != nil && fleet.ClassOf(err) != fleet.Transient {
 				return err
@@ -121,7 +138,7 @@ func (w *fleetWatcher) say(about string, at time.Time, line string, colour ink, 
 	if w.json {
 		return json.NewEncoder(w.Out).Encode(v)
 	}
-	w.console().line(colour, "%s  %s: %s", at.Local().Format(time.TimeOnly), about, line)
+	w.shown.line(colour, "%s  %s: %s", at.Local().Format(time.TimeOnly), about, line)
 	return nil
 }
 
@@ -168,6 +185,12 @@ func (w *fleetWatcher) look(ctx context.Context) (done bool, err error) {
 	slim.Progress = nil
 	if err := w.say(v.Release.Name(), time.Now(), v.Text+" ("+short(v.Release.Source.Commit)+" "+v.Release.Source.Subject+")", strong, releaseLine{"release", slim}); err != nil {
 		return false, err
+	}
+	if w.rings, err = w.from.rollout(ctx); err != nil {
+		return false, err
+	}
+	if done, err := w.tellRings(v); done || err != nil {
+		return done, err
 	}
 	return w.enough(v)
 }
@@ -281,7 +304,10 @@ func (w *fleetWatcher) enough(v fleet.ReleaseView) (bool, error) {
 			silent++
 		case "waits":
 			waits++
-			if slices.Contains([]string{string(fleet.ForWindow), string(fleet.ForResume), string(fleet.ForGrace)}, p.Why) && w.until == "converged" {
+			switch {
+			case p.Why == fleet.WaitsForRing:
+				moving, waits = moving+1, waits-1 // unless the roll-out is stopped, which was looked at
+			case slices.Contains([]string{string(fleet.ForWindow), string(fleet.ForResume), string(fleet.ForGrace)}, p.Why) && w.until == "converged":
 				moving++ // its time comes
 			}
 		}
@@ -315,7 +341,7 @@ func (w *fleetWatcher) end(v fleet.ReleaseView, colour ink, lines ...string) err
 		return json.NewEncoder(w.Out).Encode(releaseLine{"ended", v})
 	}
 	for _, l := range lines {
-		w.console().line(colour, "%s  %s", time.Now().Format(time.TimeOnly), l)
+		w.shown.line(colour, "%s  %s", time.Now().Format(time.TimeOnly), l)
 	}
 	return nil
 }

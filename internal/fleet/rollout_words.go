@@ -60,10 +60,10 @@ func (r RolloutRing) Said(now time.Time) string {
 	return said + ": " + Left(until.Sub(now)) + " left"
 }
 
-// Share is how many of the ring's hosts have what it was given last: "3 of 5".
+// Share is how many of the ring's hosts have what it was given last: "3 of 5"; "5" where nothing is known of any.
 func (r RolloutRing) Share() string {
-	if r.Offered == 0 {
-		return fmt.Sprintf("– of %d", r.Hosts)
+	if r.Offered == 0 || r.Done.Count+r.Failed.Count+r.Silent.Count+r.Away.Count+r.Pending.Count == 0 {
+		return fmt.Sprint(r.Hosts)
 	}
 	return fmt.Sprintf("%d of %d", r.Done.Count, r.Hosts)
 }
@@ -170,7 +170,7 @@ func (v Rollout) Title() string {
 	case v.Release == 0:
 		return "no release is known"
 	case len(v.Rings) == 0:
-		return name + " goes to all hosts at once"
+		return name + " goes to all hosts at once: the fleet has no rings"
 	case v.State == RolloutDone:
 		if len(v.Rings) == 1 {
 			return "the one ring has " + name
@@ -259,6 +259,9 @@ func (v Rollout) Commands() (list []string) {
 // rolloutCommand is how an act is ordered at a terminal.
 func rolloutCommand(act, ring string, release int) string {
 	text := "garrison rollout " + act
+	if act == RolloutPromote {
+		text = "garrison " + act // which has a place of its own
+	}
 	if ring != "" {
 		text += " --to " + ring
 	}

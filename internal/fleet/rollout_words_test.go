@@ -35,7 +35,7 @@ func TestRolloutWords(t *testing.T) {
 		v.Rings[0].Said(noon):                    v.Rings[0].Lasting() + ": 1 h 12 min left",
 		v.Rings[0].Said(noon.Add(2 * time.Hour)): v.Rings[0].Lasting() + ": over, decided in a moment",
 		v.Rings[1].Said(noon):                    "has release-41; waits for ring canary",
-		v.Rings[1].Share() + v.Rings[2].Share():  "5 of 50 of 20",
+		v.Rings[1].Share() + v.Rings[2].Share():  "5 of 520",
 		strings.Join(v.Commands(), "|"):          "",
 		v.Awaits("canary", 1, 42):                "",
 		v.Awaits("nowhere", 1, 42):               "",
@@ -78,7 +78,7 @@ func TestRolloutWords(t *testing.T) {
 	v = soaking()
 	v.Rings[0].State, v.State = RolloutDone, RolloutWaiting
 	v.Rings[1].State, v.Rings[1].Approve, v.Rings[1].Candidate, v.Rings[1].Reason = RolloutWaiting, true, 42, "has release-41; release-42 waits for somebody to say so"
-	if got := v.Commands(); !slices.Equal(got, []string{"garrison rollout promote --to web release-42 --reason WHY"}) {
+	if got := v.Commands(); !slices.Equal(got, []string{"garrison promote --to web release-42 --reason WHY"}) {
 		t.Errorf("a ring that waits for a person: %q", got)
 	}
 	if got := v.Awaits("web", 1, 42); got != "Its ring, web, is not given release-42 yet: has release-41; release-42 waits for somebody to say so." {

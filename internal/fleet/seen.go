@@ -56,11 +56,14 @@ func (v ReleaseView) LeadTime() (time.Duration, bool) {
 	return max(0, v.DoneAt.Sub(v.PushedAt(v.Run))), true
 }
 
+// WaitsForRing is why a host waits whose ring has not been given the release yet.
+const WaitsForRing = "ring"
+
 // HostProgress is where a host is with a release.
 type HostProgress struct {
 	Host       string      `json:"host"`
-	Standing   string      `json:"standing"` // done, under way, failed, waits, retrying, silent, unchanged, superseded
-	Why        string      `json:"why,omitempty"`
+	Standing   string      `json:"standing"`             // done, under way, failed, waits, retrying, silent, unchanged, superseded
+	Why        string      `json:"why,omitempty"`        // WaitsForRing, a Waiting, a Result and a Code, and others
 	Deployment *Deployment `json:"deployment,omitempty"` // its last one of that release
 }
 

@@ -208,6 +208,10 @@ func (h *Hub) Handler() http.Handler {
 	if h.Rollout != nil {
 		mux.HandleFunc("GET /api/v1/rollout", h.allow(ScopeRead, h.serveRollout))
 		mux.HandleFunc("POST /api/v1/rollout/orders", h.allow(ScopeRollout, h.serveOrder))
+	} else {
+		mux.HandleFunc("GET /api/v1/rollout", h.allow(ScopeRead, func(w http.ResponseWriter, _ *http.Request) {
+			http.Error(w, "this hub follows no repository", http.StatusNotFound)
+		}))
 	}
 	if h.Alerts != nil {
 		mux.HandleFunc("GET /api/v1/alerts", h.allow(ScopeRead, h.serveAlerts))

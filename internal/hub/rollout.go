@@ -95,9 +95,6 @@ const (
 	itsTurn // has not come: its ring is given it later
 )
 
-// waitsForRing is why a host waits whose ring is not given the release yet.
-const waitsForRing = "ring"
-
 func (s standing) String() string {
 	return [...]string{failed: "failed", done: "done", underWay: "under way", needsSomebody: "waits", retrying: "retrying", away: "silent", itsTurn: "waits"}[s]
 }
@@ -113,7 +110,7 @@ func standingOf(s fleet.Status, release int, created time.Time, system string) (
 			return retrying, string(f.Code)
 		}
 		if a := s.Ahead; a != nil && a.Release.Number >= release {
-			return itsTurn, waitsForRing
+			return itsTurn, fleet.WaitsForRing
 		}
 		return underWay, ""
 	case s.Phase == fleet.PhaseHeld || s.Last != nil && s.Last.Result == fleet.RollbackFailed && s.Failure != nil:
