@@ -41,7 +41,11 @@ func (p *patient) forgeInspections() []inspection {
 		{"forge token", 0, func(ctx context.Context) diagnosis { return p.lookToken(ctx, open) }},
 		{"workflow", 0, p.lookWorkflow},
 	}
-	for _, branch := range []string{p.config.Branches.Release, p.config.Branches.Source} {
+	branches := []string{p.config.Branches.Release, p.config.Branches.Source}
+	if rings := p.config.RingNames(); len(rings) > 0 { // one stands for all: rules are for release*
+		branches = append(branches, fleet.RolloutBranch(p.config.Branches.Release), fleet.RingBranch(p.config.Branches.Release, rings[0], 1))
+	}
+	for _, branch := range branches {
 		all = append(all, inspection{"branch " + branch, 0, func(ctx context.Context) diagnosis { return p.lookBranch(ctx, open, branch) }})
 	}
 	return all
@@ -103,7 +107,7 @@ func (p *patient) lookBranch(ctx context.Context, open func() (forge.Forge, erro
 		return notLookedAt("forge token")
 	}
 	b, err := f.Protection(ctx, branch)
-	isRelease := branch == p.config.Branches.Release
+	isRelease := branch != p.config.Branches.Source
 	switch {
 	case fleet.CodeOf(err) == fleet.CodeNotFound && isRelease:
 		return well("it is not there yet: the first release makes it")

@@ -287,11 +287,16 @@ func (p *patient) lookAgents(context.Context) diagnosis {
 	if err != nil {
 		return notLookedAt("flake")
 	}
-	var without []string
+	var without, old []string
 	for _, h := range p.followed(d) {
 		if !d.Agents[h].Enable {
 			without = append(without, h)
+		} else if !d.Agents[h].Rings {
+			old = append(old, h)
 		}
+	}
+	if rings := p.config.RingNames(); len(rings) > 0 && len(old) > 0 {
+		return ill(broken, "nix flake update garrison (or what the flake calls that input), and release it before there are rings", "the agents of %s do not know rings, and would take each release at once", strings.Join(old, ", "))
 	}
 	if len(without) > 0 {
 		return ill(doubt, "garrison init writes a patch for flake.nix; or leave them out: hosts.manual in garrison.toml", "services.garrison.agent is not enabled on %s", strings.Join(without, ", "))

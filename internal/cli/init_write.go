@@ -199,6 +199,7 @@ func (i *fleetInit) next(w wired) {
 	i.nextSecrets(line)
 	line("3. garrison check; then commit, push to %s, and garrison doctor says what is still missing. The first release follows;", i.source)
 	line("   bring its system to each host once by hand (nixos-rebuild switch). From then on the agents follow.")
+	line("   Rings in garrison.toml have a bad release stop at the first hosts: docs/ROLLOUT.md.")
 }
 
 // nextSecrets is the second step: CI's keys.

@@ -353,3 +353,17 @@ func TestByName(t *testing.T) {
 		t.Errorf("by %q", who)
 	}
 }
+
+func TestSSH(t *testing.T) {
+	o, s := newOrigin(t), gittest.SSH(t)
+	b := newBook(t, "")
+	b.Remote = git.Remote{URL: s.URL + o.dir, SSHKeyFile: s.Key, KnownHostsFile: s.KnownHosts}
+	p, err := act(t, b, o.releases[0], 1)
+	must(t, err)
+	if p.Rings["release-ring-canary"] != o.releases[0] || !strings.Contains(o.refs(t), p.Tip) {
+		t.Errorf("%+v, %s", p, o.refs(t))
+	}
+	b.Remote.SSHKeyFile = s.OtherKey
+	_, err = act(t, b, o.releases[1], 2)
+	wantCode(t, err, fleet.CodeUnauthorized)
+}

@@ -192,6 +192,20 @@ func TestRings(t *testing.T) {
 	if len(old.Manifest.Rings) != 1 || old.Manifest.Rings[0].Name != "rest" || old.Rings.Batches != 0 {
 		t.Errorf("of an older commit: %+v, %+v", old.Manifest.Rings, old.Rings)
 	}
+
+	// An abort to what the newest release has again already is made by that one.
+	w.order(func(l *fleet.Ledger) { l.Aborted = &fleet.RolloutOrder{By: "Ann", Reason: "smoke", Release: 5, To: 1} })
+	if to, err := release.ToAbort(t.Context(), w.options()); err != nil || to != 1 {
+		t.Errorf("to abort: %d, %v", to, err)
+	}
+	again, err := release.Run(t.Context(), w.with(func(o *release.Options) { o.RollbackTo = 1 }))
+	w.must(err)
+	p, err = w.book().Read(t.Context())
+	w.must(err)
+	to, err := release.ToAbort(t.Context(), w.options())
+	if again.State != fleet.RunUnchanged || p.Ledger.Aborted.Made != 5 || to != 0 || err != nil {
+		t.Errorf("made before: %s, %+v, %d, %v", again.State, p.Ledger.Aborted, to, err)
+	}
 }
 
 // What is not in order about the roll-out does not keep a release from being published.
