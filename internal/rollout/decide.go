@@ -92,14 +92,16 @@ func newPlan(f Facts) *plan {
 			p.troubled = append(p.troubled, m)
 		}
 	}
-	for _, name := range slices.Sorted(maps.Keys(f.Hosts)) {
+	others := len(p.troubled)
+	for name, h := range f.Hosts {
 		if _, there := f.Newest.Hosts[name]; there {
 			continue
 		}
-		if m := p.member(name, f.Hosts[name]); m.isTroubled() {
+		if m := p.member(name, h); m.isTroubled() {
 			p.troubled = append(p.troubled, &m)
 		}
 	}
+	slices.SortFunc(p.troubled[others:], func(a, b *member) int { return cmp.Compare(a.name, b.name) })
 	return p
 }
 

@@ -248,8 +248,9 @@ func TestEveryCombination(t *testing.T) {
 			for _, y := range lots() {
 				for _, c := range conditions() {
 					for limit := range 2 {
-						n++
-						oneCombination(t, layout, x, y, c, limit)
+						if n++; n%stride == 0 {
+							oneCombination(t, layout, x, y, c, limit)
+						}
 					}
 				}
 			}
