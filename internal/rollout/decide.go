@@ -107,13 +107,9 @@ func newPlan(f Facts) *plan {
 
 // advance gives the step the newest release that it may be given.
 func (p *plan) advance(s *step) {
-	if n := p.wayBack(); s.tip < n {
-		o := p.Ledger.Aborted
-		p.give(s, n, fmt.Sprintf("%s aborted %s, to %s at once", o.By, fleet.TagName(o.Release), fleet.TagName(o.To)))
-		return
-	}
+	back := p.wayBack()
 	for _, n := range p.offers(s) {
-		if p.aborted(n) || p.stops(n) {
+		if n <= back || p.aborted(n) || p.stops(n) {
 			continue
 		}
 		why := "published"
@@ -133,11 +129,17 @@ func (p *plan) advance(s *step) {
 			p.clock(g.until)
 		}
 	}
+	if s.tip < back {
+		o := p.Ledger.Aborted
+		p.give(s, back, fmt.Sprintf("%s aborted %s, to %s at once", o.By, fleet.TagName(o.Release), fleet.TagName(o.To)))
+	}
 }
 
 func (p *plan) give(s *step, n int, why string) {
 	p.moves = append(p.moves, Move{Step: s.Step, From: s.tip, To: n, Reason: why})
-	s.tip, s.offer, s.gate = n, 0, nil
+	if s.tip = n; s.offer <= n {
+		s.offer, s.gate = 0, nil
+	}
 	s.given = append(slices.Clip(s.given), fleet.Promotion{Release: n, At: p.Now})
 }
 
