@@ -15,6 +15,8 @@ type Rollout struct {
 	Rings  []RolloutRing `json:"rings"` // empty: the fleet has none, and every host has a release at once
 	Freeze *RolloutOrder `json:"freeze,omitempty"`
 	Paused *RolloutOrder `json:"paused,omitempty"` // by a person
+	// LastGood is the release that an abort goes back to if nobody names another; 0: none is known.
+	LastGood int `json:"lastGood,omitempty"`
 	// LateSince is since when the roll-out takes longer than its soak times and windows explain.
 	LateSince *time.Time `json:"lateSince,omitempty"`
 	// Next is when the clock alone will change something.

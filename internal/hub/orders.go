@@ -59,24 +59,34 @@ func (h *Hub) serveOrder(w http.ResponseWriter, r *http.Request) {
 	if !document(w, r, &c) {
 		return
 	}
-	if wrong := checkOrder(c); wrong != "" {
-		http.Error(w, wrong, http.StatusBadRequest)
-		return
-	}
-	tokens, err := h.Tokens()
+	v, err := h.Order(r.Context(), callerOf(r).hash, c)
 	if err != nil {
-		h.answer(w, nil, err)
-		return
-	}
-	by := "token " + tokens.NameOf(callerOf(r).hash)
-	v, err := h.Rollout.Order(r.Context(), by, c)
-	if err != nil {
-		h.Log.Warn("an order about the roll-out was not done", "act", c.Act, "by", by, "err", err)
 		h.refuseOrder(w, err)
 		return
 	}
-	h.Log.Info("an order about the roll-out", "act", c.Act, "ring", c.Ring, "release", c.Release, "by", by, "reason", c.Reason)
 	h.answer(w, v, nil)
+}
+
+// Order does what somebody orders who has the token with that hash, in its name: for the API and the page alike, which see to it that the token may.
+// Errors are those of Roller.
+func (h *Hub) Order(ctx context.Context, hash string, c fleet.RolloutCommand) (v fleet.Rollout, err error) {
+	if h.Rollout == nil {
+		return v, fleet.Errorf(fleet.Local, fleet.CodeNotFound, "this hub follows no repository")
+	}
+	if wrong := checkOrder(c); wrong != "" {
+		return v, fleet.Errorf(fleet.Local, fleet.CodeUsage, "%s", wrong)
+	}
+	tokens, err := h.Tokens()
+	if err != nil {
+		return v, err
+	}
+	by := "token " + tokens.NameOf(hash)
+	if v, err = h.Rollout.Order(ctx, by, c); err != nil {
+		h.Log.Warn("an order about the roll-out was not done", "act", c.Act, "by", by, "err", err)
+		return v, err
+	}
+	h.Log.Info("an order about the roll-out", "act", c.Act, "ring", c.Ring, "release", c.Release, "by", by, "reason", c.Reason)
+	return v, nil
 }
 
 // statusOf is how a request is answered that ended with an error of that code; 503 for others.

@@ -17,7 +17,7 @@ const (
 func (p *plan) view(rebooting [][]string) fleet.Rollout {
 	m := p.Newest
 	v := fleet.Rollout{Schema: fleet.StatusSchema, At: p.Now, Release: m.Number, Commit: m.Source.Commit, Subject: m.Source.Subject,
-		State: fleet.RolloutDone, Rings: make([]fleet.RolloutRing, 0, len(p.rings)), Paused: p.Ledger.Paused}
+		State: fleet.RolloutDone, LastGood: LastGood(m, p.Ledger, p.Branch), Rings: make([]fleet.RolloutRing, 0, len(p.rings)), Paused: p.Ledger.Paused}
 	if Frozen(p.Ledger, p.Now) {
 		v.Freeze = p.Ledger.Freeze
 		if v.Freeze.Until != nil {
