@@ -48,7 +48,8 @@ func (c *Controller) entry(d rollout.Decision, f rollout.Facts) *ledger.Entry {
 		if m.To == m.From || f.Releases[m.To] == nil {
 			continue
 		}
-		c.give(e, m.Step, m.To, fleet.Promotion{Release: m.To, At: f.Now, By: hubActor, Reason: m.Reason})
+		c.move(e, m.Step, m.To)
+		e.Ledger.Promoted(fleet.RingBranch(c.Branch, m.Ring, m.Batch), fleet.Promotion{Release: m.To, At: f.Now, By: hubActor, Reason: m.Reason})
 		said = append(said, fmt.Sprintf("%s to %s", fleet.TagName(m.To), stepName(m.Step)))
 		why = append(why, stepName(m.Step)+": "+m.Reason)
 	}
@@ -59,11 +60,11 @@ func (c *Controller) entry(d rollout.Decision, f rollout.Facts) *ledger.Entry {
 				to = append(to, host)
 			}
 		}
-		said = append(said, cmp.Or(strings.Join(to, ", ")+" may reboot", "reboots are done"))
-		if len(to) == 0 {
-			said[len(said)-1] = "reboots are done"
+		if e.Ledger.Reboots = d.Permits; len(to) > 0 {
+			said = append(said, strings.Join(to, ", ")+" may reboot")
+		} else {
+			said = append(said, "reboots are over")
 		}
-		e.Ledger.Reboots = d.Permits
 	}
 	if len(said) == 0 {
 		return nil
@@ -79,11 +80,10 @@ func stepName(s fleet.Step) string {
 	return s.Ring
 }
 
-// give has an entry give a step a release.
-func (c *Controller) give(e *ledger.Entry, s fleet.Step, release int, p fleet.Promotion) {
+// move has an entry move a step's branch to a release.
+func (c *Controller) move(e *ledger.Entry, s fleet.Step, release int) {
 	branch := fleet.RingBranch(c.Branch, s.Ring, s.Batch)
 	e.Advances = append(e.Advances, ledger.Advance{Branch: branch, From: c.page.Rings[branch], To: c.page.Tags[fleet.TagName(release)].Commit})
-	e.Ledger.Promoted(branch, p)
 }
 
 // trusted says why the ledger of a page is not gone by: somebody wrote it anew, and did not say since that it goes on. The second error is git's, here.
@@ -179,7 +179,7 @@ func (c *Controller) Order(ctx context.Context, by string, o fleet.RolloutComman
 	c.turn(p)
 	if done != nil {
 		c.Log.Info("the roll-out was changed by an order", "act", done.Summary, "reason", done.Reason)
-		if err := c.wrote(ctx, *done); err != nil {
+		if err := c.wrote(ctx, *done, done.Ledger.Reboots); err != nil {
 			c.Log.Error("what was ordered is done, and cannot be noted here", "err", err)
 		}
 	}
@@ -192,101 +192,38 @@ func (c *Controller) Order(ctx context.Context, by string, o fleet.RolloutComman
 
 // ordered is the act that somebody's order comes to on the page; nil when it is so already.
 func (c *Controller) ordered(ctx context.Context, by string, o fleet.RolloutCommand) (*ledger.Entry, error) {
-	newest, err := c.releaseAt(ctx, c.page.Newest)
-	if err != nil {
+	f := rollout.Facts{Tips: map[fleet.Step]int{}, Releases: map[int]*fleet.Manifest{}}
+	if err := c.ofGit(ctx, &f); err != nil {
 		return nil, err
 	}
-	if newest == nil || len(newest.Rings) == 0 {
-		return nil, fleet.Errorf(fleet.Local, fleet.CodeNotNow, "the fleet has no rings: every host has each release at once").WithHint("garrison.toml declares rings (docs/ROLLOUT.md)")
-	}
-	at := fleet.RolloutOrder{By: by, At: time.Now().UTC().Truncate(time.Second), Reason: strings.TrimSpace(o.Reason), Ring: o.Ring, Release: o.Release, Until: o.Until, To: o.To, AtOnce: o.AtOnce}
-	e := &ledger.Entry{By: by + " <" + git.Address + ">", Reason: at.Reason, Summary: o.Act}
-	l := c.page.Ledger
-	switch o.Act {
-	case fleet.RolloutPromote:
-		if err := c.orderedTo(newest, &at); err != nil {
-			return nil, err
-		}
-		if m, err := c.release(ctx, fleet.TagName(at.Release)); err != nil || m == nil {
-			return nil, cmp.Or(err, error(fleet.Errorf(fleet.Local, fleet.CodeNotFound, "there is no %s that may be believed", fleet.TagName(at.Release))))
-		}
-		e.Summary = fmt.Sprintf("promote %s to %s", fleet.TagName(at.Release), at.Ring)
-	case fleet.RolloutAbort:
-		at.Release = cmp.Or(at.Release, newest.Number)
-		at.To = cmp.Or(at.To, rollout.LastGood(newest, l, c.Branch))
-		e.Summary = fmt.Sprintf("abort %s: back to %s", fleet.TagName(at.Release), fleet.TagName(at.To))
-	case fleet.RolloutPause, fleet.RolloutResume:
-		at.Release = cmp.Or(at.Release, newest.Number)
-		e.Summary = o.Act + " " + fleet.TagName(at.Release)
-	case fleet.RolloutFreeze:
-		e.Summary = "freeze"
-		if at.Until != nil {
-			e.Summary += " until " + at.Until.UTC().Format(time.RFC3339)
+	for _, n := range []int{o.Release, o.To, rollout.LastGood(cmp.Or(f.Newest, &fleet.Manifest{}), c.page.Ledger, c.Branch)} { // an older one may be meant
+		if _, there := c.page.Tags[fleet.TagName(n)]; there && f.Releases[n] == nil {
+			m, err := c.release(ctx, fleet.TagName(n))
+			if err != nil {
+				return nil, err
+			}
+			f.Releases[n] = m
 		}
 	}
-	if orderedBefore(l, o, at) {
-		return nil, nil
+	s := rollout.Standing{Branch: c.Branch, Newest: f.Newest, Tips: f.Tips, Ledger: c.page.Ledger, Now: time.Now().UTC(), Releases: map[int]bool{}}
+	for n, m := range f.Releases {
+		s.Releases[n] = m != nil
 	}
-	if e.Ledger, err = rollout.Ordered(l, o.Act, at); err != nil {
+	a, err := rollout.Carry(o, by, s)
+	if err != nil || a.Summary == "" || orderedBefore(c.page.Ledger, o, a.Order) {
 		return nil, err
 	}
-	if o.Act == fleet.RolloutPromote && o.Force {
-		c.force(e, newest, at)
+	e := &ledger.Entry{By: by + " <" + git.Address + ">", Summary: a.Summary, Reason: a.Order.Reason, Ledger: a.Ledger}
+	for _, m := range a.Moves {
+		c.move(e, m.Step, m.To)
 	}
 	return e, nil
 }
 
-// orderedTo completes which release is promoted, and says whether it can be.
-func (c *Controller) orderedTo(newest *fleet.Manifest, o *fleet.RolloutOrder) error {
-	i := slices.IndexFunc(newest.Rings, func(r fleet.Ring) bool { return r.Name == o.Ring })
-	if i < 0 {
-		var names []string
-		for _, r := range newest.Rings {
-			names = append(names, r.Name)
-		}
-		return fleet.Errorf(fleet.Local, fleet.CodeNotFound, "there is no ring %s", o.Ring).WithHint("there are %s", strings.Join(names, ", "))
-	}
-	if v := c.last(); o.Release == 0 && i < len(v.Rings) && v.Rings[i].Name == o.Ring {
-		o.Release = v.Rings[i].Candidate
-	}
-	o.Release = cmp.Or(o.Release, newest.Number)
-	if o.Release > newest.Number {
-		return fleet.Errorf(fleet.Local, fleet.CodeNotFound, "there is no %s: the newest is %s", fleet.TagName(o.Release), newest.Name())
-	}
-	return nil
-}
-
-// force has an entry give the release to the ring at once, and to those before it that have an older one.
-func (c *Controller) force(e *ledger.Entry, newest *fleet.Manifest, o fleet.RolloutOrder) {
-	to := c.page.Tags[fleet.TagName(o.Release)].Commit
-	for _, s := range newest.Steps() {
-		branch := fleet.RingBranch(c.Branch, s.Ring, s.Batch)
-		has := 0
-		for _, p := range e.Ledger.Promotions[branch] {
-			has = max(has, p.Release)
-		}
-		if c.page.Rings[branch] != to && has < o.Release {
-			c.give(e, s, o.Release, fleet.Promotion{Release: o.Release, At: o.At, By: o.By, Reason: o.Reason})
-		}
-		if s.Ring == o.Ring && s.Batch == ringBatches(newest, s.Ring) {
-			return
-		}
-	}
-}
-
-func ringBatches(m *fleet.Manifest, ring string) int {
-	for _, r := range m.Rings {
-		if r.Name == ring {
-			return r.Batches
-		}
-	}
-	return 0
-}
-
-// orderedBefore says whether an order asks for what is so already: it was told again, as its answer was lost, or somebody else said the same.
+// orderedBefore says whether an order is told again, because its answer was lost.
 func orderedBefore(l fleet.Ledger, c fleet.RolloutCommand, o fleet.RolloutOrder) bool {
 	same := func(was *fleet.RolloutOrder) bool {
-		return was != nil && was.By == o.By && was.Reason == o.Reason && was.Release == o.Release && o.At.Sub(was.At) < time.Minute
+		return was != nil && was.By == o.By && was.Reason == o.Reason && was.Release == o.Release && was.To == o.To && was.AtOnce == o.AtOnce && o.At.Sub(was.At) < time.Minute
 	}
 	switch c.Act {
 	case fleet.RolloutPause:
@@ -294,11 +231,11 @@ func orderedBefore(l fleet.Ledger, c fleet.RolloutCommand, o fleet.RolloutOrder)
 	case fleet.RolloutResume:
 		return l.Paused == nil && same(l.Resumed)
 	case fleet.RolloutFreeze:
-		return same(l.Freeze) && l.Freeze.Until != nil && o.Until != nil && l.Freeze.Until.Equal(*o.Until)
+		return same(l.Freeze) && l.Freeze.Until.Equal(*o.Until)
 	case fleet.RolloutPromote:
 		return !c.Force && rollout.Approved(l, o.Ring, o.Release)
 	case fleet.RolloutAbort:
-		return l.Aborted != nil && l.Aborted.Release == o.Release && l.Aborted.To == o.To && l.Aborted.AtOnce == o.AtOnce
+		return same(l.Aborted)
 	}
 	return false
 }

@@ -27,8 +27,8 @@ type ControllerOptions struct {
 	Moves   bool
 	Signers string // file with the keys that may sign releases
 	Silent  time.Duration
-	Moved   func(ledger.Page)        // is told of what was moved from here: agents and mirrors are to hear of it; may be nil
-	Abort   func(fleet.RolloutOrder) // is told that a release is to be made for an abort, until it is there; may be nil
+	Moved   func(tips map[string]string) // is told of what was moved from here that agents are to hear of; may be nil
+	Abort   func(fleet.RolloutOrder)     // is told that a release is to be made for an abort, until it is there; may be nil
 	Log     *slog.Logger
 }
 
@@ -309,6 +309,7 @@ func (c *Controller) write(ctx context.Context, e ledger.Entry) error {
 	if err != nil {
 		return err
 	}
+	was := c.page.Ledger.Reboots
 	p, err := b.Write(ctx, c.page, e)
 	if err != nil {
 		c.stale = true
@@ -316,16 +317,16 @@ func (c *Controller) write(ctx context.Context, e ledger.Entry) error {
 	}
 	c.turn(p)
 	c.Log.Info("the roll-out goes on", "act", e.Summary, "reason", e.Reason)
-	return c.wrote(ctx, e)
+	return c.wrote(ctx, e, was)
 }
 
 // wrote tells of an act from here. That it cannot be told is no reason to do it again.
-func (c *Controller) wrote(ctx context.Context, e ledger.Entry) error {
+func (c *Controller) wrote(ctx context.Context, e ledger.Entry, reboots map[string]fleet.RebootPermit) error {
 	if err := c.keepAccepted(ctx); err != nil {
 		return err
 	}
-	if c.Moved != nil {
-		c.Moved(c.page)
+	if c.Moved != nil && (len(e.Advances) > 0 || !maps.Equal(reboots, c.page.Ledger.Reboots)) {
+		c.Moved(tipsOf(c.Branch, c.page, nil))
 	}
 	return nil
 }

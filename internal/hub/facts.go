@@ -100,7 +100,7 @@ func (c *Controller) release(ctx context.Context, name string) (*fleet.Manifest,
 	if m, known := c.releases[id]; known {
 		return m, nil
 	}
-	m, tag, err := ledger.Book{Repo: c.Repo, Release: c.Branch}.Release(ctx, c.page, name, c.Signers)
+	m, tag, err := ledger.Book{Repo: c.Repo, Release: c.Branch}.Manifest(ctx, c.page, name, c.Signers)
 	switch {
 	case err == nil && tag.Commit == c.page.Tags[name].Commit:
 		c.releases[id] = m

@@ -21,9 +21,10 @@ type FollowOptions struct {
 	Branch  string    // of releases
 	Signers string    // file with the keys that may sign releases; "": the hub believes the remote, as no agent does
 	Poll    time.Duration
-	Wake    func()                // the agents
-	Newest  func(*fleet.Manifest) // is told of the newest release, and of each newer one
-	Hub     *Hub                  // keeps which releases there were; may be nil
+	Wake    func()                       // the agents
+	Newest  func(*fleet.Manifest)        // is told of the newest release, and of each newer one
+	Seen    func(tips map[string]string) // is told after each look where the branches are; may be nil
+	Hub     *Hub                         // keeps which releases there were; may be nil
 	Log     *slog.Logger
 }
 
@@ -51,7 +52,7 @@ const newestRef = "refs/garrison/published/newest"
 // Concerns says whether the ref is one that agents follow.
 func (f *Follower) Concerns(ref string) bool {
 	branch, ok := strings.CutPrefix(ref, "refs/heads/")
-	return ok && (branch == f.Branch || isTestRelease(branch))
+	return ok && (branch == f.Branch || ofRollout(f.Branch, branch) || isTestRelease(branch))
 }
 
 func isTestRelease(branch string) bool {
@@ -83,6 +84,18 @@ func (f *Follower) Moved(r fleet.ReleaseRef) {
 		f.Wake()
 	}
 	f.Hint(time.Now())
+}
+
+// RingsMoved is told of branches of rings, and the ledger's, that were moved from here; agents are woken for what concerns them.
+func (f *Follower) RingsMoved(tips map[string]string) {
+	f.mu.Lock()
+	for branch, tip := range tips {
+		if f.tips != nil && ofRollout(f.Branch, branch) {
+			f.tips[branch] = tip
+		}
+	}
+	f.mu.Unlock()
+	f.Wake()
 }
 
 // Run follows until ctx ends. Until it has seen what is published now, the newest release is what it was when the hub last looked.
@@ -163,13 +176,19 @@ func (f *Follower) newest(m *fleet.Manifest, tag string) {
 
 // look asks the remote where the branches are.
 func (f *Follower) look(ctx context.Context) error {
-	tips, err := git.ListBranches(ctx, f.Remote, f.Branch, fleet.TestBranch("*"))
+	ledger := fleet.RolloutBranch(f.Branch)
+	tips, err := git.ListBranches(ctx, f.Remote, f.Branch, fleet.TestBranch("*"), f.Branch+"-ring-*", ledger)
 	if err != nil {
 		return err
 	}
 	f.mu.Lock()
-	tip, moved := tips[f.Branch], f.tips == nil || !maps.Equal(tips, f.tips)
-	f.tips = tips
+	tip, moved := tips[f.Branch], f.tips == nil
+	for _, list := range []map[string]string{tips, f.tips} {
+		for branch := range list { // what agents wait for in the ledger comes from this hub
+			moved = moved || branch != ledger && tips[branch] != f.tips[branch]
+		}
+	}
+	f.tips = maps.Clone(tips)
 	f.mu.Unlock()
 	if moved {
 		f.Wake()
@@ -179,6 +198,9 @@ func (f *Follower) look(ctx context.Context) error {
 			return err
 		}
 		f.read = tip
+	}
+	if f.Seen != nil {
+		f.Seen(tips)
 	}
 	return f.keepPast(ctx)
 }

@@ -136,6 +136,10 @@ func (p *plan) advance(s *step) {
 }
 
 func (p *plan) give(s *step, n int, why string) {
+	if p.Held != "" {
+		s.offer, s.gate = n, &gate{state: fleet.RolloutWaiting, reason: "is not given to it: " + p.Held}
+		return
+	}
 	p.moves = append(p.moves, Move{Step: s.Step, From: s.tip, To: n, Reason: why})
 	if s.tip = n; s.offer <= n {
 		s.offer, s.gate = 0, nil

@@ -24,6 +24,8 @@ type Facts struct {
 	// Silent is after which time a host that said nothing is not heard of; Heard since when the hub listens.
 	Silent time.Duration
 	Heard  time.Time
+	// Held is why nothing is given to anybody by who asks, in words: what could be given waits for somebody who may. "": it is given.
+	Held string
 }
 
 // Host is what is known of a host.
