@@ -28,25 +28,32 @@ type releaser struct {
 // mirrorsAgain is when mirrors that lag behind are tried again: one that hangs holds up what CI does besides for a minute.
 const mirrorsAgain = 10 * time.Minute
 
-// ready are the options with what lets us in now: the files are read each time.
-func (r *releaser) ready() (release.Options, error) {
-	o, c := r.options, r.config
-	var all credentials
+// credentialsOf are what lets the hub in to its CI's repository; the files are read each time.
+func credentialsOf(c HubFile) (all credentials, err error) {
 	if file := c.CI.CredentialsFile; file != "" {
-		var err error
 		if all, err = readCredentials(file, "the CI's credentials"); err != nil {
-			return o, err
+			return nil, err
 		}
 	}
 	if c.Forge.TokenFile != "" {
 		token, err := tokenFrom(c.Forge.TokenFile)()
 		if err != nil {
-			return o, err
+			return nil, err
 		}
 		if u, err := url.Parse(c.Forge.URL); err == nil {
 			u.User = url.UserPassword(forgeUser(c.Forge.Kind, false), token)
 			all = append(all, u)
 		}
+	}
+	return all, nil
+}
+
+// ready are the options with what lets us in now.
+func (r *releaser) ready() (release.Options, error) {
+	o := r.options
+	all, err := credentialsOf(r.config)
+	if err != nil {
+		return o, err
 	}
 	o.Remote, o.Mirror = all.letIn(o.Remote), all.letIn
 	return o, nil
@@ -105,7 +112,10 @@ func (r *releaser) Release(ctx context.Context, job hub.Job, out io.Writer) (fle
 	n := r.nix
 	n.Log = out
 	o.Nix, o.PushedAt = &n, job.Source.PushedAt
-	if o.Test = job.Test; o.Test == "" {
+	switch o.Test = job.Test; {
+	case job.RollbackTo > 0: // whatever is pushed meanwhile
+		o.RollbackTo, o.OnlyNewest = job.RollbackTo, false
+	case o.Test == "":
 		o.Source = job.Source.Commit
 	}
 	result, err := release.Run(ctx, o)

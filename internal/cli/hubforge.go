@@ -21,6 +21,7 @@ type watchers struct {
 	ci        *hub.CI     // nil: releases are made elsewhere
 	follower  *hub.Follower
 	announcer *hub.Announcer // nil without a forge
+	rings     *hub.Controller
 }
 
 // newWatchers wires what c says, but for CI. It returns nil when there is no repository to look at.
@@ -33,21 +34,37 @@ func newWatchers(ctx context.Context, c HubFile, h *hub.Hub, caches *cache.Serve
 		return nil, err
 	}
 	w := &watchers{}
-	newest := h.SetNewest
+	w.rings = hub.NewController(hub.ControllerOptions{Hub: h, Repo: repo, Branch: c.Follow.Branch, Signers: c.Follow.AllowedSigners, Silent: time.Duration(c.Follow.Silent), Moves: c.MovesRings(), Log: log,
+		Remote: func() (git.Remote, error) { return ringsAt(c) },
+		Moved:  func(tips map[string]string) { w.follower.RingsMoved(tips) },
+		Abort: func(o fleet.RolloutOrder, of fleet.Source) {
+			if w.ci != nil {
+				w.ci.Abort(o, of)
+			}
+		}})
+	h.Rollout, h.Told, h.Noted = w.rings, w.rings.Reported, w.rings.Noted
+	newest := func(m *fleet.Manifest) {
+		h.SetNewest(m)
+		w.rings.Changed()
+	}
 	if c.Forge.TokenFile != "" {
 		if w.forge, err = forge.Open(forge.Config{Kind: c.Forge.Kind, URL: c.Forge.URL, API: c.Forge.API, Repo: c.Forge.Repo, Token: tokenFrom(c.Forge.TokenFile)}); err != nil {
 			return nil, err
 		}
 		w.announcer = hub.NewAnnouncer(hub.AnnounceOptions{SetStatus: w.forge.SetStatus, Hosts: h.Hosts,
 			File: filepath.Join(c.DataDir, "rollout.json"), Silent: time.Duration(c.Follow.Silent), Log: log})
-		h.Told = func(fleet.Status) { w.announcer.Reported() }
+		h.Told = func(s fleet.Status) {
+			w.rings.Reported(s)
+			w.announcer.Reported()
+		}
+		known := newest
 		newest = func(m *fleet.Manifest) {
-			h.SetNewest(m)
+			known(m)
 			w.announcer.Newest(m)
 		}
 	}
 	w.follower = hub.NewFollower(hub.FollowOptions{Remote: c.FollowFrom(), Repo: repo, Branch: c.Follow.Branch, Signers: c.Follow.AllowedSigners,
-		Poll: time.Duration(c.Follow.Poll), Wake: h.WakeAgents, Newest: newest, Hub: h, Log: log})
+		Poll: time.Duration(c.Follow.Poll), Wake: h.WakeAgents, Newest: newest, Seen: w.rings.Seen, Hub: h, Log: log})
 	h.Wake = func(at time.Time) {
 		if w.ci != nil {
 			w.ci.Wake(at)
@@ -62,6 +79,15 @@ func newWatchers(ctx context.Context, c HubFile, h *hub.Hub, caches *cache.Serve
 		h.Hooks = hub.NewWebhooks(hub.WebhookOptions{Repo: c.Forge.Repo, Secrets: secrets.Get, From: caches.Address, Hint: w.hint, Log: log})
 	}
 	return w, nil
+}
+
+// ringsAt is where rings' branches are moved: where CI publishes, else where releases are followed.
+func ringsAt(c HubFile) (git.Remote, error) {
+	if c.CI.Remote == "" || !c.MovesRings() {
+		return c.FollowFrom(), nil
+	}
+	all, err := credentialsOf(c)
+	return git.Remote{URL: all.letIn(c.CI.Remote)}, err
 }
 
 // hint has those look at git whom a ref that has moved concerns.
@@ -84,6 +110,7 @@ func (w *watchers) run(ctx context.Context) {
 	}
 	var all sync.WaitGroup
 	all.Go(func() { w.follower.Run(ctx) })
+	all.Go(func() { w.rings.Run(ctx) })
 	if w.ci != nil {
 		all.Go(func() { w.ci.Run(ctx) })
 	}

@@ -28,7 +28,11 @@ func newKeeper(c HubFile, h *hub.Hub, store notify.Store, watch *watchers, log *
 		if f.Drills, err = h.Store.Drills(ctx, factDrills); err != nil {
 			return f, err
 		}
-		if watch != nil {
+		if f.Rollout = (&fleet.Rollout{}); watch != nil {
+			f.Rollout = nil
+			if v, err := watch.rings.View(ctx); err == nil && v.Release > 0 {
+				f.Rollout = &v
+			}
 			contact := watch.follower.Contact()
 			f.Follower = &contact
 		}

@@ -149,10 +149,16 @@ func (c *Controller) keepAccepted(ctx context.Context) error {
 }
 
 // abort has somebody make the release that an abort asks for, while there is none.
-func (c *Controller) abort(f rollout.Facts) {
-	if o := rollout.ToMake(f.Ledger); o != nil && f.Newest != nil && f.Newest.Number <= o.Release && c.Abort != nil && c.broken == nil {
-		c.Abort(*o)
+func (c *Controller) abort(ctx context.Context, f rollout.Facts) error {
+	o := rollout.ToMake(f.Ledger)
+	if o == nil || f.Newest == nil || f.Newest.Number > o.Release || c.Abort == nil || c.broken != nil {
+		return nil
 	}
+	m, err := c.release(ctx, fleet.TagName(o.To))
+	if err == nil && m != nil {
+		c.Abort(*o, m.Source)
+	}
+	return err
 }
 
 // Order implements Roller.
@@ -179,11 +185,9 @@ func (c *Controller) Order(ctx context.Context, by string, o fleet.RolloutComman
 	c.turn(p)
 	if done != nil {
 		c.Log.Info("the roll-out was changed by an order", "act", done.Summary, "reason", done.Reason)
-		if err := c.wrote(ctx, *done, done.Ledger.Reboots); err != nil {
-			c.Log.Error("what was ordered is done, and cannot be noted here", "err", err)
-		}
+		c.tell(*done, done.Ledger.Reboots)
 	}
-	c.known = false // so that what is there is held against what was gone by
+	c.stale = true // what is there is held against what was gone by
 	if _, err := c.step(ctx); err != nil {
 		c.Changed() // and is said there
 	}

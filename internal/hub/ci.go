@@ -41,6 +41,9 @@ type Branches struct {
 type Job struct {
 	Source fleet.Source
 	Test   string // the one host that it is for; "" for the fleet
+	// RollbackTo is the release, made of Source, that is to be released again; 0 for none.
+	RollbackTo int
+	Ordered    time.Time // when somebody said so
 }
 
 // trace is the traceparent of j's release: whoever makes one of that commit finds the same.
@@ -72,6 +75,7 @@ type CI struct {
 	mu     sync.Mutex
 	heard  time.Time // when somebody first said that there is something, since the last look
 	source string    // name of the source branch; "" before the first look
+	back   Job       // an older release that somebody ordered to be released again
 }
 
 // NewCI makes a CI; its Wake may be called before Run.
@@ -89,6 +93,21 @@ func (c *CI) Wake(at time.Time) {
 	select {
 	case c.wake <- struct{}{}:
 	default: // it is going to look anyway
+	}
+}
+
+// Abort has CI release an older release again, made of that source, before anything else. Told again, it changes nothing unless it is another one.
+func (c *CI) Abort(o fleet.RolloutOrder, of fleet.Source) {
+	of.PushedAt = nil
+	c.mu.Lock()
+	isNew := c.back.RollbackTo != o.To || !c.back.Ordered.Equal(o.At)
+	c.back = Job{Source: of, RollbackTo: o.To, Ordered: o.At}
+	c.mu.Unlock()
+	if isNew {
+		select {
+		case c.wake <- struct{}{}:
+		default:
+		}
 	}
 }
 
@@ -154,7 +173,7 @@ func (b *followed) waits() bool { return b.tip != "" && !b.done }
 // tried again; one that met a transient failure, or one of this machine, is, with growing pauses.
 func (c *CI) Run(ctx context.Context) {
 	c.markInterrupted(ctx)
-	main, tests := &followed{}, c.testsDone(ctx)
+	main, tests, back := &followed{}, c.testsDone(ctx), &followed{}
 	looks := 0 // that failed
 	for pause := time.Duration(0); ; {
 		woken := false
@@ -183,9 +202,16 @@ func (c *CI) Run(ctx context.Context) {
 		looks = 0
 		c.note(seen, main, tests, heard)
 		if woken || !heard.IsZero() { // somebody may have mended what was in the way
-			main.due = time.Time{}
+			main.due, back.due = time.Time{}, time.Time{}
+		}
+		if c.goBack(ctx, seen, back, t) {
+			pause = 0
+			continue
 		}
 		pause = c.work(ctx, seen, main, tests, t)
+		if back.waits() {
+			pause = min(pause, max(0, time.Until(back.due)))
+		}
 	}
 }
 
@@ -248,6 +274,22 @@ func (c *CI) work(ctx context.Context, seen Branches, main *followed, tests map[
 		}
 	}
 	return max(0, pause)
+}
+
+// goBack makes the release that an abort asks for, if one does.
+func (c *CI) goBack(ctx context.Context, seen Branches, b *followed, t *proc.Timeline) bool {
+	c.mu.Lock()
+	job := c.back
+	c.mu.Unlock()
+	if job.RollbackTo == 0 {
+		return false
+	}
+	b.see(job.Ordered.String(), time.Time{})
+	if !b.waits() || b.due.After(time.Now()) {
+		return false
+	}
+	c.release(ctx, job, b, seen, t)
+	return true
 }
 
 // release makes a run, and notes what it came to.

@@ -68,6 +68,7 @@ type Config[Cache, Notify any] struct {
 		WebhookSecretFile string     `toml:"webhookSecretFile"` // one a line
 	} `toml:"forge"`
 
+	Rollout RolloutTable `toml:"rollout"`
 	Metrics MetricsTable `toml:"metrics"`
 	Trace   TraceTable   `toml:"trace"`
 }
@@ -94,6 +95,8 @@ func ReadConfig[Cache, Notify any](path string) (Config[Cache, Notify], error) {
 	switch {
 	case c.Tokens == "":
 		return c, fleet.Errorf(fleet.Local, fleet.CodeConfig, "%s: tokens is missing", path).WithHint("set it to the file that lists the tokens (docs/FORMATS.md)")
+	case c.Rollout.Enable != nil && *c.Rollout.Enable && c.Follow.Remote == "":
+		return c, fleet.Errorf(fleet.Local, fleet.CodeConfig, "%s: rollout.enable is set, and no repository", path).WithHint("set follow.remote to the URL of the fleet's repository, or ci.remote")
 	case c.CI.Remote != "" && c.CI.SigningKey == "":
 		return c, fleet.Errorf(fleet.Local, fleet.CodeConfig, "%s: ci.signingKey is missing", path).WithHint("make one: ssh-keygen -t ed25519 -N '' -f FILE")
 	case c.CI.CacheTokenFile != "" && c.CI.Cache == "":
@@ -117,6 +120,20 @@ func ReadConfig[Cache, Notify any](path string) (Config[Cache, Notify], error) {
 		return c, fleet.Errorf(fleet.Local, fleet.CodeConfig, "%s: listen %q is not host:port", path, c.Listen).WithCause(err)
 	}
 	return c, nil
+}
+
+// RolloutTable is hub.toml's table [rollout].
+type RolloutTable struct {
+	// Enable has the hub give rings their releases, and take orders about that. Default: where it has a CI, which may push. Without one, what lets it in at follow.remote must.
+	Enable *bool `toml:"enable"`
+}
+
+// MovesRings says whether the hub gives rings their releases.
+func (c *Config[Cache, Notify]) MovesRings() bool {
+	if c.Rollout.Enable != nil {
+		return *c.Rollout.Enable
+	}
+	return c.CI.Remote != ""
 }
 
 // HasForge says whether there is a table [forge].

@@ -3,6 +3,7 @@ package hub
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"hash/fnv"
 	"log/slog"
 	"maps"
@@ -28,8 +29,9 @@ type ControllerOptions struct {
 	Signers string // file with the keys that may sign releases
 	Silent  time.Duration
 	Moved   func(tips map[string]string) // is told of what was moved from here that agents are to hear of; may be nil
-	Abort   func(fleet.RolloutOrder)     // is told that a release is to be made for an abort, until it is there; may be nil
-	Log     *slog.Logger
+	// Abort is told that a release is to be made for an abort, of which source, until it is there; nil: whoever releases looks for it.
+	Abort func(o fleet.RolloutOrder, of fleet.Source)
+	Log   *slog.Logger
 }
 
 // Controller is the fleet's roll-out: it gives each ring the releases that rollout.Decide says, and takes people's orders. All that it knows is in git or reported
@@ -49,10 +51,10 @@ type Controller struct {
 	broken   error  // why the ledger cannot be gone by
 	misled   error  // why a ring's branch cannot
 	said     string // code of the trouble that was logged last
-	aborting int    // the release that was asked to be taken back
 
 	heard sync.Mutex
 	tips  map[string]string // of the branches, as the follower saw them last
+	moved bool              // they are others than those of the page
 	words map[string]word   // what hosts said last
 }
 
@@ -86,9 +88,15 @@ func (c *Controller) Changed() {
 
 // Seen tells where the remote's branches are: those of releases, of rings, and the ledger's. It is asked for more only when one of them has moved.
 func (c *Controller) Seen(tips map[string]string) {
+	of := map[string]string{}
+	for branch, tip := range tips {
+		if branch == c.Branch || ofRollout(c.Branch, branch) {
+			of[branch] = tip
+		}
+	}
 	c.heard.Lock()
-	moved := c.tips == nil || !maps.Equal(c.tips, tips)
-	c.tips = maps.Clone(tips)
+	moved := c.tips == nil || !maps.Equal(c.tips, of)
+	c.tips, c.moved = of, c.moved || moved
 	c.heard.Unlock()
 	if moved {
 		c.Changed()
@@ -188,8 +196,7 @@ func (c *Controller) step(ctx context.Context) (again time.Time, err error) {
 		entry := c.entry(d, f)
 		if entry == nil || why != nil {
 			c.show(d.View, why)
-			c.abort(f)
-			return d.Again, c.note(ctx, d.View)
+			return d.Again, errors.Join(c.note(ctx, d.View), c.abort(ctx, f))
 		}
 		switch err = c.write(ctx, *entry); {
 		case err == nil: // and what came of it is looked at
@@ -246,9 +253,17 @@ func (c *Controller) book() (ledger.Book, error) {
 
 // read looks at git where that may tell something new.
 func (c *Controller) read(ctx context.Context) error {
-	if c.known && !c.stale && !c.behind() {
+	c.heard.Lock()
+	if c.moved && c.known && maps.Equal(c.tips, tipsOf(c.Branch, c.page)) { // by this hub
+		c.moved = false
+	}
+	anew := c.moved
+	c.moved = false // what moves from now on is told again
+	c.heard.Unlock()
+	if c.known && !c.stale && !anew {
 		return nil
 	}
+	c.stale = true
 	b, err := c.book()
 	if err != nil {
 		return err
@@ -272,31 +287,14 @@ func (c *Controller) read(ctx context.Context) error {
 func (c *Controller) turn(p ledger.Page) {
 	c.page, c.known, c.stale = p, true, false
 	maps.DeleteFunc(c.releases, func(_ string, m *fleet.Manifest) bool { return m == nil })
-	c.heard.Lock()
-	defer c.heard.Unlock()
-	c.tips = tipsOf(c.Branch, p, c.tips)
 }
 
-// behind says whether the follower saw others than the page has.
-func (c *Controller) behind() bool {
-	c.heard.Lock()
-	defer c.heard.Unlock()
-	return c.tips != nil && !maps.Equal(tipsOf(c.Branch, c.page, c.tips), c.tips)
-}
-
-// tipsOf are the branches of a page, in the place of those in tips.
-func tipsOf(release string, p ledger.Page, tips map[string]string) map[string]string {
-	of := maps.Clone(p.Rings)
-	if of == nil {
-		of = map[string]string{}
-	}
+// tipsOf are the branches of a page.
+func tipsOf(release string, p ledger.Page) map[string]string {
+	of := map[string]string{}
+	maps.Copy(of, p.Rings)
 	for branch, commit := range map[string]string{release: p.Newest, fleet.RolloutBranch(release): p.Tip} {
 		if commit != "" {
-			of[branch] = commit
-		}
-	}
-	for branch, commit := range tips {
-		if branch != release && !ofRollout(release, branch) {
 			of[branch] = commit
 		}
 	}
@@ -317,18 +315,15 @@ func (c *Controller) write(ctx context.Context, e ledger.Entry) error {
 	}
 	c.turn(p)
 	c.Log.Info("the roll-out goes on", "act", e.Summary, "reason", e.Reason)
-	return c.wrote(ctx, e, was)
+	c.tell(e, was)
+	return c.keepAccepted(ctx)
 }
 
-// wrote tells of an act from here. That it cannot be told is no reason to do it again.
-func (c *Controller) wrote(ctx context.Context, e ledger.Entry, reboots map[string]fleet.RebootPermit) error {
-	if err := c.keepAccepted(ctx); err != nil {
-		return err
+// tell has agents hear of an act from here that concerns them.
+func (c *Controller) tell(e ledger.Entry, reboots map[string]fleet.RebootPermit) {
+	if c.Moved != nil && (len(e.Advances) > 0 || !maps.Equal(reboots, e.Ledger.Reboots)) {
+		c.Moved(tipsOf(c.Branch, c.page))
 	}
-	if c.Moved != nil && (len(e.Advances) > 0 || !maps.Equal(reboots, c.page.Ledger.Reboots)) {
-		c.Moved(tipsOf(c.Branch, c.page, nil))
-	}
-	return nil
 }
 
 // show makes v what is shown, with what hinders.

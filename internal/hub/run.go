@@ -162,7 +162,7 @@ func (c *CI) newer(ctx context.Context, job Job, main fleet.Source) error {
 		}
 		return fleet.Errorf(fleet.Transient, fleet.CodeSuperseded, "superseded by %.12s on %s", tip, branch).WithHint("nothing to do: that is released first")
 	}
-	if main.Commit != "" {
+	if main.Commit != "" && job.RollbackTo == 0 { // what is pushed meanwhile is released after it
 		if err := superseded(main.Branch, main.Commit); err != nil {
 			return err
 		}
