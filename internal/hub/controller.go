@@ -7,6 +7,7 @@ import (
 	"hash/fnv"
 	"log/slog"
 	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -56,6 +57,7 @@ type Controller struct {
 	tips  map[string]string // of the branches, as the follower saw them last
 	moved bool              // they are others than those of the page
 	words map[string]word   // what hosts said last
+	eager bool              // whatever hosts say may matter
 }
 
 // word is what of a report matters, as a hash, and when it came.
@@ -119,8 +121,9 @@ func (c *Controller) Reported(s fleet.Status) {
 	c.heard.Lock()
 	was := c.words[host]
 	c.words[host] = word{sum.Sum64(), now}
+	eager := c.eager
 	c.heard.Unlock()
-	if was.sum != sum.Sum64() || now.Sub(was.at) > c.Silent/2 { // it may have been taken for silent
+	if eager || was.sum != sum.Sum64() || now.Sub(was.at) > c.Silent/2 { // it may have been taken for silent
 		c.Changed()
 	}
 }
@@ -196,6 +199,7 @@ func (c *Controller) step(ctx context.Context) (again time.Time, err error) {
 		entry := c.entry(d, f)
 		if entry == nil || why != nil {
 			c.show(d.View, why)
+			c.await(d.View)
 			return d.Again, errors.Join(c.note(ctx, d.View), c.abort(ctx, f))
 		}
 		switch err = c.write(ctx, *entry); {
@@ -210,6 +214,13 @@ func (c *Controller) step(ctx context.Context) (again time.Time, err error) {
 	}
 	c.show(c.last(), lost)
 	return time.Time{}, lost
+}
+
+// await notes whether it is waited for any word of hosts: that they are well still, after a soak time.
+func (c *Controller) await(v fleet.Rollout) {
+	c.heard.Lock()
+	defer c.heard.Unlock()
+	c.eager = slices.ContainsFunc(v.Rings, func(r fleet.RolloutRing) bool { return r.State == fleet.RolloutSoaking && r.SoakUntil == nil })
 }
 
 // concerned says whether the fleet has rings. One without costs no talk with git.

@@ -49,15 +49,18 @@ func admin(t *testing.T, url, statement string) {
 	must(t, errors.Join(err, c.Close(t.Context())))
 }
 
-func TestStore(t *testing.T) {
-	hubtest.Store(t, func(t *testing.T) func() hubtest.Kept {
-		c := postgres.Config{URL: lab.PostgresURL(t)}
-		return func() hubtest.Kept {
-			s, err := hubpostgres.Open(t.Context(), c, nil)
-			must(t, err)
-			return s
-		}
-	})
+func TestStore(t *testing.T) { hubtest.Store(t, anew) }
+
+func TestRollout(t *testing.T) { hubtest.Rollout(t, anew) }
+
+// anew makes an empty database, and opens it as often as it was closed.
+func anew(t *testing.T) func() hubtest.Kept {
+	c := postgres.Config{URL: lab.PostgresURL(t)}
+	return func() hubtest.Kept {
+		s, err := hubpostgres.Open(t.Context(), c, nil)
+		must(t, err)
+		return s
+	}
 }
 
 // TestOneAtATime: a second hub stands by until the first has ended, or lost its connection; what the first writes from then on is refused.

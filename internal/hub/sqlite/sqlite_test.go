@@ -16,20 +16,23 @@ import (
 	"github.com/garrison-nix/garrison/internal/hub/tables"
 )
 
-func TestStore(t *testing.T) {
-	hubtest.Store(t, func(t *testing.T) func() hubtest.Kept {
-		file := filepath.Join(t.TempDir(), "a folder?", "hub.db")
-		if err := os.Mkdir(filepath.Dir(file), 0o700); err != nil {
+func TestStore(t *testing.T) { hubtest.Store(t, anew) }
+
+func TestRollout(t *testing.T) { hubtest.Rollout(t, anew) }
+
+// anew makes an empty database, and opens it as often as it was closed.
+func anew(t *testing.T) func() hubtest.Kept {
+	file := filepath.Join(t.TempDir(), "a folder?", "hub.db")
+	if err := os.Mkdir(filepath.Dir(file), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	return func() hubtest.Kept {
+		s, err := Open(t.Context(), file)
+		if err != nil {
 			t.Fatal(err)
 		}
-		return func() hubtest.Kept {
-			s, err := Open(t.Context(), file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			return s
-		}
-	})
+		return s
+	}
 }
 
 func TestDamagedDatabase(t *testing.T) {
