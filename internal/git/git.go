@@ -9,6 +9,7 @@ package git
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha1"
 	"crypto/sha256"
@@ -408,7 +409,7 @@ type Commit struct {
 	Message string
 	When    time.Time
 	Key     string // SSH private key that signs it, a file; "" leaves it unsigned
-	Author  string // "Name <address>"; "" is Garrison, who always is the committer
+	Author  string // "Name <address>", or a name alone; "" is Garrison, who always is the committer
 }
 
 // Address is the committer's of what Garrison commits.
@@ -433,11 +434,22 @@ func (r *Repo) WriteCommit(ctx context.Context, c Commit) (string, error) {
 		args = append(args, "-p", p)
 	}
 	by := identity(c.When)
-	if name, address, ok := strings.Cut(strings.TrimSuffix(c.Author, ">"), " <"); ok {
-		by = append(by, "GIT_AUTHOR_NAME="+name, "GIT_AUTHOR_EMAIL="+address)
+	name, address, _ := strings.Cut(c.Author, " <")
+	if name = withoutMarks(name); name != "" {
+		by = append(by, "GIT_AUTHOR_NAME="+name, "GIT_AUTHOR_EMAIL="+cmp.Or(withoutMarks(address), Address))
 	}
 	out, err := r.run(ctx, call{args: args, stdin: strings.NewReader(c.Message), env: by})
 	return strings.TrimSpace(out), err
+}
+
+// withoutMarks is s without what ends a name or an address in a commit.
+func withoutMarks(s string) string {
+	return strings.TrimSpace(strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) || r == '<' || r == '>' {
+			return -1
+		}
+		return r
+	}, s))
 }
 
 // TreeOf stores a tree that has one file at its root and nothing else, and returns its object name.

@@ -270,3 +270,29 @@ func FuzzRedact(f *testing.F) {
 		}
 	})
 }
+
+func TestAuthor(t *testing.T) {
+	dir, _ := newClone(t)
+	r := open(t, dir)
+	tree, err := r.TreeOf(t.Context(), "rollout.json", []byte("{}\n"))
+	must(t, err)
+	for author, want := range map[string]string{
+		"":                               "Garrison <garrison@localhost>",
+		"Ann Lee <ann@example.org>":      "Ann Lee <ann@example.org>",
+		"token ann":                      "token ann <garrison@localhost>",
+		" <x@example.org>":               "Garrison <garrison@localhost>",
+		"A\nB> <evil <x>\n@example.org>": "AB <evil x@example.org>",
+	} {
+		id, err := r.WriteCommit(t.Context(), git.Commit{Tree: tree, Message: "m\n", When: time.Unix(1e9, 0), Author: author})
+		must(t, err)
+		if got := do(t, dir, "git", "log", "-1", "--format=%an <%ae>", id); got != want {
+			t.Errorf("%q: %q", author, got)
+		}
+		if by := do(t, dir, "git", "log", "-1", "--format=%cn", id); by != "Garrison" {
+			t.Errorf("committed by %q", by)
+		}
+		if files := do(t, dir, "git", "ls-tree", "-r", "--name-only", id); files != "rollout.json" {
+			t.Errorf("it has %q", files)
+		}
+	}
+}
