@@ -8,6 +8,7 @@ import (
 	"io"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -39,12 +40,14 @@ type Ledger struct {
 // MaxPromotions is how many promotions of a batch a ledger keeps.
 const MaxPromotions = 50
 
+const maxPromotionReason = 200 // bytes
+
 // Promotion says that a batch was given a release.
 type Promotion struct {
 	Release int       `json:"release"`
 	At      time.Time `json:"at"`
-	By      string    `json:"by"` // "hub", "ci", or a person as git knows them
-	Reason  string    `json:"reason,omitempty"`
+	By      string    `json:"by"`               // "hub", "ci", or a person as git knows them
+	Reason  string    `json:"reason,omitempty"` // its beginning: all of it is the commit's
 }
 
 // Promoted notes that a batch, by its branch, was given a release. What l had before is left as it was.
@@ -52,6 +55,9 @@ func (l *Ledger) Promoted(branch string, p Promotion) {
 	all := maps.Clone(l.Promotions)
 	if all == nil {
 		all = map[string][]Promotion{}
+	}
+	if len(p.Reason) > maxPromotionReason {
+		p.Reason = strings.ToValidUTF8(p.Reason[:maxPromotionReason], "") + "…"
 	}
 	of := append(slices.Clone(all[branch]), p)
 	all[branch] = of[max(0, len(of)-MaxPromotions):]
@@ -106,11 +112,19 @@ func RolloutActs() []string {
 	return []string{RolloutPromote, RolloutPause, RolloutResume, RolloutFreeze, RolloutUnfreeze, RolloutAbort}
 }
 
-// Bytes is the ledger as it stands in the file.
-func (l Ledger) Bytes() ([]byte, error) {
+// Bytes is the ledger as it stands in the file. Where that would be more than is read, it has fewer promotions of each batch, the newest.
+func (l Ledger) Bytes() (text []byte, err error) {
 	l.Schema = LedgerSchema
-	text, err := json.MarshalIndent(l, "", "  ")
-	return append(text, '\n'), err
+	for keep := MaxPromotions; ; keep /= 2 {
+		if text, err = json.MarshalIndent(l, "", "  "); err != nil || len(text) < MaxLedgerBytes || keep < 2 {
+			return append(text, '\n'), err
+		}
+		fewer := map[string][]Promotion{}
+		for branch, of := range l.Promotions {
+			fewer[branch] = of[max(0, len(of)-keep/2):]
+		}
+		l.Promotions = fewer
+	}
 }
 
 // ParseLedger reads what Bytes wrote; no bytes at all are an empty ledger. Unknown fields are allowed, an unknown schema is not.
