@@ -9,7 +9,7 @@ TEST_FLAGS ?= -race -timeout 20m -p 2
 STATICCHECK_VERSION := v0.8.2
 STATICCHECK := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/garrison/bin/staticcheck-$(STATICCHECK_VERSION)
 
-.PHONY: build demo test bench lint clean setup setup-test go
+.PHONY: build demo drill test bench lint clean setup setup-test go
 build: go
 	@echo 'building bin/garrison (the first time, libraries too: about a minute)'
 	@CGO_ENABLED=0 go build -buildvcs=$(VCS) -trimpath -ldflags '-s -w' -o bin/garrison ./cmd/garrison
@@ -17,6 +17,10 @@ build: go
 
 demo: setup build
 	@bin/garrison demo
+
+# With systemd hosts where scripts/host-base has made their base.
+drill: setup build
+	@bin/garrison drill
 
 test: setup-test go
 	go test $(TEST_FLAGS) $(TEST)
