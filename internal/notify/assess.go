@@ -134,6 +134,9 @@ func (l Limits) drills(f Facts) (all []Condition) {
 			}
 		}
 		c.What = fmt.Sprintf("the drill of %s failed: %s", what, cmp.Or(few(failed), "no scenario was run to its end"))
+		if d.Error != "" {
+			why = append(why, d.Error)
+		}
 		c.Detail = bounded(strings.Join(why, "\n"))
 		all = append(all, c)
 	}

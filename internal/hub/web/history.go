@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -209,7 +210,7 @@ func inWords(e fleet.Event) event {
 	case fleet.EventDrill:
 		var d fleet.DrillReport
 		if v.What = "drill"; read(&d) {
-			v.Standing, v.Link, v.Text = "fail", "/-/drills", "a drill of "+d.Host+" failed"
+			v.Standing, v.Link, v.Text = "fail", "/-/drills#drill-"+url.PathEscape(d.ID), "a drill of "+d.Host+" failed"
 			if d.Passed {
 				v.Standing, v.Text = "pass", "a drill of "+d.Host+" passed"
 			}

@@ -209,8 +209,13 @@ func TestPages(t *testing.T) {
 	}
 	must(t, w.store.PutDrill(t.Context(), fleet.DrillReport{Schema: 1, ID: "d1", Host: "joker", Where: "sandbox", StartedAt: time.Now(), EndedAt: time.Now().Add(9 * time.Second), Passed: true,
 		Scenarios: []fleet.DrillScenario{{Name: "bad", Title: "A bad release", Result: fleet.DrillPass, Seconds: 3.2, Checks: []fleet.DrillCheck{{Name: "rolled back", Result: fleet.DrillPass}}}}}))
-	if text := w.get("/-/drills"); !strings.Contains(text, "A bad release") || !strings.Contains(text, "passed") {
-		t.Errorf("the drill is not shown: %s", text)
+	must(t, w.store.PutDrill(t.Context(), fleet.DrillReport{Schema: 1, ID: "d2", Host: "joker", Where: "live", StartedAt: time.Now(), EndedAt: time.Now().Add(9 * time.Second), Error: "the fleet is not as it was",
+		Scenarios: []fleet.DrillScenario{{Name: "cut", Result: fleet.DrillFail, Next: []string{"garrison explain --host joker"}}, {Name: "power-cut", Result: fleet.DrillSkip, Detail: "only in a sandbox"}}}))
+	text := w.get("/-/drills")
+	for _, want := range []string{"A bad release", "passed", `id="drill-d2"`, `<a href="/-/hosts/joker">joker</a>`, "the fleet is not as it was", "garrison explain --host joker", `<span class="muted">only in a sandbox</span>`} {
+		if !strings.Contains(text, want) {
+			t.Errorf("the drills do not say %q: %s", want, text)
+		}
 	}
 }
 
