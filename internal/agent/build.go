@@ -31,7 +31,7 @@ const (
 // obtain brings a target's closure into the store: from the caches or, where CI did not build it or they lack a part of it, by
 // building it here.
 func (a *Agent) obtain(ctx context.Context, target fleet.Target, s nix.Substitution) error {
-	err := a.nix.Substitute(ctx, target.OutPath, s)
+	err := a.named(ctx, a.nix.Substitute(ctx, target.OutPath, s), s)
 	if err == nil || ctx.Err() != nil || fleet.ClassOf(err) != fleet.Transient || target.Release.Commit == "" {
 		return err
 	}

@@ -106,7 +106,7 @@ func (r *run) closeLook(ctx context.Context) error {
 	r.see("profile and boot entry are the released system's", func() (string, error) { return y.seeSystems(c) })
 	r.see("each secret is decrypted on the hosts it is for", func() (string, error) { return y.seeSecrets() })
 	r.see("and can be decrypted by no other host", func() (string, error) { return y.seeNoOtherSecrets(ctx) })
-	r.see("the closure is in the cache, whole and signed", func() (string, error) { return y.seeCacheOf(ctx, c, drilled) })
+	r.see("the closure of each system that CI builds is in the cache, whole and signed", func() (string, error) { return y.seeCacheOf(ctx, c, builtByCI(r.hosts())...) })
 	r.see("the host that is deployed by hand was left alone", func() (string, error) { return y.seeManual(ctx, c.hosts[drilled].Release.Number) })
 	return nil
 }
@@ -182,12 +182,29 @@ func hostBuildFails(ctx context.Context, r *run) error {
 		}
 		return "", err
 	})
-	r.see("garrison status shows the builder's error", func() (string, error) {
+	r.see("garrison status shows the builder's error, and so does its log", func() (string, error) {
 		s, err := r.yard.status(ctx, selfBuilder)
 		if err != nil {
 			return "", err
 		}
+		log, err := r.yard.world.hosts[selfBuilder].ReadFile("/var/lib/garrison/build.log")
+		if err == nil {
+			_, err = contains(string(log), breakBuild.complaint())
+		}
+		if err != nil {
+			return "", err
+		}
 		return contains(s.Failure.Message, breakBuild.complaint())
+	})
+	r.see("garrison explain says what failed, and what to do", func() (string, error) {
+		out, err := r.yard.run(ctx, selfBuilder, "garrison", "explain")
+		if err == nil {
+			_, err = contains(out, "→")
+		}
+		if err != nil {
+			return "", err
+		}
+		return contains(out, "which failed here for a reason of its own")
 	})
 	r.told(ctx, fleet.AlertDeployment, selfBuilder, "", p.at)
 	return nil

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/garrison-nix/garrison/internal/fleet"
 )
@@ -20,6 +21,8 @@ var hostile = []scenario{
 		return r.forged(ctx, "-c gpg.format=ssh -c user.signingkey=/tmp/stranger tag -s -F /tmp/manifest", fleet.CodeUnknownKey)
 	}},
 	{name: "corrupt-nar", title: "an archive that is damaged in the cache gets into no store: the host builds its system itself", run: corruptNAR},
+	{name: "corrupt-narinfo", title: "what the cache says of a path is cut short: nothing of it gets into a store, and the host builds its system itself", run: corruptNarInfo},
+	{name: "cache-wrong-key", title: "what a stranger signed in the cache is not taken; put right, the release arrives", run: cacheWrongKey},
 	{name: "secret-miskeyed", title: "a host whose secret is keyed for somebody else is rolled back", run: secretMiskeyed},
 }
 
@@ -58,7 +61,7 @@ func (r *run) wake(ctx context.Context) error {
 }
 
 // refuses waits until the host says that it refuses the release branch with such a code, and checks that nothing happened to it.
-func (r *run) refuses(ctx context.Context, before string, codes ...fleet.Code) {
+func (r *run) refuses(ctx context.Context, since time.Time, before string, codes ...fleet.Code) {
 	r.await(ctx, "the host refuses it, and says why", func() (string, error) {
 		s, err := r.yard.status(ctx, drilled)
 		switch {
@@ -70,6 +73,22 @@ func (r *run) refuses(ctx context.Context, before string, codes ...fleet.Code) {
 			return "", fmt.Errorf("it refuses it as %s: %s", s.Refused.Failure.Code, s.Refused.Failure.Message)
 		}
 		return firstLine(s.Refused.Failure.Message), nil
+	})
+	r.await(ctx, "somebody is told", func() (string, error) {
+		if text, err := r.yard.ears.heard(fleet.AlertRefused, "", since); err == nil { // once, for all hosts
+			return text, nil
+		}
+		return r.yard.ears.heard(fleet.AlertRefused, drilled, since)
+	})
+	r.see("garrison explain says so, too, and what to do", func() (string, error) {
+		out, err := r.yard.run(ctx, drilled, "garrison", "explain")
+		if err == nil {
+			_, err = contains(out, "→")
+		}
+		if err != nil {
+			return "", err
+		}
+		return contains(out, "not an acceptable release")
 	})
 	r.see("and is what it was", func() (string, error) {
 		after, err := r.standing(ctx, r.host(drilled))
@@ -92,6 +111,7 @@ func (r *run) accepted(ctx context.Context) error {
 }
 
 func forcePushed(ctx context.Context, r *run) error {
+	began := time.Now()
 	before, err := r.standing(ctx, r.host(drilled))
 	if err != nil {
 		return err
@@ -105,7 +125,7 @@ func forcePushed(ctx context.Context, r *run) error {
 	if err := r.wake(ctx); err != nil {
 		return err
 	}
-	r.refuses(ctx, before, fleet.CodeForcePushed, fleet.CodeReplayed)
+	r.refuses(ctx, began, before, fleet.CodeForcePushed, fleet.CodeReplayed)
 	r.afterwards(r.accepted)
 	slices.Reverse(r.undo) // put back first, then wait
 	return nil
@@ -113,6 +133,7 @@ func forcePushed(ctx context.Context, r *run) error {
 
 // forged makes a commit on the release branch and a tag for it, by "git HOW TAG COMMIT", with the manifest of the last release under the next number.
 func (r *run) forged(ctx context.Context, how string, codes ...fleet.Code) error {
+	began := time.Now()
 	before, err := r.standing(ctx, r.host(drilled))
 	if err != nil {
 		return err
@@ -137,7 +158,7 @@ git update-ref refs/heads/release $commit
 	if err := r.wake(ctx); err != nil {
 		return err
 	}
-	r.refuses(ctx, before, codes...)
+	r.refuses(ctx, began, before, codes...)
 	r.afterwards(r.accepted)
 	slices.Reverse(r.undo)
 	return nil

@@ -19,7 +19,8 @@ var recovery = []scenario{
 	}},
 	{name: "agent-stopped", title: "with the agent stopped a host can be mended by hand; started again, it leaves that alone", run: agentStopped},
 	{name: "state-lost", title: "an agent that lost all that it knew finds its way, and activates nothing anew", run: stateLost},
-	{name: "hub-lost", title: "a hub that lost all but its cache's backup is told everything again", run: hubLost},
+	{name: "hub-lost", title: "a hub that lost everything is told everything again", run: hubLost},
+	{name: "cache-lost", title: "a cache that lost all but its key is filled again by the next release", run: cacheLost},
 }
 
 // before is the store path of the system that the drilled host had before the one that it runs.
@@ -160,11 +161,11 @@ func stateLost(ctx context.Context, r *run) error {
 }
 
 func hubLost(ctx context.Context, r *run) error {
-	r.see("the hub's database and its CI's repository are removed", func() (string, error) {
+	r.see("everything that the hub knew is removed", func() (string, error) {
 		if err := r.yard.world.hosts["forge"].StopService(ctx, "hub"); err != nil {
 			return "", err
 		}
-		_, err := r.confirm(ctx, "forge", "rm -rf /var/lib/garrison-hub/hub.db* /var/lib/garrison-hub/repo.git /var/lib/garrison-hub/ci")
+		_, err := r.confirm(ctx, "forge", "rm -rf /var/lib/garrison-hub")
 		return "", errors.Join(err, r.yard.world.hosts["forge"].StartService(ctx, "hub"))
 	})
 	for _, h := range r.hosts() {

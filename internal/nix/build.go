@@ -89,6 +89,7 @@ func (s Substitution) args(path string) []string {
 		"--option", "extra-trusted-public-keys", strings.Join(s.PublicKeys, " "),
 		"--option", "require-sigs", "true",
 		"--option", "narinfo-cache-negative-ttl", "0",
+		"--option", "narinfo-cache-positive-ttl", "0", // a cache that was mended is believed at once
 		"--option", "connect-timeout", "5",
 		"--option", "stalled-download-timeout", "60"}
 	if s.Rate > 0 { // its bound is one for each transfer
@@ -106,6 +107,34 @@ func (n *Nix) BuildHere(parent context.Context, drv string, s Substitution) erro
 	return n.realise(ctx, append(s.args(drv), "--option", "fallback", "true"))
 }
 
+// Untrusted is the cause of an error of Substitute: a cache has Path, and no key that is trusted signed it.
+type Untrusted struct {
+	Path string
+	Said error // of nix
+}
+
+// Error is what nix said.
+func (u *Untrusted) Error() string { return u.Said.Error() }
+
+// Unwrap returns it.
+func (u *Untrusted) Unwrap() error { return u.Said }
+
+// untrusted finds out whether nix was content with no signature of a path, of those that it wanted for path; nil if it was.
+func untrusted(err error, path string) *Untrusted {
+	for line := range strings.Lines(proc.Said(err)) {
+		for _, words := range []string{"does not have a valid signature", "not signed by any of the keys"} { // up to 2.8, and later
+			if strings.Contains(line, words) {
+				if _, of, found := strings.Cut(line, "'/nix/store/"); found {
+					of, _, _ = strings.Cut(of, "'")
+					path = "/nix/store/" + of
+				}
+				return &Untrusted{Path: path, Said: err}
+			}
+		}
+	}
+	return nil
+}
+
 // Substitute makes path valid by fetching what is missing of its closure; it never builds.
 // Errors: CodeSubstitute; class host when the disk is full or what a cache has is signed by nobody who is trusted, else transient: the cache may have it later.
 func (n *Nix) Substitute(parent context.Context, path string, s Substitution) error {
@@ -119,11 +148,9 @@ func (n *Nix) Substitute(parent context.Context, path string, s Substitution) er
 		return fleet.Errorf(fleet.Local, fleet.CodeSubstitute, "no space left to fetch %s", path).
 			WithHint("make room: nix-collect-garbage -d").WithCause(err)
 	}
-	for _, words := range []string{"does not have a valid signature", "not signed by any of the keys"} { // up to 2.8, and later
-		if strings.Contains(proc.Said(err), words) {
-			return fleet.Errorf(fleet.Local, fleet.CodeSubstitute, "a cache has %s, signed by a key that is not trusted here", path).
-				WithHint("its public key must be among the agent's caches, or trusted-public-keys of nix.conf").WithCause(err)
-		}
+	if u := untrusted(err, path); u != nil {
+		return fleet.Errorf(fleet.Local, fleet.CodeSubstitute, "a cache has %s, signed by a key that is not trusted here", u.Path).
+			WithHint("its public key must be among the agent's caches, or trusted-public-keys of nix.conf").WithCause(u)
 	}
 	return fleet.Errorf(fleet.Transient, fleet.CodeSubstitute, "cannot fetch %s from %s", path, proc.Redact(strings.Join(s.Caches, ", "))).
 		WithHint("is the cache up, does it have the path, and is its key among the agent's?").WithCause(err)
