@@ -24,11 +24,11 @@ func (r *run) next() []string {
 func (y *yard) trail() []string {
 	all := []string{"hub and CI: " + shown(filepath.Join(y.dir, "hosts", "forge", "var", "log", "hub.log"))}
 	for _, name := range y.hosts() {
-		h := y.world.hosts[name]
-		if h == nil {
-			continue
+		disk := filepath.Join(y.dir, "hosts", name)
+		if y.bases[name] != "" { // what it wrote, above its base: the host itself is gone when somebody looks
+			disk = filepath.Join(disk, "upper")
 		}
-		all = append(all, fmt.Sprintf("%s: %s; its last activation: %s", name, shown(h.Path("/var/log/agent.log")), shown(h.Path("/var/lib/garrison/activation/log"))))
+		all = append(all, fmt.Sprintf("%s: %s; its last activation: %s", name, shown(filepath.Join(disk, "var/log/agent.log")), shown(filepath.Join(disk, "var/lib/garrison/activation/log"))))
 	}
 	return all
 }
