@@ -93,9 +93,15 @@ type demo struct {
 // start runs `garrison demo`, on a terminal or not. It ends with the test at the latest.
 func start(t *testing.T, program string, terminal bool, env []string, args ...string) *demo {
 	t.Helper()
+	return begin(t, program, terminal, env, "demo", args...)
+}
+
+// begin starts a command with a folder of its own.
+func begin(t *testing.T, program string, terminal bool, env []string, command string, args ...string) *demo {
+	t.Helper()
 	d := &demo{t: t, dir: filepath.Join(t.TempDir(), "demo"), done: make(chan struct{})}
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
-	d.cmd = exec.CommandContext(ctx, program, append([]string{"demo", "--dir", d.dir}, args...)...)
+	d.cmd = exec.CommandContext(ctx, program, append([]string{command, "--dir", d.dir}, args...)...)
 	d.cmd.Env = append(os.Environ(), env...)
 	ours, theirs := pipe(t, terminal)
 	d.cmd.Stdout, d.cmd.Stderr = theirs, theirs

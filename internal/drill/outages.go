@@ -19,6 +19,7 @@ var outages = []scenario{
 	{name: "token-expired", title: "a host whose token is not taken any more is deployed all the same, and says so", run: tokenExpired},
 	{name: "disk-full", title: "a release that does not fit on a host's disk leaves the host as it was, which says so, and arrives when there is room", run: diskFull},
 	{name: "disk-full-activating", title: "a disk that is full in mid-activation: the host goes back to the system before, says so, and tries again", run: diskFullActivating},
+	{name: "clock-behind", title: "of a host that says that it is yesterday, the hub tells that its clock is off, and goes on hearing it", run: clockBehind},
 	{name: "clock-off", title: "a release by a builder whose clock is a day ahead arrives like any other", run: clockOff},
 }
 

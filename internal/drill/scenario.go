@@ -100,6 +100,10 @@ func (s *session) play(ctx context.Context, sc scenario) error {
 	}
 	s.out.title("%s: %s", sc.name, sc.title)
 	err := sc.run(ctx, r)
+	if r.yard != nil && ctx.Err() != nil { // it is thrown away, not mended
+		r.end(unlessStopped(ctx, err))
+		return ctx.Err()
+	}
 	mending, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*s.patience) // also after Ctrl-C
 	defer cancel()
 	var mend []error
