@@ -101,7 +101,7 @@ func (l *looker) promoted(ctx context.Context, m *remote, tip string, newest dep
 	case order == newer && given.number > 0 && tip != k.accept && manifest.Number <= given.number && tag.ID != given.tag:
 		return nil, fleet.Errorf(fleet.Bad, fleet.CodeReplayed, "%s, which the branch %s points at, comes after %s: the number must go up", tag.Name, branch, fleet.TagName(given.number)).
 			WithHint("publish a new release")
-	case manifest.Number > newest.Release.Number:
+	case tip != k.accept && manifest.Number > newest.Release.Number:
 		return nil, nil // the release branch of this remote is behind, and will have it soon
 	}
 	found, err := l.read(tag, manifest, tip)
@@ -200,5 +200,8 @@ func (l *looker) readPermit(ctx context.Context, tip string) (string, error) {
 		return "", fmt.Errorf("there is no %s", fleet.LedgerPath)
 	}
 	ledger, err := fleet.ParseLedger(text)
-	return ledger.Reboots[l.host].Boot, err
+	if err != nil {
+		return "", err
+	}
+	return ledger.Reboots[l.host].Boot, nil
 }
