@@ -254,7 +254,7 @@ func (a *Agent) haveReported() {
 
 // rebootOf is what the status says of a reboot, nil when none is needed and the last one went well.
 func (a *Agent) rebootOf(r deploy.Record) *fleet.Reboot {
-	b := fleet.Reboot{Needed: r.Reboot || r.Seen != nil && r.Seen.Reboot, At: a.policy.RebootAt(r, time.Now().UTC()),
+	b := fleet.Reboot{Needed: r.Reboot || r.Seen != nil && r.Seen.Reboot, At: a.policy.RebootAt(r, time.Now().UTC()), Ring: a.policy.Permits,
 		Tried: r.Active != nil && r.Rebooted == r.Active.OutPath, Failure: a.rebootFailure}
 	if !b.Needed && b.Failure == nil {
 		return nil

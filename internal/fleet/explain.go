@@ -237,6 +237,8 @@ func explainWaiting(s Status, since, release string) (string, []string) {
 // Meaning says what becomes of a reboot that is needed.
 func (b Reboot) Meaning() string {
 	switch {
+	case b.At != nil && b.Ring:
+		return "needed; the agent reboots this host when its ring lets it, and not before " + Moment(*b.At)
 	case b.At != nil:
 		return "needed; the agent reboots this host at " + Moment(*b.At)
 	case b.Tried:

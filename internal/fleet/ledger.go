@@ -137,13 +137,13 @@ func ParseLedger(text []byte) (l Ledger, err error) {
 	}
 	d := json.NewDecoder(bytes.NewReader(text))
 	if err := d.Decode(&l); err != nil {
-		return l, fmt.Errorf("the ledger is not JSON of the form expected: %w", err)
+		return Ledger{}, fmt.Errorf("the ledger is not JSON of the form expected: %w", err)
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return l, errors.New("something follows the ledger")
+		return Ledger{}, errors.New("something follows the ledger")
 	}
 	if l.Schema != LedgerSchema {
-		return l, fmt.Errorf("the ledger has schema %d, this Garrison knows %d", l.Schema, LedgerSchema)
+		return Ledger{}, fmt.Errorf("the ledger has schema %d, this Garrison knows %d", l.Schema, LedgerSchema)
 	}
 	return l, nil
 }

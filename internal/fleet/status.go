@@ -190,6 +190,7 @@ type Credential struct {
 type Reboot struct {
 	Needed  bool       `json:"needed"`
 	At      *time.Time `json:"at,omitempty"`      // when the agent will do it by its windows, if its ring's budget lets it by then; nil: it does not
+	Ring    bool       `json:"ring,omitempty"`    // and only with a permit in the ledger
 	Tried   bool       `json:"tried,omitempty"`   // it did, for the system that is confirmed
 	Failure *Failure   `json:"failure,omitempty"` // it could not, or the host is not well since
 }

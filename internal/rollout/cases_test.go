@@ -350,6 +350,12 @@ func TestReboots(t *testing.T) {
 	may("a1{")
 	s.Newest.Rings[0].Reboots = 0
 	may("")
+	// Without a limit each that asks for one has its permit.
+	for _, h := range []string{"a1y", "a1{"} {
+		st := s.says(h)
+		st.Boot, st.Phase, st.Reboot = "before", fleet.PhaseIdle, &fleet.Reboot{Needed: true, At: &s.Now, Ring: true}
+	}
+	may("a1y a1{")
 }
 
 func TestSilentIsSaid(t *testing.T) {

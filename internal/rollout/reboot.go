@@ -11,26 +11,26 @@ func (p *plan) reboots() (permits map[string]fleet.RebootPermit, by [][]string) 
 	permits, by = map[string]fleet.RebootPermit{}, make([][]string, len(p.rings))
 	held := p.Ledger.Paused != nil || Frozen(p.Ledger, p.Now)
 	for i, r := range p.rings {
-		if r.Reboots == 0 {
-			continue
-		}
 		stuck := held || p.Releases[r.steps[0].tip] != nil && p.stops(r.steps[0].tip)
 		for m := range r.members() {
 			permit, has := p.Ledger.Reboots[m.name]
-			if !has || m.rebooted(permit) {
+			if !has || m.rebooted(permit) || r.Reboots == 0 && !m.asks() {
 				continue
 			}
 			permits[m.name], by[i] = permit, append(by[i], m.name)
-			stuck = stuck || m.heard != fresh || m.Status.Reboot != nil && m.Status.Reboot.Failure != nil
+			stuck = stuck || r.Reboots > 0 && m.heard != fresh || r.Reboots > 0 && m.Status.Reboot != nil && m.Status.Reboot.Failure != nil
 		}
 		if stuck {
 			continue
 		}
 		for m := range r.members() {
-			if len(by[i]) >= r.Reboots {
+			if r.Reboots > 0 && len(by[i]) >= r.Reboots {
 				break
 			}
 			if _, has := permits[m.name]; has || !m.toReboot() || m.heard != fresh || !m.fit() {
+				continue
+			}
+			if r.Reboots == 0 && !m.asks() {
 				continue
 			}
 			if at := m.Status.Reboot.At.Add(m.skew); p.Now.Before(at) {
@@ -63,6 +63,9 @@ func (m *member) rebooted(p fleet.RebootPermit) bool {
 	needless := s.Reboot == nil || !s.Reboot.Needed
 	return m.heard == fresh && m.fit() && s.Boot != "" && (s.Boot != p.Boot || needless && m.last.After(p.At))
 }
+
+// asks says whether the host waits for a permit, be there a limit or not.
+func (m *member) asks() bool { return m.Status.Reboot != nil && m.Status.Reboot.Ring }
 
 // toReboot says whether the host is to reboot, and would by itself.
 func (m *member) toReboot() bool {
