@@ -49,6 +49,9 @@ type live struct {
 // liveAgain is short for a person, and seldom enough for a forge.
 const liveAgain = time.Second
 
+// quietLooks are those at which a host of which no agent tells runs the same, until its switch is taken to have ended.
+const quietLooks = 3
+
 // Live drills a fleet that people depend on. Whatever happens, the marker's file in its repository is at the end what it was.
 // Its error has CodeDrillFailed when something failed.
 func Live(ctx context.Context, o LiveOptions) (report fleet.DrillReport, err error) {
@@ -289,6 +292,8 @@ func (l *live) says(v verdict, err error) error {
 // converged waits until CI has released a commit and all hosts run it; restored says that nothing of the drill's is in it, so
 // that no alert of its is left.
 func (l *live) converged(ctx context.Context, commit string, restored bool) error {
+	quiet := 0 // looks in a row at which an untold host ran the same
+	last := ""
 	return until(ctx, l.wait, l.again, func() error {
 		if l.stopped() { // nobody waits any more
 			return final{context.Canceled}
@@ -299,6 +304,17 @@ func (l *live) converged(ctx context.Context, commit string, restored bool) erro
 		}
 		if err == nil && restored {
 			err = errors.Join(l.undone(ctx), l.alertsOver(ctx))
+		}
+		if err == nil && !l.agent { // nobody tells when its switch has ended, and it says the text before that
+			var system string
+			if system, err = l.host(l.Host).system(ctx); err == nil && system == last {
+				quiet++
+			} else {
+				last, quiet = system, 0
+			}
+			if err == nil && quiet < quietLooks {
+				err = fmt.Errorf("%s may still be at its switch to %s", l.Host, system)
+			}
 		}
 		return err
 	})

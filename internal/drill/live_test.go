@@ -194,7 +194,7 @@ func (y *yard) told(t *testing.T, passed string) {
 		t.Errorf("the hub does not know of %s: %+v", passed, all)
 	}
 	out, err := y.drillLive(t, "ratched", "--only", "happy-path", "--limit", "1ms").CombinedOutput()
-	if err == nil || !strings.Contains(string(out), "may take 0 s") {
+	if err == nil || !strings.Contains(string(out), "may take 0.001 s") {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	a := y.alert(t, fleet.AlertDrill, true)
