@@ -289,31 +289,13 @@ func (a *app) freeze() *cobra.Command {
 	}
 	cmd.Flags().StringVar(&until, "until", "", "its end: a time, or a duration from now on")
 	return a.ordersRollout(cmd, fleet.RolloutFreeze, o, func(cmd *cobra.Command, _ []string) error {
-		at, err := untilTime(until, time.Now())
+		at, err := tomlfile.ParseUntil(until, time.Now(), time.Local)
 		if err != nil {
-			return usage(cmd, err)
+			return usage(cmd, fmt.Errorf("--until is %w", err))
 		}
 		o.Until = &at
 		return nil
 	}, nil)
-}
-
-// untilTime reads a time or a duration from now on.
-func untilTime(text string, now time.Time) (time.Time, error) {
-	if d, err := tomlfile.ParseDays(text); err == nil && d > 0 {
-		return now.Add(d), nil
-	}
-	for _, layout := range []string{time.RFC3339, "2006-01-02T15:04Z07:00"} {
-		if t, err := time.Parse(layout, text); err == nil {
-			return t, nil
-		}
-	}
-	for _, layout := range []string{"2006-01-02", "2006-01-02T15:04", "2006-01-02 15:04"} {
-		if t, err := time.ParseInLocation(layout, text, time.Local); err == nil {
-			return t, nil
-		}
-	}
-	return time.Time{}, fmt.Errorf("--until is %q, and must be a time like 2026-12-27 or 2026-12-27T08:00+01:00, or a duration like 36h or 3d", text)
 }
 
 func (a *app) unfreeze() *cobra.Command {

@@ -281,3 +281,16 @@ func distance(a, b string) int {
 	}
 	return row[len(b)]
 }
+
+// ParseUntil reads the end of something that begins now: a time (in zone, where it names none) or a duration with days. An error says what it takes.
+func ParseUntil(text string, now time.Time, zone *time.Location) (time.Time, error) {
+	if d, err := ParseDays(text); err == nil && d > 0 {
+		return now.Add(d), nil
+	}
+	for _, layout := range []string{time.RFC3339, "2006-01-02T15:04Z07:00", "2006-01-02", "2006-01-02T15:04", "2006-01-02 15:04"} {
+		if t, err := time.ParseInLocation(layout, text, zone); err == nil {
+			return t, nil
+		}
+	}
+	return time.Time{}, fmt.Errorf("%q, and must be a time like 2026-12-27 or 2026-12-27T08:00+01:00, or a duration like 36h or 3d", text)
+}

@@ -15,6 +15,8 @@ import (
 type visitor struct {
 	Name    string // as a proxy says it; "" where it is not known
 	Session bool   // logged in here, and may log out
+	Orders  bool   // has a token that may order something about the roll-out
+	hash    string // of the token; "" for who has none
 }
 
 type visitorKey struct{}
@@ -36,11 +38,11 @@ func (s *server) visitor(r *http.Request) (*visitor, error) {
 		return nil, err
 	}
 	if scopes, known := tokens.Scopes(hub.Bearer(r)); known && slices.Contains(scopes, hub.ScopeRead) {
-		return &visitor{}, nil
+		return &visitor{hash: hub.HashToken(hub.Bearer(r)), Orders: slices.Contains(scopes, hub.ScopeRollout)}, nil
 	}
 	if hash, ok := s.sessions.token(r, time.Now()); ok {
 		if scopes, known := tokens.ScopesOf(hash); known && slices.Contains(scopes, hub.ScopeRead) {
-			return &visitor{Session: true}, nil
+			return &visitor{Session: true, hash: hash, Orders: slices.Contains(scopes, hub.ScopeRollout)}, nil
 		}
 	}
 	if s.Table.Loopback && onLoopback(r) {

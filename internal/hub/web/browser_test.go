@@ -21,6 +21,10 @@ func trouble(t testing.TB) *world {
 	old, r := refTo(40, "Bump nixpkgs", now.Add(-26*time.Hour)), refTo(41, "nginx: HSTS for all vhosts", now.Add(-40*time.Minute))
 	w.publish(old, now.Add(-26*time.Hour), names...)
 	w.publish(r, now.Add(-40*time.Minute), append(names, "wotan")...)
+	newDesk(t, w, now)
+	w.act(fleet.RolloutAct{Schema: 1, Act: fleet.RolloutPromoted, At: now.Add(-39 * time.Minute), By: "ci", Ring: "canary", Batch: 1, Release: 41})
+	w.act(fleet.RolloutAct{Schema: 1, Act: fleet.RolloutPromoted, At: now.Add(-20 * time.Minute), By: "hub", Ring: "web", Batch: 1, Release: 41, Reason: "ring canary passed it"})
+	w.act(fleet.RolloutAct{Schema: 1, Act: fleet.RolloutPaused, At: now.Add(-10 * time.Minute), Ring: "web", Release: 41, Hosts: []string{"joker"}, Reason: "joker was rolled back"})
 	failure := &fleet.Failure{Class: fleet.Bad, Code: fleet.CodeCheck, Stage: fleet.Check, Message: "nginx.service failed in the new system: exit status 1\nnginx: [emerg] unknown directive \"add_headr\"", Hint: "journalctl -u nginx.service"}
 	for i, h := range names {
 		s := status(h, r, now)

@@ -21,6 +21,7 @@ type fleetView struct {
 	Hidden  int // by the filter
 	Query   query
 	Running *fleet.Run // of CI
+	Rollout *rolloutView
 	of      map[fleet.Standing]int
 	newest  int
 }
@@ -262,6 +263,7 @@ func (s *server) fleet(r *http.Request) (page, error) {
 		return cmp.Or(c, strings.Compare(a.Host, b.Host))
 	})
 	v.Counts = counts(of, len(hosts), v.Query)
+	v.Rollout = s.rollout(r.Context(), 0)
 	p := page{Title: "Fleet", Template: "fleet.html", Nav: "fleet", Live: "host run event"}
 	v.of, v.newest = of, newest
 	p.Body = v

@@ -38,6 +38,8 @@ type releaseView struct {
 	All       bool
 	Counts    []standingCount
 	Unchanged []string
+	Rollout   *rolloutView // of the newest release alone
+	Given     []given
 	Lead      float64 // seconds from the push to the last host; 0 while that is not over
 }
 
@@ -68,10 +70,14 @@ func (s *server) release(r *http.Request) (page, error) {
 			v.Unchanged = append(v.Unchanged, p.Host)
 		}
 	}
+	v.Rollout = s.rollout(r.Context(), number)
+	if v.Given, err = s.given(r.Context(), number); err != nil {
+		return page{}, err
+	}
 	for _, standing := range keys(of) {
 		v.Counts = append(v.Counts, standingCount{standing, of[standing]})
 	}
-	return page{Title: view.Release.Name(), Template: "release.html", Nav: "releases", Live: "host run", Body: v}, nil
+	return page{Title: view.Release.Name(), Template: "release.html", Nav: "releases", Live: "host run event", Body: v}, nil
 }
 
 // lead is how many seconds it took from the push to the last host.
@@ -205,7 +211,7 @@ func inWords(e fleet.Event) event {
 	case fleet.EventRollout:
 		var a fleet.RolloutAct
 		if v.What = "roll-out"; read(&a) {
-			v.Standing, v.Text = a.Act, strings.TrimPrefix(e.Words(), "roll-out: ")
+			v.Link, v.Standing, v.Text = "/-/rollout", a.Act, strings.TrimPrefix(e.Words(), "roll-out: ")
 		}
 	case fleet.EventDrill:
 		var d fleet.DrillReport

@@ -21,7 +21,8 @@ const evil = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>{{.}}\x1b
 
 // allPaths are those of a world that trouble or hostile made.
 func allPaths() []string {
-	return []string{"/", "/?state=failed&sort=host&down=1&q=o", "/?rows=joker", "/-/hosts/joker", "/-/releases", "/-/releases?before=41", "/-/releases/41", "/-/releases/41?hosts=all", "/-/runs", "/-/runs/1", "/-/alerts", "/-/events", "/-/events?type=" + fleet.EventDeployment, "/-/drills", "/-/figures"}
+	return []string{"/", "/?state=failed&sort=host&down=1&q=o", "/?rows=joker", "/-/hosts/joker", "/-/releases", "/-/releases?before=41", "/-/releases/41", "/-/releases/41?hosts=all", "/-/runs", "/-/runs/1", "/-/alerts", "/-/events", "/-/events?type=" + fleet.EventDeployment, "/-/drills", "/-/figures",
+		"/-/rollout", "/-/rollout/order?act=promote&ring=rest&release=41", "/-/rollout/order?act=pause&release=41", "/-/rollout/order?act=resume&release=41", "/-/rollout/order?act=freeze", "/-/rollout/order?act=unfreeze", "/-/rollout/order?act=abort&release=41&to=40"}
 }
 
 // hostile is a world in which whatever can be text is evil.
@@ -62,6 +63,16 @@ func hostile(t testing.TB) *world {
 	must(t, os.WriteFile(hub.LogFile(w.dir, 1), []byte(long), 0o600))
 	w.alert(fleet.Alert{Schema: 1, Key: evil, Kind: fleet.AlertKind(evil), Severity: fleet.Critical, Host: "joker", Release: evil, What: long, Detail: long, Commands: []string{long}, Since: now, OpenedAt: now})
 	must(t, w.store.PutDrill(t.Context(), fleet.DrillReport{Schema: 1, ID: "one", Version: evil, StartedAt: now, EndedAt: now, Where: evil, Host: evil, Scenarios: []fleet.DrillScenario{{Name: "x", Title: evil, Result: fleet.DrillResult(evil), Detail: evil, Checks: []fleet.DrillCheck{{Name: evil, Result: fleet.DrillFail, Detail: evil}}, Commands: []string{evil}}}}))
+	bad := newDesk(t, w, now)
+	for i := range bad.v.Rings {
+		x := &bad.v.Rings[i]
+		x.Name, x.Reason, x.Zone, x.Windows = evil, long, evil, []string{evil}
+		x.Failed, x.Rebooting = fleet.Named{Count: 30, Names: []string{evil, long}}, []string{evil}
+	}
+	bad.v.Rings[2].Name = "rest"
+	bad.v.Freeze, bad.v.Paused, bad.v.Trouble = &fleet.RolloutOrder{By: evil, Reason: long, Until: &now}, &fleet.RolloutOrder{By: evil, Reason: long}, failure
+	w.act(fleet.RolloutAct{Schema: 1, Act: evil, At: now, By: evil, Ring: evil, Reason: long, Release: 41, Hosts: []string{evil}})
+	w.act(fleet.RolloutAct{Schema: 1, Act: fleet.RolloutPromoted, At: now, By: evil, Ring: evil, Release: 41})
 	event, err := fleet.NewEvent(evil, evil, evil, evil, now, evil)
 	must(t, err)
 	_, err = w.store.PutEvents(t.Context(), []fleet.Event{event})

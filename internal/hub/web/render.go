@@ -26,6 +26,8 @@ type page struct {
 	Nav      string // the entry that is marked in the navigation
 	// Live are the kinds of notices that this page is to be made anew for, and Host the one host whose notices those of kind host must be.
 	Live, Host    string
+	Status        int  // of the answer; 0: 200
+	Still         bool // somebody types here: it is not loaded again by itself
 	Visitor       visitor
 	Now           time.Time
 	Alerts        []fleet.Alert // open
@@ -136,6 +138,9 @@ func words() template.FuncMap {
 		"left":    func(t, now time.Time) string { return span(t.Sub(now).Seconds()) },
 		"deref":   func(t *time.Time) time.Time { return *t },
 		"slug":    slug,
+		"parts":   ringParts, "countdown": countdown,
+		"more":    func(n fleet.Named) int { return n.Count - min(len(n.Names), 8) },
+		"rollout": func(v *rolloutView, now time.Time) map[string]any { return map[string]any{"Rollout": v, "Now": now} },
 		"store":   storeName,
 	}
 }
@@ -256,6 +261,8 @@ func symbols() map[string]string {
 		"released": "✓", "running": "→", // of runs
 		string(fleet.Committed): "✓", string(fleet.Tested): "✎", string(fleet.RolledBack): "↩", string(fleet.NotActivated): "✕", string(fleet.RebootNeeded): "‖", string(fleet.RollbackFailed): "✕",
 		"pass": "✓", "fail": "✕", "skip": "–", // of drills
+		string(fleet.RolloutRolling): "→", string(fleet.RolloutSoaking): "◔", string(fleet.RolloutStopped): "✕", // of rings, beside done and waiting
+		fleet.RolloutPromoted: "→", fleet.RolloutApproved: "✓", fleet.RolloutResumed: "→", fleet.RolloutFrozen: "‖", fleet.RolloutUnfrozen: "→", fleet.RolloutAborted: "↩", fleet.RolloutRebooting: "↻", fleet.RolloutComplete: "✓",
 		"critical": "✕", "warning": "!", "resolved": "✓", // of alerts
 	}
 }

@@ -1,10 +1,12 @@
 // Package web is the hub's page for people: whether all is well in the fleet, and what is not.
 //
-// It shows what the hub knows and changes nothing. Pages are made by the server and work without the script, which only keeps them
-// up to date, and marks them when it cannot. Who may not read is answered the same whatever was asked for. Start at New; who may: access.go.
+// It shows what the hub knows, and changes nothing but the roll-out, by orders of who has a token for them (order.go). Pages are made by the server and work
+// without the script, which only keeps them up to date, and marks them when it cannot. Who may not read is answered the same whatever was asked for. Start at
+// New; who may: access.go.
 package web
 
 import (
+	"cmp"
 	"context"
 	"embed"
 	"io/fs"
@@ -70,6 +72,9 @@ func New(o Options) (http.Handler, error) {
 	inside.HandleFunc("GET /-/hosts/{host}/log", asEvents(o.Hub.ServeHostLogs))
 	inside.HandleFunc("GET /-/runs/{id}/log", asEvents(o.Hub.ServeRunLog))
 	inside.HandleFunc("GET /-/stream", s.stream)
+	get("/-/rollout", s.rolloutPage)
+	get("/-/rollout/order", s.orderForm)
+	inside.HandleFunc("POST /-/rollout/order", s.order)
 
 	outside := http.NewServeMux()
 	outside.Handle("GET /-/static/{file}", s.static(static))
@@ -87,7 +92,7 @@ func New(o Options) (http.Handler, error) {
 			inside.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), visitorKey{}, v)))
 		}
 	})
-	guard := http.NewCrossOriginProtection() // of login and logout; nothing else changes anything
+	guard := http.NewCrossOriginProtection() // of logging in and out, and of orders; nothing else changes anything
 	return headers(guard.Handler(outside)), nil
 }
 
@@ -132,7 +137,7 @@ var errNotFound = fleet.Errorf(fleet.Local, fleet.CodeNotFound, "there is nothin
 // show makes a page and sends it.
 func (s *server) show(w http.ResponseWriter, r *http.Request, make func(*http.Request) (page, error)) {
 	p, err := make(r)
-	status := http.StatusOK
+	status := cmp.Or(p.Status, http.StatusOK)
 	switch {
 	case r.Context().Err() != nil:
 		return

@@ -140,6 +140,14 @@ func (w *world) writeTokens(scopes ...string) {
 	must(w.t, os.WriteFile(filepath.Join(w.dir, "tokens.toml"), []byte(text.String()), 0o600))
 }
 
+// writeBoth adds a token with several scopes.
+func (w *world) writeBoth(name string, scopes ...string) {
+	file := filepath.Join(w.dir, "tokens.toml")
+	before, err := os.ReadFile(file)
+	must(w.t, err)
+	must(w.t, os.WriteFile(file, fmt.Appendf(before, "[[token]]\nname = %q\nsha256 = %q\nscopes = [\"%s\"]\n", name, hub.HashToken(secretOf(name)), strings.Join(scopes, `", "`)), 0o600))
+}
+
 // request makes a request to the page as a browser does, changed by what is given.
 func (w *world) request(method, path string, body string, change ...func(*http.Request)) *http.Response {
 	w.t.Helper()

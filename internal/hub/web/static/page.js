@@ -14,12 +14,20 @@
     const said = s < -60 ? "in " + units(-s) : s < 5 ? "now" : units(s) + " ago";
     if (t.textContent !== said) t.textContent = said;
   };
-  const tellAll = () => document.querySelectorAll("time.ago").forEach(tell);
+  // How long a ring is to wait yet.
+  const spell = (s) => s < 60 ? s + " s" : s < 3600 ? Math.floor(s / 60) + " min " + s % 60 + " s" : s < 172800 ? Math.floor(s / 3600) + " h " + Math.floor(s % 3600 / 60) + " min" : Math.floor(s / 86400) + " days " + Math.floor(s % 86400 / 3600) + " h";
+  const count = (t) => {
+    const s = Math.ceil((Date.parse(t.dateTime) - (Date.now() - ahead)) / 1000), said = s > 0 ? spell(s) + " left" : "over";
+    if (t.textContent !== said) t.textContent = said;
+  };
+  const countAll = () => document.querySelectorAll("time.left").forEach(count);
+  setInterval(countAll, 1000);
+  const tellAll = () => { document.querySelectorAll("time.ago").forEach(tell); countAll(); };
   setInterval(tellAll, 5000);
 
   // Putting a newer page in place of what is shown.
   const same = (a, b) => {
-    const text = (e) => { const c = e.cloneNode(true); c.querySelectorAll("time.ago").forEach((t) => { t.textContent = ""; }); c.classList.remove("new"); c.querySelectorAll(".new").forEach((n) => n.classList.remove("new")); c.querySelectorAll("details").forEach((d) => d.removeAttribute("open")); return c.outerHTML; };
+    const text = (e) => { const c = e.cloneNode(true); c.querySelectorAll("time.ago, time.left").forEach((t) => { t.textContent = ""; }); c.classList.remove("new"); c.querySelectorAll(".new").forEach((n) => n.classList.remove("new")); c.querySelectorAll("details").forEach((d) => d.removeAttribute("open")); return c.outerHTML; };
     return text(a) === text(b);
   };
   const put = (now, next) => {
