@@ -40,7 +40,7 @@ func (a *Agent) prefetchRoot() string { return filepath.Join(a.Config.StateDir, 
 // prefetch begins, goes on with, or ends a prefetch, as the record says. It is called whenever that was looked at, which is at least as often as git is.
 func (a *Agent) prefetch(ctx context.Context) {
 	p, r, want := &a.ahead, a.record, ""
-	if r.Head != nil && (a.Config.Prefetch.Enable == nil || *a.Config.Prefetch.Enable) {
+	if r.Head != nil && r.Head.Entry.Built && (a.Config.Prefetch.Enable == nil || *a.Config.Prefetch.Enable) {
 		want = r.Head.Entry.OutPath
 	}
 	busy := r.Phase == fleet.PhaseStaging || r.Phase == fleet.PhaseActivating

@@ -74,21 +74,24 @@ func hostOffline(ctx context.Context, r *run) error {
 		return err
 	}
 	r.await(ctx, "back, it commits the newest", func() (string, error) { return committed(ctx, r.host(drilled), p) })
-	r.see("and never had the one between", func() (string, error) {
-		var past []fleet.Deployment
-		out, err := r.yard.run(ctx, drilled, "garrison", "history", "-n", "3", "-o", "json")
-		if err == nil {
-			err = unmarshal([]byte(out), &past)
-		}
-		for _, d := range past {
-			if d.Release.Source.Commit == missed.commit {
-				err = fmt.Errorf("%s was deployed", d.Release.Name())
-			}
-		}
-		return fmt.Sprintf("%d entries of its history read", len(past)), err
-	})
+	r.see("and never had the one between", func() (string, error) { return r.never(ctx, drilled, missed) })
 	r.see("it says what was pushed", func() (string, error) { return saysMarker(ctx, r.host(drilled), m) })
 	return nil
+}
+
+// never says whether a host never deployed the release of a commit.
+func (r *run) never(ctx context.Context, host string, p pushed) (string, error) {
+	var past []fleet.Deployment
+	out, err := r.yard.run(ctx, host, "garrison", "history", "-n", "3", "-o", "json")
+	if err == nil {
+		err = unmarshal([]byte(out), &past)
+	}
+	for _, d := range past {
+		if d.Release.Source.Commit == p.commit {
+			err = fmt.Errorf("%s was deployed", d.Release.Name())
+		}
+	}
+	return fmt.Sprintf("%d entries of its history read", len(past)), err
 }
 
 func twoReleases(ctx context.Context, r *run) error {

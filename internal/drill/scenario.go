@@ -169,7 +169,7 @@ func (r *run) end(err error) {
 
 // catalogue is everything that can be drilled, in its order.
 func catalogue() []scenario {
-	return slices.Concat(happy, failing, activating, outages, hostile, recovery)
+	return slices.Concat(happy, failing, activating, outages, hostile, recovery, rollouts)
 }
 
 // Names are the names of all scenarios, for completion and help.
