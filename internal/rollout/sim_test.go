@@ -26,6 +26,8 @@ type world struct {
 
 	lose, double, late float64       // of reports
 	poll               time.Duration // of agents
+	gather             time.Duration // that the hub lets pass after a report, for others to be decided on with it; 0: none
+	due                bool          // it is about to
 	bad                func(host string, release int) bool
 	hosts              map[string]*rollout.Host // what the hub knows
 	heard              time.Time
@@ -258,7 +260,12 @@ func (w *world) hear(said fleet.Status, past []outcome) {
 		}
 	}
 	slices.SortFunc(h.Took, func(a, b rollout.Took) int { return a.At.Compare(b.At) })
-	w.decide()
+	if w.gather == 0 {
+		w.decide()
+	} else if !w.due {
+		w.due = true
+		w.after(w.gather, func() { w.due = false; w.decide() })
+	}
 }
 
 // restart has the hub forget all that is not in git.
