@@ -51,7 +51,7 @@ func newWatchers(ctx context.Context, c HubFile, h *hub.Hub, caches *cache.Serve
 		if w.forge, err = forge.Open(forge.Config{Kind: c.Forge.Kind, URL: c.Forge.URL, API: c.Forge.API, Repo: c.Forge.Repo, Token: tokenFrom(c.Forge.TokenFile)}); err != nil {
 			return nil, err
 		}
-		w.announcer = hub.NewAnnouncer(hub.AnnounceOptions{SetStatus: w.forge.SetStatus, Hosts: h.Hosts,
+		w.announcer = hub.NewAnnouncer(hub.AnnounceOptions{SetStatus: w.forge.SetStatus, Hosts: h.Hosts, Rings: w.rings.View,
 			File: filepath.Join(c.DataDir, "rollout.json"), Silent: time.Duration(c.Follow.Silent), Log: log})
 		h.Told = func(s fleet.Status) {
 			w.rings.Reported(s)

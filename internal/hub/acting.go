@@ -163,11 +163,15 @@ func (c *Controller) abort(ctx context.Context, f rollout.Facts) error {
 
 // Order implements Roller.
 func (c *Controller) Order(ctx context.Context, by string, o fleet.RolloutCommand) (fleet.Rollout, error) {
-	if !c.Moves {
-		return fleet.Rollout{}, c.hinders()
+	if !c.concerned() {
+		_, err := rollout.Carry(o, by, rollout.Standing{Newest: c.Hub.Newest(), Now: time.Now()})
+		return fleet.Rollout{}, err
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if !c.Moves {
+		return fleet.Rollout{}, c.hinders()
+	}
 	b, err := c.book()
 	if err != nil {
 		return fleet.Rollout{}, err

@@ -3,6 +3,8 @@ package hub
 import (
 	"context"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -16,8 +18,9 @@ type AnnounceOptions struct {
 	// SetStatus makes or replaces the status of a commit; a forge.Forge does.
 	SetStatus func(ctx context.Context, commit string, s forge.Status) error
 	Hosts     func(context.Context) ([]fleet.Status, error)
-	File      string        // keeps what was said last; it may be lost
-	Silent    time.Duration // after it a host that said nothing is named
+	Rings     func(context.Context) (fleet.Rollout, error) // may be nil
+	File      string                                       // keeps what was said last; it may be lost
+	Silent    time.Duration                                // after it a host that said nothing is named
 	Log       *slog.Logger
 }
 
@@ -33,9 +36,15 @@ type Announcer struct {
 
 // told is what the forge was told last.
 type told struct {
-	Schema int          `json:"schema"`
-	Number int          `json:"number"` // of the release
-	Commit string       `json:"commit"`
+	Schema int    `json:"schema"`
+	Number int    `json:"number"` // of the release
+	Commit string `json:"commit"`
+	said
+	Rings map[string]said `json:"rings,omitempty"` // by name
+}
+
+// said is what was told of one thing.
+type said struct {
 	Status forge.Status `json:"status"`
 	At     time.Time    `json:"at"`
 	Times  int          `json:"times"` // for that release
@@ -113,8 +122,9 @@ func (a *Announcer) step(ctx context.Context) (again time.Duration) {
 			return pause
 		}
 	}
-	if a.told.Status.State == forge.Success { // what hosts are about after that is not this release's
-		return idle
+	again, done := a.sayRings(ctx, m, idle)
+	if done || a.told.Status.State == forge.Success { // what hosts are about after that is not this release's
+		return again
 	}
 	hosts, err := a.Hosts(ctx)
 	if err != nil {
@@ -123,36 +133,69 @@ func (a *Announcer) step(ctx context.Context) (again time.Duration) {
 		}
 		return idle
 	}
-	s := Rollout(m, hosts, time.Now(), a.Silent)
-	if s == a.told.Status {
-		return idle
+	wait, _ := a.say(ctx, m, Rollout(m, hosts, time.Now(), a.Silent), &a.told.said, idle)
+	return min(wait, again)
+}
+
+// sayRings tells how the release stands in one of its rings, if there is something to tell; else again is when there may be.
+func (a *Announcer) sayRings(ctx context.Context, m *fleet.Manifest, idle time.Duration) (again time.Duration, done bool) {
+	if a.Rings == nil || len(m.Rings) == 0 {
+		return idle, false
 	}
-	if wait := time.Until(a.told.At.Add(a.gap(s))); wait > 0 {
-		return wait
+	v, err := a.Rings(ctx)
+	if err != nil || v.Release != m.Number {
+		return idle, false
+	}
+	again = idle
+	for _, r := range v.Rings {
+		of := a.told.Rings[r.Name]
+		wait, told := a.say(ctx, m, ringStatus(r, v.Release), &of, idle)
+		if told {
+			if a.told.Rings == nil {
+				a.told.Rings = map[string]said{}
+			}
+			a.told.Rings[r.Name] = of
+			a.keep()
+			return wait, true
+		}
+		if again = min(again, wait); a.failed > 0 {
+			return wait, true
+		}
+	}
+	return again, false
+}
+
+// say tells the forge s of m's commit, unless that was said last, or it is too early; told says that it was.
+func (a *Announcer) say(ctx context.Context, m *fleet.Manifest, s forge.Status, last *said, idle time.Duration) (again time.Duration, told bool) {
+	if s == last.Status {
+		return idle, false
+	}
+	if wait := time.Until(last.At.Add(last.gap(s))); wait > 0 {
+		return wait, false
 	}
 	if err := a.SetStatus(ctx, m.Source.Commit, s); err != nil {
-		return a.pause(ctx, err)
+		return a.pause(ctx, err), false
 	}
 	a.failed = 0
-	a.told.Status, a.told.At = s, time.Now().UTC()
-	a.told.Times++
+	last.Status, last.At = s, time.Now().UTC()
+	last.Times++
 	a.keep()
-	if a.told.Times == mostTold {
-		a.Log.Warn("the forge is told no more of this rollout but its end: it was told often enough", "release", m.Number, "times", mostTold)
+	if last.Times == mostTold {
+		a.Log.Warn("the forge is told no more of this rollout but its end: it was told often enough", "release", m.Number, "about", s.Context, "times", mostTold)
 	}
-	return announceGap
+	return announceGap, true
 }
 
 // gap is how long after the last status s may be told: the longer the more often it was.
-func (a *Announcer) gap(s forge.Status) time.Duration {
-	if a.told.Times == 0 || s.State == forge.Success {
+func (t said) gap(s forge.Status) time.Duration {
+	if t.Times == 0 || s.State == forge.Success {
 		return 0
 	}
-	gap := announceGap << min(a.told.Times-1, 20)
+	gap := announceGap << min(t.Times-1, 20)
 	switch {
-	case a.told.Times >= mostTold:
+	case t.Times >= mostTold:
 		return 1<<62 - 1
-	case s.State != a.told.Status.State:
+	case s.State != t.Status.State:
 		return min(gap, stateGap)
 	}
 	return min(gap, textGap)
@@ -162,6 +205,11 @@ func (a *Announcer) gap(s forge.Status) time.Duration {
 func (a *Announcer) takeLeave(ctx context.Context, m *fleet.Manifest) (pause time.Duration) {
 	if a.told.Status.State == forge.Pending && a.told.Commit != m.Source.Commit {
 		err := a.SetStatus(ctx, a.told.Commit, Superseded(a.told.Status, m.Name()))
+		for _, ring := range slices.Sorted(maps.Keys(a.told.Rings)) {
+			if last := a.told.Rings[ring].Status; err == nil && last.State == forge.Pending {
+				err = a.SetStatus(ctx, a.told.Commit, Superseded(last, m.Name()))
+			}
+		}
 		if err != nil && fleet.ClassOf(err) == fleet.Transient && a.failed < farewells || ctx.Err() != nil {
 			return a.pause(ctx, err)
 		}

@@ -210,3 +210,50 @@ func TestAnnouncesAfterALoss(t *testing.T) {
 		}
 	})
 }
+
+// TestRingsAnnounced: the release's commit shows each ring, once for what changes there.
+func TestRingsAnnounced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := &board{file: filepath.Join(t.TempDir(), "told.json")}
+		m := &fleet.Manifest{Number: 7, CreatedAt: time.Now(), Source: fleet.Source{Commit: "c7"}, Hosts: map[string]fleet.Entry{"a": {}, "b": {}}, Rings: []fleet.Ring{{Name: "canary"}, {Name: "rest"}}}
+		var mu sync.Mutex
+		v := fleet.Rollout{Release: 7, Rings: []fleet.RolloutRing{{Ring: m.Rings[0], State: fleet.RolloutSoaking, Release: 7, Reason: "soaks release-7 until 12:00 UTC (9 min left)"},
+			{Ring: m.Rings[1], State: fleet.RolloutWaiting, Release: 6, Reason: "has release-6; waits for ring canary"}}}
+		a := hub.NewAnnouncer(hub.AnnounceOptions{SetStatus: b.set, Hosts: b.fleet, File: b.file, Silent: time.Hour, Log: slog.New(slog.NewTextHandler(&b.log, nil)),
+			Rings: func(context.Context) (fleet.Rollout, error) { mu.Lock(); defer mu.Unlock(); return v, nil }})
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { defer close(done); a.Run(ctx) }()
+		a.Newest(m)
+		change := func(i int, s fleet.RolloutState, release int, why string) {
+			time.Sleep(3 * time.Hour)
+			synctest.Wait()
+			mu.Lock()
+			v.Rings = slices.Clone(v.Rings)
+			v.Rings[i].State, v.Rings[i].Release, v.Rings[i].Reason = s, release, why
+			mu.Unlock()
+			a.Reported()
+		}
+		change(0, fleet.RolloutSoaking, 7, "soaks release-7 until 12:00 UTC (8 min left)") // which is no news
+		change(0, fleet.RolloutDone, 7, "has release-7")
+		change(1, fleet.RolloutStopped, 7, "paused: 1 host failed: b")
+		change(1, fleet.RolloutDone, 7, "has release-7")
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		cancel()
+		<-done
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		var rings []string
+		for _, s := range b.told {
+			if !strings.Contains(s, "of 2 hosts") {
+				rings = append(rings, s)
+			}
+		}
+		want := []string{"c pending release-7: soaks release-7 until 12:00 UTC", "c pending release-7: has release-6; waits for ring canary", "c success release-7: has release-7",
+			"c failure release-7: paused: 1 host failed: b", "c success release-7: has release-7"}
+		if !slices.Equal(rings, want) {
+			t.Errorf("told:\n%s", strings.Join(rings, "\n"))
+		}
+	})
+}

@@ -26,6 +26,7 @@ type counts struct {
 	runs        map[fleet.RunState]int
 	deployments map[fleet.Result]int
 	told        map[toldResult]int
+	acts        map[string]int // of the roll-out
 	storeErrors int
 }
 
@@ -56,6 +57,11 @@ func (c *counts) event(e fleet.Event) {
 				add(&c.runs, r.State)
 				c.observe("ci", r.Stages)
 			})
+		}
+	case fleet.EventRollout:
+		var a fleet.RolloutAct
+		if json.Unmarshal(e.Data, &a) == nil {
+			c.change(func(c *counts) { add(&c.acts, a.Act) })
 		}
 	case fleet.EventDeployment:
 		var d fleet.Deployment

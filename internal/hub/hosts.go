@@ -260,7 +260,7 @@ func number(w http.ResponseWriter, r *http.Request, most int) (int, bool) {
 	return n, true
 }
 
-// InUse returns the store paths of the systems that hosts said they run, ran, booted, or are about to run. There are doubles.
+// InUse returns the store paths of the systems that hosts said they run, ran, booted, or are about to run, or staged ahead. There are doubles.
 func (h *Hub) InUse(ctx context.Context) ([]string, error) {
 	all, err := h.Store.Statuses(ctx)
 	if err != nil {
@@ -273,6 +273,9 @@ func (h *Hub) InUse(ctx context.Context) ([]string, error) {
 			if t != nil {
 				paths = append(paths, t.OutPath)
 			}
+		}
+		if s.Ahead != nil {
+			paths = append(paths, s.Ahead.OutPath)
 		}
 		if s.Last != nil {
 			paths = append(paths, s.Last.OutPath, s.Last.Previous)

@@ -36,7 +36,7 @@ func (h *Hub) Metrics(ctx context.Context) string {
 	p.Sample("garrison_hub_info", 1, "version", h.Version)
 	p.One("garrison_hub_start_time_seconds", "gauge", "When the hub began to listen.", metrics.UnixSeconds(h.Started()))
 	var failed error
-	for _, part := range []func(context.Context, *metrics.Page) error{h.measureHosts, h.measureReleases, h.measureRuns, h.measureAlerts} {
+	for _, part := range []func(context.Context, *metrics.Page) error{h.measureHosts, h.measureRings, h.measureReleases, h.measureRuns, h.measureAlerts} {
 		failed = cmp.Or(failed, part(ctx, &p))
 	}
 	if failed != nil && ctx.Err() == nil {
@@ -122,6 +122,49 @@ func (h *Hub) measureRollout(p *metrics.Page, m *fleet.Manifest, hosts []fleet.S
 		p.Sample("garrison_hub_rollout_hosts", float64(at[s]), "standing", s.String())
 	}
 }
+
+// measureRings tells how the rings stand; nothing, where there are none.
+func (h *Hub) measureRings(ctx context.Context, p *metrics.Page) error {
+	var v fleet.Rollout
+	known := false
+	if h.Rollout != nil {
+		var err error
+		if v, err = h.Rollout.View(ctx); err == nil {
+			known = len(v.Rings) > 0
+		}
+	}
+	if !known {
+		return nil
+	}
+	p.Begin("garrison_hub_rollout_state", "gauge", "1 for the state that the roll-out is in.")
+	for _, s := range rolloutStates {
+		p.Sample("garrison_hub_rollout_state", metrics.OneIf(v.State == s), "state", string(s))
+	}
+	p.Begin("garrison_hub_ring_state", "gauge", "1 for the state that a ring is in.")
+	for _, r := range v.Rings {
+		for _, s := range rolloutStates {
+			p.Sample("garrison_hub_ring_state", metrics.OneIf(r.State == s), "ring", r.Name, "state", string(s))
+		}
+	}
+	p.Begin("garrison_hub_ring_release", "gauge", "Number of the release that all batches of a ring were given; 0 for none.")
+	for _, r := range v.Rings {
+		p.Sample("garrison_hub_ring_release", float64(r.Release), "ring", r.Name)
+	}
+	p.Begin("garrison_hub_ring_hosts", "gauge", "Hosts of a ring by how they do with the release that it was given.")
+	for _, r := range v.Rings {
+		for _, of := range []struct {
+			how string
+			n   fleet.Named
+		}{{"done", r.Done}, {"failed", r.Failed}, {"silent", r.Silent}, {"away", r.Away}, {"pending", r.Pending}} {
+			p.Sample("garrison_hub_ring_hosts", float64(of.n.Count), "ring", r.Name, "how", of.how)
+		}
+	}
+	p.Flag("garrison_hub_rollout_late", "1 when the roll-out takes longer than its soak times and windows explain.", v.LateSince != nil)
+	p.Flag("garrison_hub_rollout_able", "0 when the hub can give no ring a release.", v.Trouble == nil)
+	return nil
+}
+
+var rolloutStates = []fleet.RolloutState{fleet.RolloutDone, fleet.RolloutRolling, fleet.RolloutSoaking, fleet.RolloutWaiting, fleet.RolloutStopped}
 
 func (h *Hub) measureReleases(ctx context.Context, p *metrics.Page) error {
 	list, err := h.Store.Releases(ctx, 0, 1)
@@ -239,6 +282,10 @@ func (h *Hub) measureCounts(p *metrics.Page) {
 		for _, result := range []string{"taken", "refused", "failed"} {
 			p.Sample("garrison_hub_reports_total", float64(c.told[toldResult{kind, result}]), "kind", kind, "result", result)
 		}
+	}
+	p.Begin("garrison_hub_rollout_acts_total", "counter", "What happened in roll-outs.")
+	for _, act := range []string{fleet.RolloutPromoted, fleet.RolloutPaused, fleet.RolloutResumed, fleet.RolloutFrozen, fleet.RolloutAborted, fleet.RolloutRebooting, fleet.RolloutComplete} {
+		p.Sample("garrison_hub_rollout_acts_total", float64(c.acts[act]), "act", act)
 	}
 	p.One("garrison_hub_store_errors_total", "counter", "Requests and pages for which the store failed.", float64(c.storeErrors))
 }

@@ -61,6 +61,7 @@ func wantLines(t *testing.T, page string, want ...string) {
 func TestMetrics(t *testing.T) {
 	w := newWorld(t)
 	w.Alerts, w.Version = wrongs{}, "1.2"
+	w.roller.view.Rings = []fleet.RolloutRing{{Ring: fleet.Ring{Name: "canary"}, State: fleet.RolloutDone}}
 	w.Measure = func(p *metrics.Page) {
 		hub.MeasureContact(p, fleet.Contact{LastOK: time.Unix(1_700_000_000, 0)})
 		hub.MeasureDisks(p, []fleet.Disk{{Of: "the hub's data", FreeBytes: 5, TotalBytes: 10}})

@@ -1,6 +1,7 @@
 package hub_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,21 +11,37 @@ import (
 	"time"
 
 	"github.com/garrison-nix/garrison/internal/fleet"
+	"github.com/garrison-nix/garrison/internal/metrics/metricstest"
 )
 
 // roller is a roll-out that does nothing but remember what was ordered.
 type roller struct {
 	ordered []string
 	fails   error
+	view    fleet.Rollout
 }
 
 func (r *roller) View(context.Context) (fleet.Rollout, error) {
-	return fleet.Rollout{Schema: 1, State: fleet.RolloutDone}, r.fails
+	r.view.Schema, r.view.State = 1, cmp.Or(r.view.State, fleet.RolloutDone)
+	return r.view, r.fails
 }
 
 func (r *roller) Order(ctx context.Context, by string, c fleet.RolloutCommand) (fleet.Rollout, error) {
 	r.ordered = append(r.ordered, fmt.Sprintf("%s %s %s %d: %s", by, c.Act, c.Ring, c.Release, c.Reason))
 	return r.View(ctx)
+}
+
+// TestRingsMeasured: how the rings stand is on the page of metrics, and nothing of them where there are none.
+func TestRingsMeasured(t *testing.T) {
+	w := newWorld(t)
+	if page := w.page(); strings.Contains(page, "garrison_hub_ring") || strings.Contains(page, "garrison_hub_rollout_state") {
+		t.Error("a fleet without rings has some")
+	}
+	w.roller.view = fleet.Rollout{Release: 7, State: fleet.RolloutStopped, LateSince: &time.Time{}, Rings: []fleet.RolloutRing{{Ring: fleet.Ring{Name: "canary"}, State: fleet.RolloutStopped, Release: 6,
+		Failed: fleet.Named{Count: 2}}}}
+	metricstest.Check(t, w.page())
+	wantLines(t, w.page(), `garrison_hub_rollout_state{state="paused"} 1`, `garrison_hub_ring_state{ring="canary",state="paused"} 1`, `garrison_hub_ring_state{ring="canary",state="done"} 0`,
+		`garrison_hub_ring_release{ring="canary"} 6`, `garrison_hub_ring_hosts{ring="canary",how="failed"} 2`, `garrison_hub_rollout_late 1`, `garrison_hub_rollout_able 1`)
 }
 
 func TestOrders(t *testing.T) {

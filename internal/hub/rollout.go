@@ -1,7 +1,9 @@
 package hub
 
 import (
+	"cmp"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -74,6 +76,24 @@ func (at stood) wanting() (parts []string) {
 	}
 	return parts
 }
+
+// RingContext is the beginning of the name under which a release's commit shows how it stands in a ring, whose name follows.
+const RingContext = "garrison/ring/"
+
+// ringStatus says how a release stands in a ring: a success once the ring is through with it, a failure when it goes no further there.
+func ringStatus(r fleet.RolloutRing, release int) forge.Status {
+	s := forge.Status{Context: RingContext + r.Name, State: forge.Pending, Text: fleet.TagName(release) + ": " + cmp.Or(ringText.ReplaceAllString(r.Reason, ""), string(r.State))}
+	switch {
+	case r.State == fleet.RolloutStopped:
+		s.State = forge.Failure
+	case r.State == fleet.RolloutDone && r.Release >= release:
+		s.State = forge.Success
+	}
+	return s
+}
+
+// ringText is what of a ring's reason changes by the minute.
+var ringText = regexp.MustCompile(` \([^()]* left\)`)
 
 // Superseded is what becomes of a rollout that had not come to its end when the next release came.
 func Superseded(last forge.Status, by string) forge.Status {

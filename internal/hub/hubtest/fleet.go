@@ -98,16 +98,18 @@ func (f *Fleet) Release(change func(*fleet.Manifest)) *fleet.Manifest {
 	f.must(err)
 	moves := []git.Move{{Ref: "refs/heads/release", From: f.tip, To: commit}, {Ref: "refs/tags/" + m.Name(), To: tag}}
 	book := ledger.Book{Repo: f.Origin, Remote: git.Remote{URL: f.Origin.Dir}, Release: "release"}
-	_, err = book.Change(ctx, func(p ledger.Page) (*ledger.Entry, error) {
+	publish := func(p ledger.Page) (*ledger.Entry, error) {
 		e := &ledger.Entry{By: "CI <ci@example.org>", Summary: m.Name() + " is published", Ledger: p.Ledger, With: moves}
-		if len(m.Rings) > 0 && rollout.First(m, p.Ledger, now) == "" {
+		if rollout.First(m, p.Ledger, now) == "" {
 			branch := fleet.RingBranch("release", m.Rings[0].Name, 1)
 			e.Advances = []ledger.Advance{{Branch: branch, From: p.Rings[branch], To: commit}}
 			e.Ledger.Promoted(branch, fleet.Promotion{Release: number, At: now, By: "ci", Reason: "published"})
 		}
 		return e, nil
-	})
-	if len(m.Rings) == 0 {
+	}
+	if len(m.Rings) > 0 {
+		_, err = book.Change(ctx, publish)
+	} else {
 		err = f.Origin.Push(ctx, f.Origin.Dir, moves...)
 	}
 	f.must(err)
