@@ -7,7 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log"
+	"log/slog"
 	"net/http"
 	"net/http/httputil"
 	"net/url"
@@ -60,7 +60,7 @@ func (r *run) inBetween(ctx context.Context, change func(text []byte) []byte) (a
 	}
 	transport := &http.Transport{DialContext: forge.DialContext}
 	proxy := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: behind})
-	proxy.Transport, proxy.ErrorLog = transport, log.New(io.Discard, "", 0)
+	proxy.Transport, proxy.ErrorLog = transport, slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
 	proxy.ModifyResponse = func(resp *http.Response) error {
 		if resp.StatusCode != http.StatusOK || path.Ext(resp.Request.URL.Path) != ".narinfo" {
 			return nil

@@ -1,0 +1,52 @@
+package rollout_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/garrison-nix/garrison/internal/fleet"
+)
+
+// A failure in a ring that has passed the release already stops it further on.
+func TestLateFailureStops(t *testing.T) {
+	s := underWay("a: 1; b: 1; c: 1")
+	s.allTake(12)
+	s.expect(t, "b.1=12")
+	s.Now = s.Now.Add(time.Minute)
+	s.takes("b1x", 12, s.Now)
+	s.says("a1x").Reboot = &fleet.Reboot{Failure: &fleet.Failure{Message: "sshd is down"}}
+	s.expect(t, "", "paused: paused: a1x is not well since it was to reboot for release-12: sshd is down")
+	s.says("a1x").Reboot = nil
+	s.expect(t, "c.1=12")
+}
+
+// A ring is passed by all of its batches, and by what they have now.
+func TestRingsWhole(t *testing.T) {
+	a1, a2, b := fleet.Step{Ring: "a", Batch: 1}, fleet.Step{Ring: "a", Batch: 2}, fleet.Step{Ring: "b", Batch: 1}
+	s := newStand("a: 1 1; b: 1; c: 1")
+	s.everywhere(11)
+	s.publish(12).Rings[0].Manual = true
+	s.Tips[a2] = 12
+	s.promoted(a2, 12, s.Now)
+	s.pass(time.Minute)
+	s.takes("a2x", 12, s.Now)
+	s.expect(t, "")
+	s.Tips[a1] = 12
+	s.takes("a1x", 12, s.Now)
+	s.expect(t, "b.1=12")
+	s.takes("b1x", 12, s.Now)
+	// Somebody set b's branch back, and it is to wait for a word.
+	s.Tips[b], s.Newest.Rings[1].Manual = 11, true
+	s.expect(t, "")
+}
+
+// An abort at once is one move for each step, also for one that had something else coming.
+func TestAbortOvertakes(t *testing.T) {
+	s := underWay("a: 1; b: 1")
+	s.Tips[fleet.Step{Ring: "b", Batch: 1}] = 10
+	s.Ledger.Promotions["release-ring-b"] = nil
+	s.Ledger.Aborted = s.order(12)
+	s.Ledger.Aborted.To, s.Ledger.Aborted.AtOnce = 11, true
+	s.publish(13).RollbackTo = 11
+	s.expect(t, "a.1=13 b.1=13")
+}
