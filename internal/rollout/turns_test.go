@@ -50,3 +50,12 @@ func TestAbortOvertakes(t *testing.T) {
 	s.publish(13).RollbackTo = 11
 	s.expect(t, "a.1=13 b.1=13")
 }
+
+// What somebody took back from a step does not go on from there.
+func TestTakenBack(t *testing.T) {
+	b1, b2 := fleet.Step{Ring: "b", Batch: 1}, fleet.Step{Ring: "b", Batch: 2}
+	s := underWay("a: 1; b: 1 1")
+	s.promoted(b1, 12, s.Now)
+	s.Tips[b1], s.Tips[b2] = 11, 10
+	s.expect(t, "b.2=11")
+}
