@@ -100,7 +100,7 @@ func resigned(text []byte, sk signature.SecretKey) []byte {
 	return []byte(info.String())
 }
 
-// releaseThrough pushes a change while the drilled host is off the network, and puts somebody before the cache when it is released.
+// releaseThrough pushes a change while the drilled host is off the network, and puts somebody before the cache when the others have it.
 func (r *run) releaseThrough(ctx context.Context, subject string, change func([]byte) []byte) (p pushed, m marker, away func(context.Context) error, err error) {
 	restore, err := r.cut(ctx, drilled)
 	if err != nil {
@@ -111,6 +111,11 @@ func (r *run) releaseThrough(ctx context.Context, subject string, change func([]
 		return p, m, nil, err
 	}
 	r.await(ctx, "CI releases it", func() (string, error) { return r.released(ctx, p) })
+	for _, h := range r.hosts()[1:] { // they have fetched it before
+		if err := until(ctx, r.patience, r.again, func() error { _, err := committed(ctx, r.host(h), p); return err }); err != nil {
+			return p, m, nil, fmt.Errorf("%s: %w", h, err)
+		}
+	}
 	if away, err = r.inBetween(ctx, change); err != nil {
 		return p, m, away, err
 	}
