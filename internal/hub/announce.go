@@ -134,6 +134,9 @@ func (a *Announcer) step(ctx context.Context) (again time.Duration) {
 		return idle
 	}
 	wait, _ := a.say(ctx, m, Rollout(m, hosts, time.Now(), a.Silent), &a.told.said, idle)
+	if a.failed > 0 {
+		return wait
+	}
 	return min(wait, again)
 }
 

@@ -41,6 +41,7 @@ let
     database.urlFile = credential "database-url";
     notify = notify.settings;
     keep = { inherit (cfg.keep) events history logs; };
+    rollout = { inherit (cfg.rollout) enable; };
     inherit (cfg) metrics;
     trace = { inherit (cfg.trace) endpoint caFile; headersFile = credential "trace-headers"; };
     ci = if !withCI then { } else {
@@ -176,6 +177,7 @@ in
       caFile = absent types.str { description = "File with the certificates that are believed there; unset: the system's."; };
     };
     database.urlFile = absent (types.either types.path types.str) { description = "File with the URL of the PostgreSQL database that has what the hub knows; unset: SQLite on the local disk."; };
+    rollout.enable = absent types.bool { description = "Whether the hub gives rings their releases, and takes orders about that; unset: where it has a CI, whose credentials may push. Without a CI, those of follow must."; };
     keep = {
       events = absent types.str { example = "720h"; description = "How long events, and alerts that are over, are kept."; };
       history = absent types.str { example = "9600h"; description = "How long deployments, releases, runs with their logs, and drills are kept."; };
