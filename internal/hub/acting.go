@@ -117,7 +117,7 @@ func (c *Controller) trusted(ctx context.Context, p ledger.Page) (broken, err er
 		return nil, err
 	}
 	return fleet.Errorf(fleet.Local, fleet.CodeForcePushed, "somebody wrote the branch %s anew: what it says of pauses, freezes and promotions may be wrong", fleet.RolloutBranch(c.Branch)).
-		WithHint("put it back: git push --force origin %s:refs/heads/%s (in a clone that has it, or the hub's repo.git); or let it go on as it is: garrison resume --reason …", accepted[:12], fleet.RolloutBranch(c.Branch)), nil
+		WithHint("put it back: git push --force origin %s:refs/heads/%s (in a clone that has it, or the hub's repo.git); or let it go on as it is: garrison rollout resume --reason …", accepted[:12], fleet.RolloutBranch(c.Branch)), nil
 }
 
 // follows says whether a commit of the ledger comes after another one.

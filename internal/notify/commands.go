@@ -16,6 +16,9 @@ type about struct {
 	sender             string
 }
 
+// inClone is where orders about the roll-out are typed.
+const inClone = "  # in a clone, or on the hub's page"
+
 // commands are the next to type for somebody who is told of an alert of that kind: the one catalogue of them. What stands after # says where.
 func (l Limits) commands(kind fleet.AlertKind, a about) []string {
 	hub := ""
@@ -77,7 +80,7 @@ func (l Limits) commands(kind fleet.AlertKind, a about) []string {
 		if a.host == "" {
 			return []string{"garrison status" + hub, onHub("journalctl -u garrison-hub -p warning -n 50")}
 		}
-		return []string{ask("explain"), ask(logs), "garrison status" + hub}
+		return []string{ask("explain"), ask(logs), "garrison rollout resume --reason WHY" + inClone, "garrison rollout abort --reason WHY" + inClone}
 	case fleet.AlertLate:
 		return []string{"garrison status" + hub}
 	case fleet.AlertFollow:
