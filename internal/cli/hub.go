@@ -251,6 +251,7 @@ func (a *app) newCI(ctx context.Context, c HubFile, h *hub.Hub, w *watchers, log
 		Repo: w.follower.Repo, Remote: c.CI.Remote, SigningKey: c.CI.SigningKey, AllowedSigners: c.CI.AllowedSigners, SourceSigners: c.CI.SourceSigners,
 		Identities: identities(c.CI.Identity), Cache: func(release.Config) (release.Cache, error) { return cl, nil }, Log: log, NoFetch: true, OnlyNewest: true, Published: func() { w.follower.Hint(time.Now()) },
 	}}
+	w.mirrors = r.ringsMoved
 	return hub.NewCI(hub.CIOptions{Releaser: r, Hub: h, Released: w.follower.Moved, Forge: w.forge, Poll: time.Duration(c.CI.Poll), LogDir: logDir, Log: log}), nil
 }
 

@@ -22,7 +22,8 @@ type releaser struct {
 
 	mu      sync.Mutex
 	mirrors time.Time // when they are to be asked again what they lack; zero: never, which is so once all have everything
-	asked   bool      // since this process began
+	asked   bool      // since this process began, and since rings were moved
+	some    bool      // there are mirrors
 }
 
 // mirrorsAgain is when mirrors that lag behind are tried again: one that hangs holds up what CI does besides for a minute.
@@ -76,10 +77,18 @@ func (r *releaser) Look(ctx context.Context) (hub.Branches, error) {
 func (r *releaser) note(all []release.Mirrored) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.asked, r.mirrors = true, time.Time{}
+	r.asked, r.some, r.mirrors = true, len(all) > 0, time.Time{}
 	if len(release.MirrorsBehind(all)) > 0 {
 		r.mirrors = time.Now().Add(mirrorsAgain)
 	}
+}
+
+// ringsMoved says whether there are mirrors, which lack now what was moved.
+func (r *releaser) ringsMoved() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.asked = r.asked && !r.some
+	return r.some
 }
 
 func (r *releaser) Tidy(ctx context.Context) error {

@@ -22,6 +22,7 @@ type watchers struct {
 	follower  *hub.Follower
 	announcer *hub.Announcer // nil without a forge
 	rings     *hub.Controller
+	mirrors   func() bool // whether there are any, to be given what was moved; nil without CI
 }
 
 // newWatchers wires what c says, but for CI. It returns nil when there is no repository to look at.
@@ -36,7 +37,12 @@ func newWatchers(ctx context.Context, c HubFile, h *hub.Hub, caches *cache.Serve
 	w := &watchers{}
 	w.rings = hub.NewController(hub.ControllerOptions{Hub: h, Repo: repo, Branch: c.Follow.Branch, Signers: c.Follow.AllowedSigners, Silent: time.Duration(c.Follow.Silent), Moves: c.MovesRings(), Log: log,
 		Remote: func() (git.Remote, error) { return ringsAt(c) },
-		Moved:  func(tips map[string]string) { w.follower.RingsMoved(tips) },
+		Moved: func(tips map[string]string) {
+			w.follower.RingsMoved(tips)
+			if w.ci != nil && w.mirrors() {
+				w.ci.Wake(time.Now())
+			}
+		},
 		Abort: func(o fleet.RolloutOrder, of fleet.Source) {
 			if w.ci != nil {
 				w.ci.Abort(o, of)

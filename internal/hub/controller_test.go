@@ -1,6 +1,7 @@
 package hub_test
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -312,5 +313,37 @@ func TestWithoutRings(t *testing.T) {
 	}
 	if status, answer := r.Order(fleet.RolloutCommand{Act: "pause", Reason: "x"}); status != 409 || !strings.Contains(answer, "no rings") {
 		t.Errorf("%d %s", status, answer)
+	}
+}
+
+// TestCIAborts: what an abort asks for is released once, however often it is said and although something was pushed meanwhile, which comes after it; what failed for the moment is tried again.
+func TestCIAborts(t *testing.T) {
+	w, f := newWorld(t), &fake{tip: "m1", failures: map[string][]error{"old": {fleet.Errorf(fleet.Transient, fleet.CodeRemote, "away")}}}
+	ci, _ := w.start(f, 20*time.Millisecond)
+	until(t, "main was released", func() bool { return slices.Equal(f.commits(), []string{"m1"}) })
+	order := fleet.RolloutOrder{At: time.Now(), To: 3, Release: 5}
+	f.set(func() {
+		f.during = func(_ context.Context, commit string) {
+			if commit == "old" {
+				f.set(func() { f.tip = "m2" })
+				ci.Abort(order, fleet.Source{Commit: "old", Branch: "main"})
+			}
+		}
+	})
+	ci.Abort(order, fleet.Source{Commit: "old", Branch: "main"})
+	until(t, "it was released, and what was pushed", func() bool { f.mu.Lock(); defer f.mu.Unlock(); return f.succeeded["old"] && f.succeeded["m2"] })
+	for range 5 {
+		ci.Abort(order, fleet.Source{Commit: "old", Branch: "main"})
+	}
+	looks := f.looksNow()
+	until(t, "it looked again", func() bool { return f.looksNow() > looks+3 })
+	count := 0
+	for _, c := range f.commits() {
+		if c == "old" {
+			count++
+		}
+	}
+	if count != 2 {
+		t.Errorf("released: %q", f.commits())
 	}
 }

@@ -167,6 +167,7 @@ type Running struct {
 	Log      *Log
 	URL      string
 	fleet    *Fleet
+	mu       sync.Mutex
 	said     map[string]fleet.Status
 	stop     func()
 }
@@ -275,7 +276,9 @@ func (r *Running) Says(host string, release int, change func(*fleet.Status)) {
 		s.Active = &fleet.Target{Release: *s.Newest, Toplevel: fleet.Toplevel{OutPath: System(host, release)}, At: now}
 	}
 	change(&s)
+	r.mu.Lock()
 	r.said[host] = s
+	r.mu.Unlock()
 	r.tell("/api/v1/reports", s)
 }
 
