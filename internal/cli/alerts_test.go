@@ -17,7 +17,7 @@ func TestAlertsCommands(t *testing.T) {
 	low := []fleet.Disk{{Of: "store", FreeBytes: 1, TotalBytes: 1 << 40}}
 	ends := []fleet.Credential{{Name: "git", Ends: now}}
 	all := fleet.Status{Host: "web1", At: now, Phase: fleet.PhaseHeld, Target: &fleet.Target{Release: fleet.ReleaseRef{Number: 412}}, Failure: failure, Drift: true, Reboot: &fleet.Reboot{Failure: failure},
-		Refused: &fleet.Refusal{Tip: strings.Repeat("a", 40), Failure: *failure}, Remote: long, Pushing: 1, Push: long, Disks: low, Credentials: ends, Seen: &fleet.Seen{}}
+		Refused: &fleet.Refusal{Tip: strings.Repeat("a", 40), Failure: *failure}, Remote: long, Pushing: 1, Push: long, Disks: low, Credentials: ends, Seen: &fleet.Seen{}, ClockOffSeconds: 3600}
 	stuck, silent := all, all
 	stuck.Phase, stuck.Host, stuck.Attempt = fleet.PhaseRetrying, "web2", 2
 	silent.Host, silent.Seen = "web3", &fleet.Seen{Silent: &now}
