@@ -5,7 +5,7 @@
 VCS := $(shell git status --porcelain >/dev/null 2>&1 && echo true || echo false)
 # What of the tests: make test TEST=./internal/git TEST_FLAGS='-race -run Race -v'
 TEST ?= ./...
-TEST_FLAGS ?= -race -timeout 20m -p 2
+TEST_FLAGS ?= -race -timeout 30m -p 2
 STATICCHECK_VERSION := v0.8.2
 STATICCHECK := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/garrison/bin/staticcheck-$(STATICCHECK_VERSION)
 
