@@ -162,7 +162,7 @@ func FuzzDecide(f *testing.F) {
 		names := map[string]bool{}
 		for _, r := range facts.Newest.Rings {
 			if names[r.Name] {
-				t.Skip("no manifest is like that")
+				return
 			}
 			names[r.Name] = true
 		}
