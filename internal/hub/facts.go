@@ -100,12 +100,12 @@ func (c *Controller) release(ctx context.Context, name string) (*fleet.Manifest,
 	if m, known := c.releases[id]; known {
 		return m, nil
 	}
-	m, tag, err := ledger.Book{Repo: c.Repo, Release: c.Branch}.Manifest(ctx, c.page, name, c.Signers)
+	m, _, err := ledger.Book{Repo: c.Repo, Release: c.Branch}.Manifest(ctx, c.page, name, c.Signers)
 	switch {
-	case err == nil && tag.Commit == c.page.Tags[name].Commit:
+	case err == nil:
 		c.releases[id] = m
 		return m, nil
-	case err != nil && fleet.ClassOf(err) != fleet.Bad:
+	case fleet.ClassOf(err) != fleet.Bad:
 		return nil, err
 	}
 	c.Log.Debug("passing over a tag", "tag", name, "err", err)

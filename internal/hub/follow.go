@@ -12,6 +12,7 @@ import (
 
 	"github.com/garrison-nix/garrison/internal/fleet"
 	"github.com/garrison-nix/garrison/internal/git"
+	"github.com/garrison-nix/garrison/internal/ledger"
 )
 
 // FollowOptions say what is followed, and who is told.
@@ -278,21 +279,6 @@ func (f *Follower) remember(ctx context.Context) error {
 
 // readTag is the manifest of a tag that is here, if it may be believed.
 func (f *Follower) readTag(ctx context.Context, name string, ref git.Ref) (*fleet.Manifest, error) {
-	if f.Signers != "" {
-		if err := f.Repo.VerifyTag(ctx, ref.ID, f.Signers); err != nil {
-			return nil, err
-		}
-	}
-	tag, err := f.Repo.ReadTag(ctx, ref.ID)
-	if err != nil {
-		return nil, fleet.Errorf(fleet.Bad, fleet.CodeManifest, "the tag %s cannot be read", name).WithCause(err)
-	}
-	m, err := fleet.ParseTagMessage(tag.Message)
-	switch {
-	case err != nil:
-		return nil, fleet.Errorf(fleet.Bad, fleet.CodeManifest, "the tag %s says nothing that can be used", name).WithCause(err)
-	case tag.Name != name || m.Name() != name || tag.Commit != ref.Commit:
-		return nil, fleet.Errorf(fleet.Bad, fleet.CodeReplayed, "the tag %s was signed as %s with the manifest of %s: somebody renamed it", name, tag.Name, m.Name())
-	}
-	return m, nil
+	m, _, err := ledger.ReadRelease(ctx, f.Repo, name, ref, f.Signers)
+	return m, err
 }

@@ -282,20 +282,26 @@ func (b Book) Manifest(ctx context.Context, p Page, name, allowedSigners string)
 	if !there {
 		return nil, git.Tag{}, fleet.Errorf(fleet.Bad, fleet.CodeNotFound, "there is no %s at %s", name, git.Redact(b.Remote.URL)).WithHint("git ls-remote --tags shows which there are")
 	}
+	return ReadRelease(ctx, b.Repo, name, ref, allowedSigners)
+}
+
+// ReadRelease is the manifest in a release tag that is in a repository, and the tag, if one of the keys in the file allowedSigners signed it ("": whoever
+// did) under that name, for the commit that ref says. Errors of class Bad say that it may not be believed.
+func ReadRelease(ctx context.Context, repo *git.Repo, name string, ref git.Ref, allowedSigners string) (*fleet.Manifest, git.Tag, error) {
 	if allowedSigners != "" {
-		if err := b.Repo.VerifyTag(ctx, ref.ID, allowedSigners); err != nil {
+		if err := repo.VerifyTag(ctx, ref.ID, allowedSigners); err != nil {
 			return nil, git.Tag{}, fmt.Errorf("%s: %w", name, err)
 		}
 	}
-	tag, err := b.Repo.ReadTag(ctx, ref.ID)
+	tag, err := repo.ReadTag(ctx, ref.ID)
 	if err != nil {
-		return nil, tag, fleet.Errorf(fleet.Bad, fleet.CodeSignature, "the tag %s cannot be read", name).WithCause(err)
+		return nil, tag, fleet.Errorf(fleet.Bad, fleet.CodeManifest, "the tag %s cannot be read", name).WithCause(err)
 	}
 	m, err := fleet.ParseTagMessage(tag.Message)
-	if err != nil {
+	switch {
+	case err != nil:
 		return nil, tag, fleet.Errorf(fleet.Bad, fleet.CodeManifest, "the tag %s says nothing that can be used", name).WithCause(err)
-	}
-	if tag.Name != name || m.Name() != name {
+	case tag.Name != name || m.Name() != name || tag.Commit != ref.Commit:
 		return nil, tag, fleet.Errorf(fleet.Bad, fleet.CodeReplayed, "the tag %s was signed as %s with the manifest of %s: somebody renamed it", name, tag.Name, m.Name())
 	}
 	return m, tag, nil
