@@ -63,7 +63,7 @@ func parseRemote(remote string) (*url.URL, bool) {
 		remote = "ssh://" + host + "/" + strings.TrimPrefix(path, "/")
 	}
 	u, err := url.Parse(remote)
-	if err != nil || u.Hostname() == "" || u.RawQuery != "" || u.Fragment != "" {
+	if err != nil || u.Hostname() == "" || strings.ContainsAny(u.Hostname(), "[]") || u.RawQuery != "" || u.Fragment != "" {
 		return nil, false
 	}
 	switch u.Scheme {

@@ -36,7 +36,7 @@ func TestDetect(t *testing.T) {
 		}
 	}
 	for _, remote := range []string{"", "/srv/nixos.git", "./nixos", "nixos", "file:///srv/a/nixos", `C:\fleet\nixos`, "https://github.com/fleet", "https://github.com/a/b/c", "https://git.example/", "git@host:nixos",
-		"https://git.example/a/../b", "https://git.example/a/b?c", "ssh://", "a/b:c/d", "git@host:", "https://git.example/a%0ab/c", "ext::sh -c x"} {
+		"https://git.example/a/../b", "https://git.example/a/b?c", "ssh://", "a/b:c/d", "git@host:", "https://git.example/a%0ab/c", "ssh://g]::2/a/b", "ext::sh -c x"} {
 		if got, ok := forge.Detect(remote); ok {
 			t.Errorf("%s: %+v", remote, got)
 		}
