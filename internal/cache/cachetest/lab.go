@@ -16,6 +16,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/garrison-nix/garrison/internal/proc/proctest"
 )
 
 // Lab is servers that a package's tests share, each started when first asked for, on free ports of loopback. They are
@@ -66,25 +68,18 @@ type process struct {
 	cmd    *exec.Cmd
 	end    os.Signal // what makes it end at once, in order
 	output *bytes.Buffer
-	ended  chan struct{}
+	ended  <-chan struct{}
 }
 
 // start runs cmd until ready returns nil.
 func (l *Lab) start(cmd *exec.Cmd, end syscall.Signal, ready func(context.Context) error) error {
-	p := &process{cmd: cmd, end: end, output: &bytes.Buffer{}, ended: make(chan struct{})}
+	p := &process{cmd: cmd, end: end, output: &bytes.Buffer{}}
 	cmd.Stdout, cmd.Stderr = p.output, p.output
-	if cmd.SysProcAttr == nil {
-		cmd.SysProcAttr = &syscall.SysProcAttr{}
-	}
-	cmd.SysProcAttr.Pdeathsig = end
-	if err := cmd.Start(); err != nil {
+	var err error
+	if p.ended, err = proctest.Start(cmd, end); err != nil {
 		return err
 	}
 	l.servers = append(l.servers, p)
-	go func() {
-		_ = cmd.Wait() // its output says more
-		close(p.ended)
-	}()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	for {

@@ -17,12 +17,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/garrison-nix/garrison/internal/proc/proctest"
 )
 
 // Lab is a forge that a package's tests share, started when it is first asked for. The zero value is ready; TestMain stops it when
@@ -79,28 +80,17 @@ func Start(t testing.TB) *Gitea {
 type process struct {
 	cmd    *exec.Cmd
 	output *output
-	ended  chan struct{}
+	ended  <-chan struct{}
 }
 
 // run starts cmd and returns when ready does without an error.
 func run(cmd *exec.Cmd, ready func(context.Context) error) (*process, error) {
-	p := &process{cmd: cmd, output: &output{}, ended: make(chan struct{})}
+	p := &process{cmd: cmd, output: &output{}}
 	cmd.Stdout, cmd.Stderr = p.output, p.output
 	cmd.WaitDelay = 5 * time.Second
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWPID, Pdeathsig: syscall.SIGKILL}
-	started := make(chan error)
-	go func() {
-		// The kernel sends Pdeathsig when the thread ends that started the process, so no other goroutine may end this one.
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		err := cmd.Start()
-		started <- err
-		if err == nil {
-			_ = cmd.Wait() // its output says more
-			close(p.ended)
-		}
-	}()
-	if err := <-started; err != nil {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWPID}
+	var err error
+	if p.ended, err = proctest.Start(cmd, syscall.SIGKILL); err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
