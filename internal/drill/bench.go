@@ -43,9 +43,11 @@ type BenchOptions struct {
 // Bench starts the demo's machines and measures on them.
 func Bench(ctx context.Context, o Options, b BenchOptions) (Figures, error) {
 	d := newDemo(o)
-	if err := freshDir(o.Dir); err != nil {
+	mine, err := freshDir(o.Dir)
+	if err != nil {
 		return Figures{}, err
 	}
+	defer func() { _ = mine.Close() }()
 	f, err := d.bench(ctx, b)
 	if ctx.Err() != nil {
 		err = context.Canceled

@@ -15,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/garrison-nix/garrison/internal/fleet"
@@ -40,17 +41,19 @@ type demo struct {
 	toEnd bool // it came to its end
 }
 
-// madeHere says that a folder was made by the demo and may be removed by it.
+// madeHere says that a folder was made by the demo and may be emptied by it; who is at work there holds it as a lock.
 const madeHere = ".garrison-demo"
 
 // Demo runs the demo and writes Dir/report.json. Its error has CodeDrillFailed when a check
 // failed, and is context.Canceled when ctx ended before the demo did.
 func Demo(ctx context.Context, o Options) error {
 	d := newDemo(o)
-	if err := freshDir(o.Dir); err != nil {
+	mine, err := freshDir(o.Dir)
+	if err != nil {
 		return err
 	}
-	err := d.play(ctx)
+	defer func() { _ = mine.Close() }()
+	err = d.play(ctx)
 	if ctx.Err() != nil && !d.toEnd {
 		err = context.Canceled // whatever it was that was interrupted
 	}
@@ -115,22 +118,35 @@ func shown(path string) string {
 	return path
 }
 
-// freshDir empties dir if an earlier demo made it, and refuses any other that is not empty.
-func freshDir(dir string) error {
+// freshDir empties dir if an earlier demo made it, and refuses any other that is not empty. It is the caller's until what it returns is closed.
+func freshDir(dir string) (*os.File, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil && !os.IsNotExist(err) {
-		return err
+		return nil, err
 	}
-	if _, err := os.Stat(filepath.Join(dir, madeHere)); len(entries) > 0 && err != nil {
-		return fleet.Errorf("", fleet.CodeUsage, "%s is not empty, and no demo made it", dir).WithHint("choose another folder with --dir")
-	}
-	if err := os.RemoveAll(dir); err != nil {
-		return fmt.Errorf("what an earlier demo left cannot be removed; is one running? %w", err)
+	mark := filepath.Join(dir, madeHere)
+	if _, err := os.Stat(mark); len(entries) > 0 && err != nil {
+		return nil, fleet.Errorf("", fleet.CodeUsage, "%s is not empty, and no demo made it", dir).WithHint("choose another folder with --dir")
 	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
+		return nil, err
 	}
-	return os.WriteFile(filepath.Join(dir, madeHere), nil, 0o644)
+	lock, err := os.OpenFile(mark, os.O_RDWR|os.O_CREATE, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil { // its machines would lose their disks
+		return nil, errors.Join(fleet.Errorf("", fleet.CodeUsage, "a demo, drill or bench runs in %s", dir).WithCause(err).WithHint("wait for its end, or choose another folder with --dir"), lock.Close())
+	}
+	for _, e := range entries {
+		if e.Name() != madeHere {
+			err = errors.Join(err, os.RemoveAll(filepath.Join(dir, e.Name())))
+		}
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("what an earlier demo left cannot be removed: %w", err), lock.Close())
+	}
+	return lock, nil
 }
 
 // play is the whole story.

@@ -36,9 +36,11 @@ func Sandbox(ctx context.Context, o DrillOptions) (fleet.DrillReport, error) {
 	if err := errors.Join(checkNames(o.Only), checkNames(o.Allow)); err != nil {
 		return fleet.DrillReport{}, err
 	}
-	if err := freshDir(o.Dir); err != nil {
+	mine, err := freshDir(o.Dir)
+	if err != nil {
 		return fleet.DrillReport{}, err
 	}
+	defer func() { _ = mine.Close() }()
 	s := newSession(o)
 	y := &yard{base: o.HostBase}
 	s.place = y
@@ -46,7 +48,7 @@ func Sandbox(ctx context.Context, o DrillOptions) (fleet.DrillReport, error) {
 	if err := s.makeYard(ctx, y); err != nil {
 		return s.report, errors.Join(err, y.close())
 	}
-	err := s.drill(ctx)
+	err = s.drill(ctx)
 	return s.ended(ctx, errors.Join(err, y.close()))
 }
 

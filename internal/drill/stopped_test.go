@@ -2,6 +2,8 @@ package drill_test
 
 import (
 	"os"
+	"os/exec"
+	"strings"
 	"testing"
 	"time"
 
@@ -21,6 +23,11 @@ func TestDrillStopped(t *testing.T) {
 			processes := d.processes()
 			for ; len(processes) == 0; processes = d.processes() {
 				time.Sleep(time.Millisecond)
+			}
+			// The folder is that one's: a second drill in it starts nothing, and takes nothing away.
+			second := exec.CommandContext(t.Context(), self(t), "drill", "--only", "check-fails", "--host-base", base, "--dir", d.dir)
+			if out, _ := second.CombinedOutput(); second.ProcessState.ExitCode() != 2 || !strings.Contains(string(out), "runs in "+d.dir) {
+				t.Errorf("a second one: %s, %s", second.ProcessState, out)
 			}
 			must(t, d.cmd.Process.Signal(os.Interrupt))
 			d.exit(1)
