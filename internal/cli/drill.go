@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -36,12 +38,13 @@ Exit codes: 0 all passed, 6 something failed.`,
 	}
 	fl := cmd.Flags()
 	live.add(cmd)
+	fl.BoolVar(&d.sandbox, "sandbox", false, "drill a fleet that is made for that: the default, without --live")
 	fl.StringVar(&d.dir, "dir", "build/drill", "folder for hosts and logs of a sandbox")
 	fl.StringArrayVar(&d.reports, "report", nil, "write the report: FORMAT=FILE, with one of "+strings.Join(drill.Formats, ", ")+"; may be repeated")
 	fl.BoolVar(&d.save, "save", false, fmt.Sprintf("keep the report, for garrison drill history: of all, the newest %d", drillsKept))
 	fl.StringVar(&d.kept, "kept", "", "with --save: folder to keep it in (default: $XDG_STATE_HOME/garrison/drills)")
 	fl.StringSliceVar(&o.Only, "only", nil, "names of scenarios (default: all that can be drilled)")
-	fl.StringSliceVar(&o.Allow, "allow", nil, "scenarios that may disturb a live host, and shall be drilled")
+	fl.StringSliceVar(&o.Allow, "allow", nil, "with --live: scenarios that may disturb the host, and shall be drilled")
 	fl.IntVar(&o.Repeat, "repeat", 3, "how often the visible change travels, for its figures")
 	fl.DurationVar(&o.Limit, "limit", 10*time.Minute, "from push to healthy, each time")
 	fl.StringVar(&o.HostBase, "host-base", "", "base of hosts with a systemd, made by scripts/host-base (default: the one in the cache; none: hosts are plain namespaces)")
@@ -49,16 +52,8 @@ Exit codes: 0 all passed, 6 something failed.`,
 		_ = cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(drill.Names(), cobra.ShellCompDirectiveNoFileComp))
 	}
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		for _, r := range d.reports {
-			if format, file, ok := strings.Cut(r, "="); !ok || file == "" || !slices.Contains(drill.Formats, format) {
-				return usage(cmd, fmt.Errorf("--report takes FORMAT=FILE, with one of %s, not %q", strings.Join(drill.Formats, " "), r))
-			}
-		}
-		if o.Repeat < 1 || o.Repeat > 100 {
-			return usage(cmd, fmt.Errorf("--repeat takes a number from 1 to 100, not %d", o.Repeat))
-		}
-		if live.revert && live.host == "" {
-			return usage(cmd, errors.New("--revert needs --live HOST"))
+		if err := drillUsage(cmd, d, live, o); err != nil {
+			return err
 		}
 		return a.runDrill(cmd.Context(), d, live, o)
 	}
@@ -66,8 +61,46 @@ Exit codes: 0 all passed, 6 something failed.`,
 	return cmd
 }
 
-// drillFlags are what is done with a drill's report, and where.
+// drillUsage says what is wrong with the flags, before anything is started: a drill takes minutes.
+func drillUsage(cmd *cobra.Command, d drillFlags, live liveFlags, o drill.DrillOptions) error {
+	for _, r := range d.reports {
+		format, file, ok := strings.Cut(r, "=")
+		if !ok || file == "" || !slices.Contains(drill.Formats, format) {
+			return usage(cmd, fmt.Errorf("--report takes FORMAT=FILE, with one of %s, not %q", strings.Join(drill.Formats, " "), r))
+		}
+		if info, err := os.Stat(filepath.Dir(file)); err != nil || !info.IsDir() {
+			return usage(cmd, fmt.Errorf("--report %s cannot be written: there is no folder %s", r, filepath.Dir(file)))
+		}
+	}
+	if live.host == "" { // who gives one of these means somebody's fleet
+		for _, flag := range []string{"revert", "allow", "hub", "token-file", "repo", "remote"} {
+			if cmd.Flags().Changed(flag) {
+				return usage(cmd, fmt.Errorf("--%s needs --live HOST", flag))
+			}
+		}
+	}
+	switch {
+	case d.sandbox && live.host != "":
+		return usage(cmd, errors.New("a drill is of a --sandbox or of a --live fleet, not of both"))
+	case d.kept != "" && !d.save:
+		return usage(cmd, errors.New("--kept needs --save"))
+	case o.Repeat < 1 || o.Repeat > 100:
+		return usage(cmd, fmt.Errorf("--repeat takes a number from 1 to 100, not %d", o.Repeat))
+	case o.Limit <= 0:
+		return usage(cmd, fmt.Errorf("--limit takes a time above 0, not %s", o.Limit))
+	}
+	if o.HostBase == "" {
+		return nil
+	}
+	if _, err := os.Stat(filepath.Join(o.HostBase, "usr/lib/systemd/systemd")); err != nil {
+		return usage(cmd, fmt.Errorf("--host-base %s is no base of systemd hosts: scripts/host-base makes one, and prints where", o.HostBase))
+	}
+	return nil
+}
+
+// drillFlags are where a drill is, and what is done with its report.
 type drillFlags struct {
+	sandbox bool // which is the default
 	dir     string
 	reports []string // FORMAT=FILE
 	save    bool
