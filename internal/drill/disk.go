@@ -130,11 +130,11 @@ func (r *run) same(ctx context.Context, before string) {
 
 // toldOnHost checks that a person on the drilled host is told: all words by garrison explain, the first ones by the agent's log as well.
 func (r *run) toldOnHost(ctx context.Context, words ...string) (string, error) {
-	log, err := r.yard.world.hosts[drilled].ReadFile("/var/log/agent.log")
+	log, err := r.agentLog()
 	if err != nil {
 		return "", err
 	}
-	if _, err := contains(string(log), words[0]); err != nil {
+	if _, err := contains(log, words[0]); err != nil {
 		return "", fmt.Errorf("its log: %w", err)
 	}
 	out, err := r.yard.run(ctx, drilled, "garrison", "explain")

@@ -193,13 +193,13 @@ func corruptNAR(ctx context.Context, r *run) error {
 	if err := restore(ctx); err != nil {
 		return err
 	}
-	r.await(ctx, "the host does not take it, but builds its system itself, and commits that", func() (string, error) { return committed(ctx, r.host(drilled), p) })
+	r.await(ctx, "the host does not take it, but builds its system itself, and commits that", func() (string, error) { return r.builtThere(ctx, p) })
 	r.see("its log says that the cache has not got it whole", func() (string, error) {
-		log, err := r.yard.world.hosts[drilled].ReadFile("/var/log/agent.log")
+		log, err := r.agentLog()
 		if err != nil {
 			return "", err
 		}
-		line, err := contains(string(log), "building this host's system here")
+		line, err := contains(log, "building this host's system here")
 		return fmt.Sprintf("%.200s", line), err
 	})
 	r.see("what came into its store is whole", func() (string, error) {

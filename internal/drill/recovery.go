@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/garrison-nix/garrison/internal/fleet"
 )
@@ -49,13 +50,16 @@ func (y *yard) putAndWait(ctx context.Context, subject string) (pushed, error) {
 
 // runs checks what the drilled host runs and would boot.
 func (r *run) runs(ctx context.Context, name, system string) {
-	r.await(ctx, name, func() (string, error) {
-		at, err := r.standing(ctx, r.host(drilled))
-		if want := system + " " + system + " " + system; err == nil && at != want {
-			err = fmt.Errorf("system, profile and boot entry are %s, not %s", at, system)
-		}
-		return system, err
-	})
+	r.await(ctx, name, func() (string, error) { return system, r.stands(ctx, system) })
+}
+
+// stands says what else than a system the drilled host runs, or would boot.
+func (r *run) stands(ctx context.Context, system string) error {
+	at, err := r.standing(ctx, r.host(drilled))
+	if want := system + " " + system + " " + system; err == nil && at != want {
+		err = fmt.Errorf("system, profile and boot entry are %s, not %s", at, system)
+	}
+	return err
 }
 
 // newerTakesOver pushes a change, which ends what somebody chose.
@@ -70,12 +74,16 @@ func (r *run) newerTakesOver(ctx context.Context) error {
 	return nil
 }
 
-// overruled checks that the agent says so, and does nothing about it.
-func (r *run) overruled(ctx context.Context) {
-	r.await(ctx, "the agent says so, and leaves it alone", func() (string, error) {
+// overruled checks that the agent says that somebody chose a system, has looked at git again since, and leaves that as it is.
+func (r *run) overruled(ctx context.Context, system string) {
+	since := time.Now()
+	r.await(ctx, "the agent says so, looks at git again, and leaves it alone", func() (string, error) {
 		s, err := r.yard.status(ctx, drilled)
-		if err == nil && s.Phase != fleet.PhaseOverruled && !s.Drift {
-			err = errors.New(s.Summary())
+		if err == nil && (s.Phase != fleet.PhaseOverruled || !s.Remote.LastOK.After(since)) {
+			err = fmt.Errorf("phase %s: %s", s.Phase, s.Summary())
+		}
+		if err == nil {
+			err = r.stands(ctx, system)
 		}
 		return s.Summary(), err
 	})
@@ -88,7 +96,7 @@ func rollbackByHand(ctx context.Context, r *run) error {
 	}
 	r.see("it is ordered", func() (string, error) { return r.confirm(ctx, drilled, "garrison rollback --reason 'a drill'") })
 	r.runs(ctx, "the host runs the system before, and would boot it", before)
-	r.overruled(ctx)
+	r.overruled(ctx, before)
 	return r.newerTakesOver(ctx)
 }
 
@@ -100,7 +108,7 @@ func (r *run) switched(ctx context.Context, command string) error {
 	}
 	r.see("it is done", func() (string, error) { return r.confirm(ctx, drilled, fmt.Sprintf(command, before)) })
 	r.runs(ctx, "the host runs that, and would boot it", before)
-	r.overruled(ctx)
+	r.overruled(ctx, before)
 	return r.newerTakesOver(ctx)
 }
 
@@ -122,8 +130,8 @@ func agentStopped(ctx context.Context, r *run) error {
 		r.Commands = append(r.Commands, "systemctl start garrison-agent")
 		return "", host.StartService(ctx, "agent")
 	})
-	r.overruled(ctx)
-	r.runs(ctx, "the host runs what it was mended to", before)
+	r.runs(ctx, "the host runs what it was mended to, and would boot it", before)
+	r.overruled(ctx, before)
 	return r.newerTakesOver(ctx)
 }
 

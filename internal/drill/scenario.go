@@ -31,6 +31,7 @@ type run struct {
 	fleet.DrillScenario
 	began time.Time
 	undo  []func(context.Context) error
+	heard int // bytes of the agent's log that were there before
 }
 
 // see looks at something: f returns what it saw, or what it should have seen.
@@ -90,6 +91,12 @@ func (r *run) confirm(ctx context.Context, host, command string) (string, error)
 	return r.yard.run(ctx, host, "sh", "-c", command)
 }
 
+// agentLog is what the drilled host's agent has said in this scenario; earlier ones had it say the same words.
+func (r *run) agentLog() (string, error) {
+	log, err := r.yard.world.hosts[drilled].ReadFile("/var/log/agent.log")
+	return string(log[min(r.heard, len(log)):]), err
+}
+
 // play runs a scenario. What it returns is worse than a failed check: the fleet is not as it was.
 func (s *session) play(ctx context.Context, sc scenario) error {
 	r := s.begin(sc.name, sc.title)
@@ -99,6 +106,10 @@ func (s *session) play(ctx context.Context, sc scenario) error {
 		return nil
 	}
 	s.out.title("%s: %s", sc.name, sc.title)
+	if r.yard != nil {
+		log, _ := r.agentLog() // none is one of no length
+		r.heard = len(log)
+	}
 	err := sc.run(ctx, r)
 	if r.yard != nil && ctx.Err() != nil { // it is thrown away, not mended
 		r.end(unlessStopped(ctx, err))

@@ -173,6 +173,23 @@ func cacheWrongKey(ctx context.Context, r *run) error {
 	return nil
 }
 
+// builtThere says that the drilled host has confirmed a change, with a system that its own Nix built.
+func (r *run) builtThere(ctx context.Context, p pushed) (string, error) {
+	text, err := committed(ctx, r.host(drilled), p)
+	if err != nil {
+		return "", err
+	}
+	system, err := r.host(drilled).system(ctx)
+	if err != nil {
+		return "", err
+	}
+	closure, err := r.yard.closure(ctx, drilled, system)
+	if err == nil && !closure[system].Ultimate {
+		err = final{fmt.Errorf("%s was not built there", system)}
+	}
+	return text, err
+}
+
 // paths are the valid ones of the drilled host's store.
 func (r *run) paths(ctx context.Context) (string, error) {
 	return r.yard.run(ctx, drilled, "sh", "-c", "nix --extra-experimental-features nix-command path-info --all | sort")
@@ -184,13 +201,13 @@ func corruptNarInfo(ctx context.Context, r *run) error {
 	if err != nil {
 		return err
 	}
-	r.await(ctx, "the host does not take it, but builds its system itself, and commits that", func() (string, error) { return committed(ctx, r.host(drilled), p) })
+	r.await(ctx, "the host does not take it, but builds its system itself, and commits that", func() (string, error) { return r.builtThere(ctx, p) })
 	r.see("its log says that the cache has not got it whole", func() (string, error) {
-		log, err := r.yard.world.hosts[drilled].ReadFile("/var/log/agent.log")
+		log, err := r.agentLog()
 		if err != nil {
 			return "", err
 		}
-		return contains(string(log), "corrupt")
+		return contains(log, "corrupt")
 	})
 	r.wholeStore(ctx)
 	r.see("the host says what was pushed", func() (string, error) { return saysMarker(ctx, r.host(drilled), m) })
