@@ -1,6 +1,9 @@
 package fleet
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // DrillSchema is the schema of DrillReport.
 const DrillSchema = 1
@@ -20,6 +23,14 @@ type DrillReport struct {
 	Error     string          `json:"error,omitempty"`
 	Scenarios []DrillScenario `json:"scenarios"`
 	Timing    *DrillTiming    `json:"timing,omitempty"` // of the happy path
+}
+
+// MayHavePassed says whether what r has of scenarios and errors is that of a drill that passed.
+func (r DrillReport) MayHavePassed() bool {
+	ended := func(as DrillResult) bool {
+		return slices.ContainsFunc(r.Scenarios, func(s DrillScenario) bool { return s.Result == as })
+	}
+	return r.Error == "" && ended(DrillPass) && !ended(DrillFail)
 }
 
 // DrillResult is how a scenario or check ended.

@@ -15,20 +15,43 @@ import (
 // mostReleases is how many of the newest releases a roll-out looks at, beside those that rings have.
 const mostReleases = 100
 
+// mostDrills is how many of the newest drills say whether the fleet was drilled.
+const mostDrills = 20
+
 // facts gathers all of them. An error is that the store, or git here, cannot be read.
 func (c *Controller) facts(ctx context.Context) (rollout.Facts, error) {
 	f := rollout.Facts{Now: time.Now().UTC(), Branch: c.Branch, Ledger: c.page.Ledger, Silent: c.Silent, Heard: c.Hub.Started(), Tips: map[fleet.Step]int{}, Releases: map[int]*fleet.Manifest{}}
 	if err := c.ofGit(ctx, &f); err != nil {
 		return f, err
 	}
-	drills, err := c.Hub.Store.Drills(ctx, 1)
+	drills, err := c.Hub.Store.Drills(ctx, mostDrills)
 	if err != nil {
 		return f, err
 	}
-	if len(drills) > 0 && drills[0].Passed {
-		f.Drilled = drills[0].EndedAt
-	}
+	f.Drilled = drilledAt(drills, f.Newest)
 	return f, c.ofHosts(ctx, &f)
+}
+
+// drilledAt is when the newest drill of the fleet ended; zero when there is none, or the last one of any of its hosts failed. What was drilled in a
+// sandbox, or is no host of the release any more, says nothing of this fleet.
+func drilledAt(newestFirst []fleet.DrillReport, newest *fleet.Manifest) (at time.Time) {
+	if newest == nil {
+		return at
+	}
+	seen := map[string]bool{}
+	for _, d := range newestFirst {
+		if _, ours := newest.Hosts[d.Host]; d.Where != "live" || !ours || seen[d.Host] {
+			continue
+		}
+		if !d.Passed {
+			return time.Time{}
+		}
+		seen[d.Host] = true
+		if at.IsZero() {
+			at = d.EndedAt
+		}
+	}
+	return at
 }
 
 // ofGit reads the releases that the page's branches point at, and those that rings may be given.

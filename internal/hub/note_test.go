@@ -265,3 +265,28 @@ func TestForget(t *testing.T) {
 		t.Error(got)
 	}
 }
+
+// TestDrillThatPassed: a ring may wait for a drill that passed, so a report that says so must be of one that can have.
+func TestDrillThatPassed(t *testing.T) {
+	w := newWorld(t)
+	ended := func(all ...fleet.DrillResult) (list []fleet.DrillScenario) {
+		for _, r := range all {
+			list = append(list, fleet.DrillScenario{Name: "x", Result: r, Checks: []fleet.DrillCheck{}})
+		}
+		return list
+	}
+	for _, c := range []struct {
+		scenarios []fleet.DrillScenario
+		err       string
+		want      int
+	}{
+		{ended(fleet.DrillPass, fleet.DrillSkip), "", 204},
+		{nil, "", 400},
+		{ended(fleet.DrillSkip), "", 400},
+		{ended(fleet.DrillPass, fleet.DrillFail), "", 400},
+		{ended(fleet.DrillPass), "stopped before its end", 400},
+	} {
+		w.tell("/api/v1/drills", "ci", doc(t, fleet.DrillReport{Schema: 1, ID: "d-1", Where: "live", Host: "joker", Passed: true, Error: c.err, Scenarios: c.scenarios, EndedAt: endedAt}), c.want)
+	}
+	w.tell("/api/v1/drills", "ci", doc(t, fleet.DrillReport{Schema: 1, ID: "d-2", EndedAt: time.Now().Add(24 * time.Hour)}), 400)
+}

@@ -160,7 +160,7 @@ func checkRun(r *fleet.Run, now time.Time) (wrong string) {
 	return ""
 }
 
-// serveDrillReport takes how a drill ended. Nothing follows from it but that people are told.
+// serveDrillReport takes how a drill ended: people are told, and a ring may wait for one that passed.
 func (h *Hub) serveDrillReport(w http.ResponseWriter, r *http.Request) {
 	var d fleet.DrillReport
 	if !document(w, r, &d) {
@@ -173,6 +173,10 @@ func (h *Hub) serveDrillReport(w http.ResponseWriter, r *http.Request) {
 		return
 	case d.ID == "" || len(d.ID) > 100 || len(d.Host) > 253 || len(d.Where) > 253 || d.EndedAt.IsZero() || d.EndedAt.After(now.Add(maxSkew)):
 		http.Error(w, "the report is not of a drill with an id, a host, and a time when it ended", http.StatusBadRequest)
+		return
+	}
+	if d.Passed && !d.MayHavePassed() {
+		http.Error(w, "the report says that the drill passed, and its scenarios do not", http.StatusBadRequest)
 		return
 	}
 	events, err := drillEvent(d)
