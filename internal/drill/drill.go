@@ -46,7 +46,13 @@ func Sandbox(ctx context.Context, o DrillOptions) (fleet.DrillReport, error) {
 	s.place = y
 	defer func() { _ = y.close() }() // again does nothing
 	if err := s.makeYard(ctx, y); err != nil {
-		return s.report, errors.Join(err, y.close())
+		s.report.Where, s.report.Host = y.where(), drilled
+		err = errors.Join(err, y.close())
+		if ctx.Err() != nil {
+			err = context.Canceled // whatever it was that was interrupted
+		}
+		s.judge(err)
+		return s.report, err
 	}
 	err = s.drill(ctx)
 	return s.ended(ctx, errors.Join(err, y.close()))

@@ -151,9 +151,12 @@ func stateLost(ctx context.Context, r *run) error {
 	if err := host.StartService(ctx, "agent"); err != nil {
 		return err
 	}
-	r.await(ctx, "it finds the newest release, and that the host runs it", func() (string, error) {
+	r.await(ctx, "it finds the newest release, and that the host runs it: nothing is activated", func() (string, error) {
 		s, err := r.yard.status(ctx, drilled)
-		if err == nil && (s.Newest == nil || !s.Converged()) {
+		switch {
+		case err == nil && s.Last != nil:
+			err = final{fmt.Errorf("it has deployed %s anew", s.Last.Release.Name())}
+		case err == nil && (s.Newest == nil || !s.Converged()):
 			err = errors.New(s.Summary())
 		}
 		return s.Summary(), err

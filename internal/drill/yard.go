@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -72,7 +73,7 @@ func (s *session) makeYard(ctx context.Context, y *yard) (err error) {
 		return err
 	}
 	if err := y.converged(ctx, p.commit); err != nil {
-		return fmt.Errorf("the first release did not arrive; see the logs below %s: %w", shown(s.Dir), err)
+		return fleet.Errorf("", fleet.CodeDrillFailed, "the first release did not arrive: %v", err).WithHint("see the logs below %s", shown(filepath.Join(s.Dir, "hosts")))
 	}
 	for _, h := range y.hosts() {
 		kind := "its init is a small one: no systemd"
