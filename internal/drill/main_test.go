@@ -27,6 +27,12 @@ func TestMain(m *testing.M) {
 	if len(os.Args) < 2 || strings.HasPrefix(os.Args[1], "-test.") {
 		os.Exit(m.Run())
 	}
+	if os.Args[1] == "agent" && fault() == "corrects" {
+		const file, line = "/etc/garrison/agent.toml", "onDrift = \"correct\"\n"
+		if text, err := os.ReadFile(file); err == nil && !strings.HasPrefix(string(text), line) {
+			_ = os.WriteFile(file, append([]byte(line), text...), 0o644)
+		}
+	}
 	code := cli.Main(os.Args[1:], cli.Stdio{In: os.Stdin, Out: os.Stdout, Err: os.Stderr})
 	if os.Args[1] == "activate" && fault() == "lie" {
 		// This helper has reported a success. What it did is not what was asked for.
