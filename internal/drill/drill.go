@@ -111,7 +111,7 @@ func (s *session) judge(err error) (passed, failed int) {
 	case errors.Is(err, context.Canceled):
 		s.report.Error = "stopped before its end"
 	case err != nil:
-		s.report.Error = err.Error()
+		s.report.Error = readable(err.Error())
 	}
 	s.report.Passed = s.report.MayHavePassed()
 	return passed, failed

@@ -53,7 +53,7 @@ func markdown(r fleet.DrillReport) string {
 	if t := r.Timing; t != nil {
 		fmt.Fprintf(&b, "\n## The visible change\n\n%s\n\n| stage | median s | p95 s | |\n|---|---:|---:|---|\n", limitOf(t))
 		for _, s := range t.Stages {
-			fmt.Fprintf(&b, "| %s | %.3f | %.3f | %s |\n", s.Stage, s.Median, s.P95, cell.Replace(s.What))
+			fmt.Fprintf(&b, "| %s | %.3f | %.3f | %s |\n", cell.Replace(s.Stage), s.Median, s.P95, cell.Replace(s.What))
 		}
 		for _, x := range append(append(partsOf(t), sumsOf(t)...), figure{"push → healthy", "", t.PushToHealthy}) {
 			fmt.Fprintf(&b, "| **%s** | %.3f | %.3f | %s |\n", x.Name, x.Median, x.P95, cell.Replace(x.What))

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/garrison-nix/garrison/internal/fleet"
 )
@@ -43,8 +44,25 @@ func (r *run) see(name string, f func() (detail string, err error)) {
 		c.Result, c.Detail = fleet.DrillFail, err.Error()
 		r.Result = fleet.DrillFail
 	}
+	c.Detail = readable(c.Detail)
 	r.Checks = append(r.Checks, c)
 	r.out.check(c)
+}
+
+// mostRead is how much is kept of what was seen, in bytes: a hub takes reports of 1 MiB.
+const mostRead = 4 << 10
+
+// readable is what hosts, git and logs say, as a report and a terminal may have it: not more than one reads, and nothing that does something to a terminal.
+func readable(text string) string {
+	if len(text) > mostRead {
+		text = text[:mostRead] + " …"
+	}
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) && r != '\n' && r != '\t' || unicode.Is(unicode.Bidi_Control, r) {
+			return -1
+		}
+		return r
+	}, text)
 }
 
 // await is see for what comes sometime: f is asked again and again, until it returns no error or patience ends.
@@ -169,8 +187,8 @@ func (r *run) end(err error) {
 		r.Seconds = time.Since(r.began).Seconds()
 	}
 	if err != nil {
-		r.Result, r.Detail = fleet.DrillFail, err.Error()
-		r.out.line("  %s %s", r.out.paint(red, "FAIL"), err)
+		r.Result, r.Detail = fleet.DrillFail, readable(err.Error())
+		r.out.line("  %s %s", r.out.paint(red, "FAIL"), r.Detail)
 	}
 	if r.Result == fleet.DrillFail {
 		r.Next = r.next()
