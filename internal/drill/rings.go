@@ -114,10 +114,24 @@ func (r *run) untouched(ctx context.Context, hosts ...string) (func() (string, e
 	return func() (string, error) { return strings.Join(hosts, ", "), look() }, look()
 }
 
-// branch is what a ring's branch points at.
-func (r *run) branch(ctx context.Context, ring string) (string, error) {
-	out, err := r.yard.run(ctx, "forge", "git", "-C", "/srv/git/fleet.git", "for-each-ref", "--format=%(objectname)", "refs/heads/"+fleet.RingBranch("release", ring, 1))
-	return strings.TrimSpace(out), err
+// branches are what rings' branches point at.
+func (r *run) branches(ctx context.Context, rings ...string) (string, error) {
+	args := []string{"-C", bare, "for-each-ref", "--format=%(refname:short) %(objectname)"}
+	for _, ring := range rings {
+		args = append(args, "refs/heads/"+fleet.RingBranch("release", ring, 1))
+	}
+	return r.yard.run(ctx, "forge", "git", args...)
+}
+
+// unmoved checks that they point at what they did.
+func (r *run) unmoved(ctx context.Context, name, before string, rings ...string) {
+	r.see(name, func() (string, error) {
+		now, err := r.branches(ctx, rings...)
+		if err == nil && now != before {
+			err = fmt.Errorf("before:\n%s\nnow:\n%s", before, now)
+		}
+		return strings.Join(rings, ", "), err
+	})
 }
 
 // threeRings are rings of a host each; the first one soaks for so long.
@@ -187,7 +201,7 @@ func canaryFails(ctx context.Context, r *run) error {
 	if err != nil {
 		return err
 	}
-	ring, err := r.branch(ctx, "second")
+	later, err := r.branches(ctx, "second", "last")
 	if err != nil {
 		return err
 	}
@@ -212,13 +226,7 @@ func canaryFails(ctx context.Context, r *run) error {
 	})
 	r.await(ctx, "somebody is told", func() (string, error) { return r.yard.ears.heard(fleet.AlertRollout, "", p.at) })
 	time.Sleep(3 * time.Second) // more than any poll or soak that is left
-	r.see("the later rings' branches are where they were", func() (string, error) {
-		now, err := r.branch(ctx, "second")
-		if err == nil && now != ring {
-			err = fmt.Errorf("%s is %s now", ring, now)
-		}
-		return firstLine(now), err
-	})
+	r.unmoved(ctx, "the later rings' branches are where they were", later, "second", "last")
 	r.see("every host runs, and would boot, what it did", same)
 	m := newMarker()
 	if p, err = r.put(ctx, m, "Drill: mended"); err != nil {
@@ -236,6 +244,10 @@ func rolloutFrozen(ctx context.Context, r *run) error {
 	if err != nil {
 		return err
 	}
+	before, err := r.branches(ctx, "canary", "second", "last")
+	if err != nil {
+		return err
+	}
 	r.ordered(ctx, "the fleet is frozen", "garrison rollout freeze --until 1h --reason 'Drill: a freeze'")
 	p, err := r.put(ctx, newMarker(), "Drill: in the freeze")
 	if err != nil {
@@ -250,6 +262,7 @@ func rolloutFrozen(ctx context.Context, r *run) error {
 		return v.Reason, err
 	})
 	time.Sleep(3 * time.Second)
+	r.unmoved(ctx, "every ring's branch is where it was", before, "canary", "second", "last")
 	r.see("every host runs, and would boot, what it did", same)
 	r.ordered(ctx, "the freeze is ended", "garrison rollout unfreeze --reason 'Drill: it is over'")
 	r.await(ctx, "the release goes through all rings", func() (string, error) { return r.everywhere(ctx, p) })
