@@ -228,32 +228,3 @@ func tokenExpired(ctx context.Context, r *run) error {
 	})
 	return nil
 }
-
-// clockOff has the release made by hand, with git's clock a day ahead: git signs and dates the commit and the tag.
-func clockOff(ctx context.Context, r *run) error {
-	back, err := r.newest(ctx)
-	if err != nil {
-		return err
-	}
-	ahead := time.Now().Add(24 * time.Hour).Unix()
-	p, err := r.put(ctx, newMarker(), "Drill: before the clock is off")
-	if err != nil {
-		return err
-	}
-	if err := r.yard.converged(ctx, p.commit); err != nil {
-		return err
-	}
-	command := fmt.Sprintf("GIT_COMMITTER_DATE=@%d GIT_AUTHOR_DATE=@%[1]d garrison release --repo /var/lib/garrison-hub/repo.git --remote /srv/git/fleet.git --key /etc/garrison/release-key --identity /etc/garrison/editor.txt --cache %s --cache-token-file /etc/garrison/push-token --rollback-to %d", ahead, r.yard.cacheURL, back)
-	r.yard.bad = true // afterwards hosts have another release than that of main's tip
-	r.see("a release is made by a builder whose clock is a day ahead", func() (string, error) { return r.yard.run(ctx, "forge", "sh", "-c", command) })
-	for _, h := range r.hosts() {
-		r.await(ctx, h+" has it", func() (string, error) {
-			s, err := r.yard.status(ctx, h)
-			if err == nil && (s.Newest == nil || s.Newest.Number != back+2 || !s.Converged()) {
-				err = errors.New(s.Summary())
-			}
-			return s.Summary(), err
-		})
-	}
-	return nil
-}
