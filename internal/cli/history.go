@@ -23,7 +23,7 @@ func (a *app) history() *cobra.Command {
 		Use:   "history",
 		Short: "List the deployments of a host and what operators did, or a fleet's releases, newest first",
 		Long: `History lists the deployments of this host, or of another by a hub (--host), and what operators did. Of a hub without --host it lists
-the fleet's releases: how far each came, how long that took since the push, who wrote it. --stats shows the fleet's figures over the last days instead: lead time,
+the fleet's releases: how far each came, how long that took since the push, who wrote it, and when which ring was given it. --stats shows the fleet's figures over the last days instead: lead time,
 change failure rate, time to restore (what they mean: OPERATIONS.md, Figures).`,
 		Args: exactly(),
 	}

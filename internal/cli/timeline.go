@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/garrison-nix/garrison/internal/fleet"
@@ -54,8 +55,41 @@ func (a *app) tellTimeline(releases []fleet.ReleaseView) {
 		if r.State != fleet.ReleaseDone {
 			rows = append(rows, []cell{{}, {}, {}, {}, {}, {}, {"  " + r.Text, colour}})
 		}
+		if way := wayInWords(r); way != "" {
+			rows = append(rows, []cell{{}, {}, {}, {}, {}, {}, {"  " + way, plain}})
+		}
 	}
 	s.table(rows)
+}
+
+// wayInWords says in a line when which ring was given a release, and what stopped it; "" where nothing is known of that.
+func wayInWords(r fleet.ReleaseView) string {
+	day := r.CreatedAt.Local().Format(time.DateOnly)
+	when := func(t time.Time) string {
+		if t = t.Local(); t.Format(time.DateOnly) != day {
+			return t.Format("2006-01-02 15:04")
+		}
+		return t.Format("15:04")
+	}
+	var parts []string
+	for _, g := range r.Rings {
+		part := g.Ring + " " + when(g.At)
+		if g.Batches > 1 {
+			part += fmt.Sprintf(" to %s (%d batches)", when(g.Whole), g.Batches)
+		}
+		parts = append(parts, part)
+	}
+	for _, a := range r.Stops {
+		part := a.Act + " " + when(a.At)
+		if a.Ring != "" {
+			part += " at " + a.Ring
+		}
+		parts = append(parts, part)
+	}
+	if wait := time.Duration(r.WaitedSeconds * float64(time.Second)); wait >= time.Second {
+		parts = append(parts, "waited "+spell(wait)+" of it between rings")
+	}
+	return strings.Join(parts, ", ")
 }
 
 // stats shows a fleet's figures over the last days.
@@ -79,12 +113,15 @@ func (a *app) stats(ctx context.Context, f *from, days int, asJSON bool) error {
 		rate = fmt.Sprintf("%.1f %%: %s failed on a host or was taken back", *st.ChangeFailureRate*100, count(st.ChangeFailures, "release"))
 	}
 	s.line(strong, "The last %s: %s, %s", count(days, "day"), count(st.Releases, "release"), count(st.Deployments, "deployment"))
-	s.table([][]cell{
-		cells("lead time", spreadInWords(st.LeadTime)+", from push to the last host"),
+	rows := [][]cell{cells("lead time", spreadInWords(st.LeadTime)+", from push to the last host")}
+	if st.WorkTime != nil {
+		rows = append(rows, cells("of it at work", spreadInWords(st.WorkTime)+", without the waiting between rings"))
+	}
+	s.table(append(rows,
 		cells("change failure rate", rate),
 		cells("time to restore", spreadInWords(st.TimeToRestore)+", of a host whose deployment failed"),
 		cells("runs of CI", fmt.Sprintf("%d, of which %d failed", st.Runs, st.RunsFailed)),
-	})
+	))
 	return nil
 }
 

@@ -34,6 +34,21 @@ type ReleaseView struct {
 	// Progress is of every host concerned, by name; missing in lists of releases.
 	Progress []HostProgress `json:"progress,omitempty"`
 	DoneAt   *time.Time     `json:"doneAt,omitempty"` // when the last host had it
+	// Rings are those that were given it, in that order, and Stops what kept it from going further, or ended its way (RolloutPaused, RolloutAborted), as far as
+	// the hub was told of that.
+	Rings []RingGiven  `json:"rings,omitempty"`
+	Stops []RolloutAct `json:"stops,omitempty"`
+	// WaitedSeconds is how much of LeadTime it waited between rings, with no host at it.
+	WaitedSeconds float64 `json:"waitedSeconds,omitempty"`
+}
+
+// RingGiven says when a ring was given a release.
+type RingGiven struct {
+	Ring    string    `json:"ring"`
+	At      time.Time `json:"at"`      // its first batch
+	Whole   time.Time `json:"whole"`   // its last one so far
+	Batches int       `json:"batches"` // so many so far
+	By      string    `json:"by"`
 }
 
 // PushedAt is when the change of a release began its way: when CI heard of its source; where it did not, when run began, that made it (nil: not known);
@@ -76,6 +91,8 @@ type Stats struct {
 	Deployments int       `json:"deployments"`
 	// LeadTime is from a push (or, where that is not known, the commit) to the last of its hosts that has it.
 	LeadTime *Spread `json:"leadTime,omitempty"`
+	// WorkTime is LeadTime without what releases waited between rings; missing where none did.
+	WorkTime *Spread `json:"workTime,omitempty"`
 	// ChangeFailures are releases that failed on a host; the rate is of all that reached one.
 	ChangeFailures    int      `json:"changeFailures"`
 	ChangeFailureRate *float64 `json:"changeFailureRate,omitempty"`

@@ -68,6 +68,26 @@ func TestFailingCanary(t *testing.T) {
 	if n := strings.Count(strings.Join(r.Acts(), "\n"), "goes no further"); n != 1 {
 		t.Errorf("told %d times:\n%s", n, strings.Join(r.Acts(), "\n"))
 	}
+	var way []string // newest first
+	r.Until("each release says how far it went", func() bool {
+		list, err := r.Releases(t.Context(), 0, 3)
+		must(t, err)
+		way = nil
+		for _, v := range list {
+			line := v.Release.Name()
+			for _, g := range v.Rings {
+				line += fmt.Sprintf(" %s/%d", g.Ring, g.Batches)
+			}
+			for _, a := range v.Stops {
+				line += " " + a.Act + " at " + a.Ring
+			}
+			way = append(way, line)
+		}
+		return strings.Contains(way[0], "web")
+	})
+	if got, want := strings.Join(way, "; "), "release-3 canary/1 web/1; release-2 canary/1 paused at canary; release-1 canary/1 web/2 rest/1"; got != want {
+		t.Errorf("%s\nwant %s", got, want)
+	}
 }
 
 // TestOrdersInGit: what is ordered by the API is a commit in the token's name, and holds for whoever comes after.

@@ -55,6 +55,7 @@ type released struct {
 	manifest *fleet.Manifest  // of the newest; nil while it is not known, and hosts are taken at their word
 	outcomes []Outcome        // of its deployments, in the order in which they ended
 	run      *fleet.Run
+	acts     []fleet.RolloutAct // of roll-outs
 }
 
 // view says how far a release is. Of the newest that is what hosts say of themselves, as the forge is told it too (Rollout). Of an older one
@@ -73,6 +74,7 @@ func (r released) view() fleet.ReleaseView {
 		r.viewOlder(&v)
 	}
 	slices.SortFunc(v.Progress, func(a, b fleet.HostProgress) int { return strings.Compare(a.Host, b.Host) })
+	v.Rings, v.Stops = wayOf(r.Release.Number, r.acts)
 	return v
 }
 
@@ -116,7 +118,8 @@ func (r released) viewNewest(v *fleet.ReleaseView) {
 	case forge.Failure:
 		v.State = fleet.ReleaseFailed
 	case forge.Success:
-		v.State, v.DoneAt = fleet.ReleaseDone, r.doneAt(confirmed)
+		v.State = fleet.ReleaseDone
+		v.DoneAt, v.WaitedSeconds = r.doneAt(confirmed)
 	default:
 		v.State = fleet.ReleaseUnderWay
 	}
@@ -173,7 +176,8 @@ func (r released) viewOlder(v *fleet.ReleaseView) {
 	case len(at[failed]) > 0:
 		v.State = fleet.ReleaseFailed
 	case had == len(hosts):
-		v.State, v.DoneAt = fleet.ReleaseDone, r.doneAt(nil)
+		v.State = fleet.ReleaseDone
+		v.DoneAt, v.WaitedSeconds = r.doneAt(nil)
 	default:
 		v.State = fleet.ReleaseSuperseded
 		if r.next != nil {
@@ -201,10 +205,10 @@ func whyOf(o Outcome) string {
 	return string(o.Result) + ", " + string(o.Code)
 }
 
-// doneAt is when the last of the hosts that the release changed had it, confirmed being their word for it where no deployment is known;
-// nil when that is not known of all.
-func (r released) doneAt(confirmed map[string]time.Time) *time.Time {
-	first := map[string]time.Time{}
+// doneAt is when the last of the hosts that the release changed had it, confirmed being their word for it where no deployment is known, and how many seconds of
+// that it waited between rings; nil when that is not known of all.
+func (r released) doneAt(confirmed map[string]time.Time) (*time.Time, float64) {
+	first, arrived := map[string]time.Time{}, map[string]time.Time{}
 	for _, o := range r.outcomes {
 		if _, ok := first[o.Host]; !ok && o.has() {
 			first[o.Host] = o.EndedAt
@@ -217,14 +221,14 @@ func (r released) doneAt(confirmed map[string]time.Time) *time.Time {
 			at, ok = confirmed[h]
 		}
 		if !ok || at.IsZero() {
-			return nil
+			return nil, 0
 		}
-		last = later(last, at)
+		arrived[h], last = at, later(last, at)
 	}
 	if last.IsZero() {
-		return nil
+		return nil, 0
 	}
-	return &last
+	return &last, waited(r.CreatedAt, last, givenAt(r.Release.Number, r.acts), arrived).Seconds()
 }
 
 // Releases are those with a number below before (0: the newest), newest first, at most so many, without their Progress. One that the hub has not seen is missing.
@@ -293,9 +297,13 @@ func (h *Hub) released(ctx context.Context, before, most int) ([]released, error
 	if err != nil {
 		return nil, err
 	}
+	acts, err := h.acts(ctx)
+	if err != nil {
+		return nil, err
+	}
 	var list []released
 	for i, p := range all {
-		r := released{Published: p, newest: p.Release.Number == newest, run: runs[p.Release.Number]}
+		r := released{Published: p, newest: p.Release.Number == newest, run: runs[p.Release.Number], acts: acts}
 		if i > 0 {
 			r.next = &all[i-1]
 		}

@@ -16,6 +16,7 @@ import (
 //   - Lead time, of a release that changed hosts and is no roll-back: from the push of its source (PushedAt; where CI did not hear of it: from the beginning
 //     of its run; else from when it was made) until the last of the hosts that it changed had committed it, or a newer one with its change. A release that has
 //     not come to that, or that was taken back before, has none.
+//   - Work time: lead times without what acts of roll-outs, ascending, say that the releases waited (waited); missing where none did.
 //   - Change failures: releases that failed on a host (it was rolled back there, or the host holds it for bad), or that the next release took back
 //     (Published.RollbackTo). The rate is of the releases that reached a host: were committed there, or failed.
 //   - Time to restore: from the first of a host's failed deployments in a row until the next one there that was committed, by whatever release or
@@ -23,7 +24,7 @@ import (
 //   - Runs of CI that ended; those that gave way to a newer push, or ended with their hub, do not count.
 //
 // Test releases count nowhere.
-func StatsOf(from, until time.Time, releases []fleet.Published, outcomes []Outcome, runs []fleet.Run) fleet.Stats {
+func StatsOf(from, until time.Time, releases []fleet.Published, outcomes []Outcome, runs []fleet.Run, acts []fleet.RolloutAct) fleet.Stats {
 	s := fleet.Stats{Schema: fleet.StatusSchema, From: from, Until: until}
 	during := func(t time.Time) bool { return !t.Before(from) && t.Before(until) }
 	outcomes = slices.DeleteFunc(slices.Clone(outcomes), func(o Outcome) bool { return o.Release < 1 || !during(o.EndedAt) })
@@ -48,7 +49,8 @@ func StatsOf(from, until time.Time, releases []fleet.Published, outcomes []Outco
 	}
 
 	came := arrivals(outcomes)
-	var lead []time.Duration
+	var lead, work []time.Duration
+	var waits time.Duration
 	reached, bad := map[int]bool{}, map[int]bool{}
 	for _, o := range outcomes {
 		if o.has() || o.failed() {
@@ -71,8 +73,9 @@ func StatsOf(from, until time.Time, releases []fleet.Published, outcomes []Outco
 				s.ChangeFailures++
 			}
 		}
-		if at, ok := came.all(p, takenBackBy(releases[i+1:], p.Release.Number)); ok && p.RollbackTo == 0 {
-			lead = append(lead, at.Sub(p.PushedAt(began[p.Release.Number])))
+		if arrived, at, ok := came.all(p, takenBackBy(releases[i+1:], p.Release.Number)); ok && p.RollbackTo == 0 {
+			took, wait := at.Sub(p.PushedAt(began[p.Release.Number])), waited(p.CreatedAt, at, givenAt(p.Release.Number, acts), arrived)
+			lead, work, waits = append(lead, took), append(work, took-wait), waits+wait
 		}
 	}
 	if attempted > 0 {
@@ -80,6 +83,9 @@ func StatsOf(from, until time.Time, releases []fleet.Published, outcomes []Outco
 		s.ChangeFailureRate = &rate
 	}
 	s.LeadTime, s.TimeToRestore = spread(lead), spread(restored(outcomes))
+	if waits > 0 {
+		s.WorkTime = spread(work)
+	}
 	return s
 }
 
@@ -113,17 +119,18 @@ func arrivals(outcomes []Outcome) come {
 	return c
 }
 
-// all is when the last host that p changed had it, or a newer one below the number back (0: any). False when one has not, or it changed none.
-func (c come) all(p fleet.Published, back int) (last time.Time, ok bool) {
+// all is when the hosts that p changed had it, or a newer one below the number back (0: any), and when the last one had. False when one has not, or it changed none.
+func (c come) all(p fleet.Published, back int) (arrived map[string]time.Time, last time.Time, ok bool) {
+	arrived = map[string]time.Time{}
 	for _, h := range p.Changed {
 		list := c[h]
 		i, _ := slices.BinarySearchFunc(list, p.Release.Number, func(a arrival, n int) int { return cmp.Compare(a.release, n) })
 		if i == len(list) || back > 0 && list[i].release >= back {
-			return time.Time{}, false
+			return nil, time.Time{}, false
 		}
-		last = later(last, list[i].at)
+		arrived[h], last = list[i].at, later(last, list[i].at)
 	}
-	return last, len(p.Changed) > 0
+	return arrived, last, len(p.Changed) > 0
 }
 
 // restored is how long hosts were not what they should be after a deployment failed.
@@ -178,5 +185,9 @@ func (h *Hub) Stats(ctx context.Context, from, until time.Time) (fleet.Stats, er
 		return fleet.Stats{}, err
 	}
 	runs, err := h.Store.Runs(ctx, allRuns)
-	return StatsOf(from, until, releases, outcomes, runs), err
+	if err != nil {
+		return fleet.Stats{}, err
+	}
+	acts, err := h.acts(ctx)
+	return StatsOf(from, until, releases, outcomes, runs, acts), err
 }

@@ -75,7 +75,7 @@ func TestStatsOf(t *testing.T) {
 			run(0, 3, fleet.RunFailed, fleet.CodeInterrupted), run(1, 4, fleet.RunUnchanged, ""), run(0, 5, fleet.RunRunning, "")},
 			`{"releases":0,"deployments":0,"changeFailures":0,"runsFailed":1,"runs":2}`},
 	} {
-		got := hub.StatsOf(from, at(60), c.releases, c.outcomes, c.runs)
+		got := hub.StatsOf(from, at(60), c.releases, c.outcomes, c.runs, nil)
 		want := fleet.Stats{}
 		if err := json.Unmarshal([]byte(c.want), &want); err != nil {
 			t.Fatal(err)
@@ -86,5 +86,31 @@ func TestStatsOf(t *testing.T) {
 		if string(a) != string(b) {
 			t.Errorf("%s:\n got %s\nwant %s", c.name, a, b)
 		}
+	}
+}
+
+// TestStatsOfRings: lead times count what releases waited between rings, work times do not.
+func TestStatsOfRings(t *testing.T) {
+	from := time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)
+	at := func(n int) time.Time { return from.Add(time.Duration(n) * time.Minute) }
+	release := func(n, made int) fleet.Published {
+		pushed := at(made - 1)
+		return fleet.Published{Release: fleet.ReleaseRef{Number: n, Source: fleet.Source{PushedAt: &pushed}}, CreatedAt: at(made), Changed: []string{"a", "b"}}
+	}
+	ok := func(host string, n, end int) hub.Outcome {
+		return hub.Outcome{Host: host, Release: n, Result: fleet.Committed, EndedAt: at(end)}
+	}
+	gives := func(n int, ring string, when int) fleet.RolloutAct {
+		return fleet.RolloutAct{Act: fleet.RolloutPromoted, Ring: ring, Batch: 1, Release: n, At: at(when)}
+	}
+	// Release 1 comes to b only with release 2. Of its 36 minutes it waits for 10 until that goes to canary, and for 22 until that goes to web.
+	got := hub.StatsOf(from, at(600), []fleet.Published{release(1, 1), release(2, 12)}, []hub.Outcome{ok("a", 1, 2), ok("a", 2, 14), ok("b", 2, 36)}, nil,
+		[]fleet.RolloutAct{gives(1, "canary", 1), gives(2, "canary", 12), gives(2, "web", 34)})
+	// Of release 2's 25 it waits for the 20 after a has it.
+	if want := (fleet.Spread{Count: 2, Median: 25 * 60, P95: 36 * 60, Most: 36 * 60}); got.LeadTime == nil || *got.LeadTime != want {
+		t.Errorf("lead time %+v", got.LeadTime)
+	}
+	if want := (fleet.Spread{Count: 2, Median: 4 * 60, P95: 5 * 60, Most: 5 * 60}); got.WorkTime == nil || *got.WorkTime != want {
+		t.Errorf("work time %+v", got.WorkTime)
 	}
 }

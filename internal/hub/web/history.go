@@ -39,8 +39,7 @@ type releaseView struct {
 	Counts    []standingCount
 	Unchanged []string
 	Rollout   *rolloutView // of the newest release alone
-	Given     []given
-	Lead      float64 // seconds from the push to the last host; 0 while that is not over
+	Lead      float64      // seconds from the push to the last host; 0 while that is not over
 }
 
 type standingCount struct {
@@ -71,9 +70,6 @@ func (s *server) release(r *http.Request) (page, error) {
 		}
 	}
 	v.Rollout = s.rollout(r.Context(), number)
-	if v.Given, err = s.given(r.Context(), number); err != nil {
-		return page{}, err
-	}
 	for _, standing := range keys(of) {
 		v.Counts = append(v.Counts, standingCount{standing, of[standing]})
 	}
@@ -82,14 +78,8 @@ func (s *server) release(r *http.Request) (page, error) {
 
 // lead is how many seconds it took from the push to the last host.
 func lead(v fleet.ReleaseView) float64 {
-	if v.DoneAt == nil {
-		return 0
-	}
-	from := v.CreatedAt
-	if p := v.Release.Source.PushedAt; p != nil {
-		from = *p
-	}
-	return v.DoneAt.Sub(from).Seconds()
+	d, _ := v.LeadTime()
+	return d.Seconds()
 }
 
 // alertsView are the alerts that are over, and who is told.

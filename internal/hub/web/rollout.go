@@ -2,7 +2,6 @@ package web
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"html/template"
 	"net/http"
@@ -107,45 +106,6 @@ func ringParts(r fleet.RolloutRing) (list []ringPart) {
 	return list
 }
 
-// given says when a ring was given a release, whole.
-type given struct {
-	Ring      string
-	At, Whole time.Time // its first batch, its last one so far
-	Batches   int
-	By        string
-}
-
-const actsShown = 1000
-
-// acts are the last acts of roll-outs that the hub was told of, newest first.
-func (s *server) acts(ctx context.Context) (list []fleet.RolloutAct, err error) {
-	events, err := s.Hub.Store.Events(ctx, []string{fleet.EventRollout}, -1, actsShown)
-	for _, e := range events {
-		var a fleet.RolloutAct
-		if json.Unmarshal(e.Data, &a) == nil && a.Act != "" {
-			list = append(list, a)
-		}
-	}
-	return list, err
-}
-
-// given says when which ring was given a release, in that order; as far back as acts go.
-func (s *server) given(ctx context.Context, release int) (list []given, err error) {
-	acts, err := s.acts(ctx)
-	slices.Reverse(acts)
-	for _, a := range acts {
-		if a.Act != fleet.RolloutPromoted || a.Release != release {
-			continue
-		}
-		i := slices.IndexFunc(list, func(g given) bool { return g.Ring == a.Ring })
-		if i < 0 {
-			list, i = append(list, given{Ring: a.Ring, At: a.At, By: a.By}), len(list)
-		}
-		list[i].Whole, list[i].Batches = a.At, list[i].Batches+1
-	}
-	return list, err
-}
-
 // rolloutBody is the roll-out's own page.
 type rolloutBody struct {
 	Rollout *rolloutView
@@ -155,8 +115,8 @@ type rolloutBody struct {
 const auditShown = 100
 
 func (s *server) rolloutPage(r *http.Request) (page, error) {
-	acts, err := s.acts(r.Context())
-	b := rolloutBody{Rollout: s.rollout(r.Context(), 0), Acts: acts[:min(len(acts), auditShown)]}
+	acts, err := s.Hub.Acts(r.Context(), auditShown)
+	b := rolloutBody{Rollout: s.rollout(r.Context(), 0), Acts: acts}
 	if err == nil && b.Rollout == nil && len(b.Acts) == 0 {
 		err = errNotFound // a fleet without rings has nothing of it
 	}
