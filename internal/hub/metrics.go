@@ -150,6 +150,14 @@ func (h *Hub) measureRings(ctx context.Context, p *metrics.Page) error {
 	for _, r := range v.Rings {
 		p.Sample("garrison_hub_ring_release", float64(r.Release), "ring", r.Name)
 	}
+	p.Begin("garrison_hub_ring_soak_end_timestamp_seconds", "gauge", "When the soak time of a ring ends if all stays well; 0 while none runs.")
+	for _, r := range v.Rings {
+		end := 0.0
+		if r.State == fleet.RolloutSoaking && r.SoakUntil != nil {
+			end = metrics.UnixSeconds(*r.SoakUntil)
+		}
+		p.Sample("garrison_hub_ring_soak_end_timestamp_seconds", end, "ring", r.Name)
+	}
 	p.Begin("garrison_hub_ring_hosts", "gauge", "Hosts of a ring by how they do with the release that it was given.")
 	for _, r := range v.Rings {
 		for _, of := range []struct {

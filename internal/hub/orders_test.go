@@ -37,11 +37,14 @@ func TestRingsMeasured(t *testing.T) {
 	if page := w.page(); strings.Contains(page, "garrison_hub_ring") || strings.Contains(page, "garrison_hub_rollout_state") {
 		t.Error("a fleet without rings has some")
 	}
-	w.roller.view = fleet.Rollout{Release: 7, State: fleet.RolloutStopped, LateSince: &time.Time{}, Rings: []fleet.RolloutRing{{Ring: fleet.Ring{Name: "canary"}, State: fleet.RolloutStopped, Release: 6,
-		Failed: fleet.Named{Count: 2}}}}
+	soaks, stale := time.Unix(1_700_000_000, 0), time.Unix(1_600_000_000, 0)
+	w.roller.view = fleet.Rollout{Release: 7, State: fleet.RolloutStopped, LateSince: &time.Time{}, Rings: []fleet.RolloutRing{
+		{Ring: fleet.Ring{Name: "first"}, State: fleet.RolloutSoaking, Release: 7, SoakUntil: &soaks}, {SoakUntil: &stale, Ring: fleet.Ring{Name: "canary"}, State: fleet.RolloutStopped, Release: 6,
+			Failed: fleet.Named{Count: 2}}}}
 	metricstest.Check(t, w.page())
 	wantLines(t, w.page(), `garrison_hub_rollout_state{state="paused"} 1`, `garrison_hub_ring_state{ring="canary",state="paused"} 1`, `garrison_hub_ring_state{ring="canary",state="done"} 0`,
-		`garrison_hub_ring_release{ring="canary"} 6`, `garrison_hub_ring_hosts{ring="canary",how="failed"} 2`, `garrison_hub_rollout_late 1`, `garrison_hub_rollout_able 1`)
+		`garrison_hub_ring_release{ring="canary"} 6`, `garrison_hub_ring_hosts{ring="canary",how="failed"} 2`, `garrison_hub_rollout_late 1`, `garrison_hub_rollout_able 1`,
+		`garrison_hub_ring_soak_end_timestamp_seconds{ring="first"} 1.7e+09`, `garrison_hub_ring_soak_end_timestamp_seconds{ring="canary"} 0`)
 }
 
 func TestOrders(t *testing.T) {
