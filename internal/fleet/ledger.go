@@ -28,9 +28,10 @@ type Ledger struct {
 	Schema int `json:"schema"`
 	// Promotions are the last of each ring's batches, by the branch (RingBranch), the newest last; at most MaxPromotions of each.
 	Promotions map[string][]Promotion `json:"promotions,omitempty"`
-	Paused     *RolloutOrder          `json:"paused,omitempty"`  // nothing is promoted
-	Freeze     *RolloutOrder          `json:"freeze,omitempty"`  // nothing is promoted until Until, nor published to the first ring
-	Resumed    *RolloutOrder          `json:"resumed,omitempty"` // failures before At do not count
+	Paused     *RolloutOrder          `json:"paused,omitempty"`   // nothing is promoted
+	Freeze     *RolloutOrder          `json:"freeze,omitempty"`   // nothing is promoted until Until, nor published to the first ring
+	Unfrozen   *RolloutOrder          `json:"unfrozen,omitempty"` // who last ended a freeze before its time
+	Resumed    *RolloutOrder          `json:"resumed,omitempty"`  // failures before At do not count
 	Approved   []RolloutOrder         `json:"approved,omitempty"`
 	Aborted    *RolloutOrder          `json:"aborted,omitempty"` // Release and all before it, down to To, go no further; To is to be released again
 	// Reboots are the hosts that may reboot now.

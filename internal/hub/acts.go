@@ -17,7 +17,6 @@ import (
 type actsNoted struct {
 	since time.Time // what was before is nobody's news
 	known map[string]bool
-	froze *fleet.RolloutOrder
 }
 
 // named is an act and what tells it from others.
@@ -43,7 +42,7 @@ func (c *Controller) note(ctx context.Context, v fleet.Rollout) error {
 	if c.broken != nil {
 		return nil
 	}
-	acts := append(c.ledgerActs(ctx), viewActs(c.page.Ledger, v)...)
+	acts := append(c.ledgerActs(), viewActs(c.page.Ledger, v)...)
 	slices.SortStableFunc(acts, func(a, b namedAct) int { return a.At.Compare(b.At) })
 	for _, a := range acts {
 		if n.known[a.id] || news(a).Before(n.since.Truncate(time.Second)) {
@@ -56,7 +55,6 @@ func (c *Controller) note(ctx context.Context, v fleet.Rollout) error {
 		}
 		n.known[a.id] = true
 	}
-	n.froze = c.page.Ledger.Freeze
 	return nil
 }
 
@@ -69,7 +67,7 @@ func news(a namedAct) time.Time {
 }
 
 // ledgerActs are what the ledger tells of.
-func (c *Controller) ledgerActs(ctx context.Context) (acts []namedAct) {
+func (c *Controller) ledgerActs() (acts []namedAct) {
 	l := c.page.Ledger
 	add := func(act string, at time.Time, a fleet.RolloutAct) {
 		a.Act, a.At = act, at
@@ -88,18 +86,11 @@ func (c *Controller) ledgerActs(ctx context.Context) (acts []namedAct) {
 	}
 	order(fleet.RolloutPaused, l.Paused)
 	order(fleet.RolloutFrozen, l.Freeze)
+	order(fleet.RolloutUnfrozen, l.Unfrozen)
 	order(fleet.RolloutResumed, l.Resumed)
 	order(fleet.RolloutAborted, l.Aborted)
 	for _, o := range l.Approved {
 		order(fleet.RolloutApproved, &o)
-	}
-	if was := c.events.froze; was != nil && l.Freeze == nil && was.Until != nil && time.Now().Before(*was.Until) {
-		a := fleet.RolloutAct{}
-		if info, err := c.Repo.CommitInfo(ctx, c.page.Tip); err == nil {
-			a.By = info.Author
-		}
-		a.Act, a.At = fleet.RolloutUnfrozen, time.Now().UTC()
-		acts = append(acts, namedAct{fmt.Sprintf("%s-%d", a.Act, was.At.UnixNano()), a, time.Time{}})
 	}
 	reboots := map[time.Time][]string{}
 	for host, p := range l.Reboots {

@@ -18,6 +18,8 @@ import (
 	"github.com/garrison-nix/garrison/internal/git"
 	"github.com/garrison-nix/garrison/internal/hub"
 	"github.com/garrison-nix/garrison/internal/hub/hubtest"
+	"github.com/garrison-nix/garrison/internal/ledger"
+	"github.com/garrison-nix/garrison/internal/rollout"
 )
 
 // wards is a fleet like hubtest.Wards that has release 1 everywhere, and a hub.
@@ -156,6 +158,40 @@ func TestOrdersInGit(t *testing.T) {
 		if n := strings.Count(acts, want); n != 1 {
 			t.Errorf("%q was told %d times:\n%s", want, n, acts)
 		}
+	}
+}
+
+// TestUnfrozenWhileAway: what is ordered in a clone while no hub listens is told by the next one.
+func TestUnfrozenWhileAway(t *testing.T) {
+	f := hubtest.Wards(t)
+	dir, store := t.TempDir(), openStore(t, t.TempDir())
+	r := f.Start(store, dir, nil)
+	publish(f, r)
+	r.Until("it is seen", func() bool { return r.View().Release == 1 })
+	until := time.Now().Add(time.Hour)
+	if status, answer := r.Order(fleet.RolloutCommand{Act: "freeze", Until: &until, Reason: "holidays"}); status != 200 {
+		t.Fatal(status, answer)
+	}
+	r.Until("it is told", func() bool { return strings.Contains(strings.Join(r.Acts(), "\n"), "frozen until") })
+	r.Stop()
+	clone, err := git.Init(t.Context(), filepath.Join(t.TempDir(), "clone.git"))
+	must(t, err)
+	at := time.Now().UTC()
+	_, err = ledger.Book{Repo: clone, Remote: git.Remote{URL: f.Origin.Dir}, Release: "release"}.Change(t.Context(), func(p ledger.Page) (*ledger.Entry, error) {
+		l, err := rollout.Ordered(p.Ledger, fleet.RolloutUnfreeze, fleet.RolloutOrder{By: "Ann", At: at, Reason: "back early"})
+		return &ledger.Entry{By: "Ann <ann@example.org>", Summary: "unfreeze", Ledger: l}, err
+	})
+	must(t, err)
+	for range 2 { // and by one alone
+		r = f.Start(store, dir, nil)
+		r.Until("the end is told", func() bool {
+			return strings.Contains(strings.Join(r.Acts(), "\n"), "the freeze has been ended by Ann: back early")
+		})
+		r.Until("the rings are read", func() bool { return r.View().Release == 1 })
+		r.Stop()
+	}
+	if acts := strings.Join(r.Acts(), "\n"); strings.Count(acts, "the freeze has been ended") != 1 {
+		t.Error(acts)
 	}
 }
 

@@ -35,7 +35,7 @@ func Ordered(l fleet.Ledger, act string, o fleet.RolloutOrder) (fleet.Ledger, er
 		if !Frozen(l, o.At) {
 			return l, fleet.Errorf("", fleet.CodeNotNow, "no freeze is in force")
 		}
-		l.Freeze = nil
+		l.Freeze, l.Unfrozen = nil, &o
 	case fleet.RolloutPromote:
 		l.Approved = slices.DeleteFunc(slices.Clone(l.Approved), func(a fleet.RolloutOrder) bool { return a.Ring == o.Ring && a.Release <= o.Release })
 		l.Approved = append(l.Approved, o)

@@ -73,7 +73,7 @@ func TestOrdered(t *testing.T) {
 	if !rollout.Frozen(frozen, noon) || rollout.Frozen(frozen, until) || frozen.Paused == nil {
 		t.Error("freeze")
 	}
-	if l := must(rollout.Ordered(frozen, fleet.RolloutUnfreeze, order(fleet.RolloutOrder{}))); l.Freeze != nil {
+	if l := must(rollout.Ordered(frozen, fleet.RolloutUnfreeze, order(fleet.RolloutOrder{}))); l.Freeze != nil || l.Unfrozen == nil || frozen.Unfrozen != nil {
 		t.Error("unfreeze")
 	}
 	one := must(rollout.Ordered(empty, fleet.RolloutPromote, order(fleet.RolloutOrder{Ring: "a", Release: 3})))
