@@ -34,6 +34,10 @@ func TestExplain(t *testing.T) {
 	waiting := func(w fleet.Wait) fleet.Status {
 		return with(working(fleet.PhaseWaiting), func(s *fleet.Status) { s.Wait = &w })
 	}
+	ahead := func(batch int, a fleet.Ahead) fleet.Status {
+		a.Release = ref(8)
+		return with(base(fleet.PhaseIdle), func(s *fleet.Status) { s.Ring, s.Batch, s.Ahead = "web", batch, &a })
+	}
 	var got bytes.Buffer
 	for _, c := range []struct {
 		name string
@@ -78,6 +82,9 @@ func TestExplain(t *testing.T) {
 			s.Disks = []fleet.Disk{{Of: "store", FreeBytes: 9 << 20, TotalBytes: 100 << 30}, {Of: "state", FreeBytes: 4 << 30, TotalBytes: 100 << 30}, {Of: "boot", FreeBytes: 40 << 20, TotalBytes: 512 << 20}}
 			s.ClockOffSeconds = -86399.6
 		})},
+		{"its ring is not given the newest yet, which is here", ahead(1, fleet.Ahead{StagedAt: &at})},
+		{"nor its batch, and it is being fetched", ahead(2, fleet.Ahead{})},
+		{"nor, and it cannot be fetched", ahead(1, fleet.Ahead{Failure: &fleet.Failure{Message: "the cache does not answer"}})},
 		{"no git, no hub", with(base(fleet.PhaseIdle), func(s *fleet.Status) {
 			s.Remote = fleet.Contact{Since: at, Failure: &fleet.Failure{Message: "cannot fetch from git", Hint: "is it up?"}}
 			s.Hub = fleet.Contact{Since: at, Failure: &fleet.Failure{Message: "cannot reach the hub"}}
