@@ -118,7 +118,7 @@ func (a RolloutAct) words() string {
 	case RolloutPaused:
 		text = fmt.Sprintf("roll-out: %s is paused", release)
 		if a.Ring != "" {
-			text = fmt.Sprintf("roll-out: %s goes no further than ring %s", release, a.Ring)
+			text = "roll-out: " + RingStops(release, a.Ring)
 		}
 	case RolloutFrozen:
 		text = "roll-out: frozen"

@@ -191,6 +191,12 @@ func (v Rollout) Title() string {
 	return name + " is on its way: " + of
 }
 
+// RolloutLate says what a roll-out does that is late.
+const RolloutLate = "takes longer than its soak times and windows explain"
+
+// RingStops says what a release does that a ring stopped.
+func RingStops(release, ring string) string { return release + " goes no further than ring " + ring }
+
 // Notes say what concerns the roll-out as a whole: who paused or froze it, what hinders the hub, that it is late.
 func (v Rollout) Notes() (list []string) {
 	if o := v.Paused; o != nil {
@@ -207,7 +213,7 @@ func (v Rollout) Notes() (list []string) {
 		list = append(list, line)
 	}
 	if v.LateSince != nil {
-		list = append(list, "takes longer than its soak times and windows explain, since "+Moment(*v.LateSince))
+		list = append(list, RolloutLate+", since "+Moment(*v.LateSince))
 	}
 	return list
 }

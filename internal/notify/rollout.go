@@ -27,11 +27,11 @@ func (l Limits) rollout(f Facts) (all []Condition) {
 	if v.LateSince != nil {
 		c := Condition{Kind: fleet.AlertLate, Severity: fleet.Warning, Release: fleet.TagName(v.Release), Since: *v.LateSince, Commands: l.commands(fleet.AlertLate, about{})}
 		c.Key = key(c.Kind, c.Release)
-		c.What = fmt.Sprintf("the roll-out of %s takes longer than its soak times and windows explain, since %s", c.Release, clock(*v.LateSince))
+		c.What = fmt.Sprintf("the roll-out of %s %s, since %s", c.Release, fleet.RolloutLate, clock(*v.LateSince))
 		var lines []string
 		for _, r := range v.Rings {
 			if r.State != fleet.RolloutDone {
-				lines = append(lines, fmt.Sprintf("ring %s: %s", r.Name, cmp.Or(r.Reason, string(r.State))))
+				lines = append(lines, fmt.Sprintf("ring %s: %s", r.Name, r.Lasting()))
 			}
 		}
 		c.Detail = bounded(strings.Join(lines, "\n"))
@@ -44,26 +44,18 @@ func (l Limits) rollout(f Facts) (all []Condition) {
 func (l Limits) paused(f Facts, r fleet.RolloutRing) Condition {
 	c := Condition{Kind: fleet.AlertRollout, Severity: fleet.Critical, Release: fleet.TagName(r.Offered), Since: f.Rollout.At}
 	c.Key = key(c.Kind, r.Name, c.Release)
-	c.What = fmt.Sprintf("%s goes no further than ring %s", c.Release, r.Name)
 	var lines []string
-	var first string
-	for _, of := range []struct {
-		what string
-		fleet.Named
-	}{{"failed", r.Failed}, {"silent since they were given it", r.Silent}} {
-		if of.Count == 0 {
+	first := ""
+	for _, g := range []fleet.Group{{Standing: "failed", Named: r.Failed}, {Standing: "silent", Named: r.Silent}} {
+		if g.Count == 0 {
 			continue
 		}
-		names := few(of.Names)
-		if of.Count > len(of.Names) {
-			names += fmt.Sprintf(" (%d in all)", of.Count)
+		lines = append(lines, g.Standing+": "+g.Some(mostNamed))
+		if len(g.Names) > 0 {
+			first = cmp.Or(first, g.Names[0])
 		}
-		if len(of.Names) > 0 {
-			first = cmp.Or(first, of.Names[0])
-		}
-		lines = append(lines, of.what+": "+names)
 	}
-	c.What += ": " + strings.Join(lines, "; ")
+	c.What = fleet.RingStops(c.Release, r.Name) + ": " + strings.Join(lines, "; ")
 	if r.Reason != "" {
 		lines = append(lines, r.Reason)
 	}

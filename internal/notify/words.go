@@ -38,13 +38,11 @@ func oneLine(text string, most int) string {
 	return text
 }
 
+const mostNamed = 5
+
 // few names the first of a list.
 func few(list []string) string {
-	const most = 5
-	if more := len(list) - most; more > 0 {
-		return fmt.Sprintf("%s and %d more", strings.Join(list[:most], ", "), more)
-	}
-	return strings.Join(list, ", ")
+	return fleet.Named{Count: len(list), Names: list}.Some(mostNamed)
 }
 
 func short(commit string) string { return commit[:min(len(commit), 12)] }
