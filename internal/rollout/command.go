@@ -121,7 +121,7 @@ func (s Standing) promote(c fleet.RolloutCommand, o fleet.RolloutOrder) (Act, er
 		return a, nil
 	}
 	if !c.Force {
-		if l := s.Ledger; l.Aborted != nil && o.Release > l.Aborted.To && o.Release <= l.Aborted.Release {
+		if l := s.Ledger; Aborted(l, o.Release) {
 			return Act{}, fleet.Errorf("", fleet.CodeNotNow, "%s was aborted by %s: %s", fleet.TagName(o.Release), l.Aborted.By, l.Aborted.Reason).WithHint("--force gives it to the ring all the same")
 		}
 		moves = nil

@@ -171,10 +171,7 @@ func (p *plan) offers(s *step) (list []int) {
 }
 
 // aborted says whether somebody ordered that release n goes no further.
-func (p *plan) aborted(n int) bool {
-	o := p.Ledger.Aborted
-	return o != nil && n > o.To && n <= o.Release
-}
+func (p *plan) aborted(n int) bool { return Aborted(p.Ledger, n) }
 
 // wayBack is the release that was made for an abort at once, if nobody ordered a stop since; else 0.
 func (p *plan) wayBack() (way int) {
@@ -182,8 +179,11 @@ func (p *plan) wayBack() (way int) {
 	if o == nil || !o.AtOnce || stopped(&p.Ledger, p.Now, o.At) {
 		return 0
 	}
-	if p.Releases[o.Made] != nil {
+	switch {
+	case p.Releases[o.Made] != nil:
 		return o.Made
+	case o.Made != 0: // all steps have a newer one
+		return 0
 	}
 	for n, m := range p.Releases {
 		if m != nil && n > o.Release && n <= p.Newest.Number && m.RollbackTo == o.To && (way == 0 || n < way) {

@@ -27,7 +27,7 @@ func First(m *fleet.Manifest, l fleet.Ledger, now time.Time) (kept string) {
 	if len(m.Rings) == 0 {
 		return ""
 	}
-	if o := l.Aborted; o != nil && o.AtOnce && m.Number > o.Release && m.RollbackTo == o.To && !stopped(&l, now, o.At) {
+	if o := l.Aborted; o != nil && o.AtOnce && (o.Made == 0 || o.Made == m.Number) && m.Number > o.Release && m.RollbackTo == o.To && !stopped(&l, now, o.At) {
 		return ""
 	}
 	p := &plan{Facts: Facts{Now: now, Ledger: l}}

@@ -68,12 +68,17 @@ func LastGood(m *fleet.Manifest, l fleet.Ledger, release string) int {
 	last := steps[len(steps)-1]
 	good := 0
 	for _, p := range l.Promotions[fleet.RingBranch(release, last.Ring, last.Batch)] {
-		aborted := l.Aborted != nil && p.Release > l.Aborted.To && p.Release <= l.Aborted.Release
-		if p.Release < m.Number && !aborted {
+		if p.Release < m.Number && !Aborted(l, p.Release) {
 			good = max(good, p.Release)
 		}
 	}
 	return good
+}
+
+// Aborted says whether somebody ordered that release n goes no further. The one that was made for it does, be it older than the order.
+func Aborted(l fleet.Ledger, n int) bool {
+	o := l.Aborted
+	return o != nil && n > o.To && n <= o.Release && n != o.Made
 }
 
 // ToMake is the abort that is ordered and not carried out yet; nil for none. Whoever makes releases releases To again.

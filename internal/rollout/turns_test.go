@@ -1,10 +1,12 @@
 package rollout_test
 
 import (
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/garrison-nix/garrison/internal/fleet"
+	"github.com/garrison-nix/garrison/internal/rollout"
 )
 
 // A failure in a ring that has passed the release already stops it further on.
@@ -58,4 +60,37 @@ func TestTakenBack(t *testing.T) {
 	s.promoted(b1, 12, s.Now)
 	s.Tips[b1], s.Tips[b2] = 11, 10
 	s.expect(t, "b.2=11")
+}
+
+// An abort at once is over when its release was made: what goes back to the same release later waits at each gate like any other.
+func TestAbortIsOver(t *testing.T) {
+	s := underWay("a: 1; b: 1")
+	s.Ledger.Aborted = s.order(12)
+	s.Ledger.Aborted.To, s.Ledger.Aborted.AtOnce, s.Ledger.Aborted.Made = 11, true, 13
+	s.publish(13).RollbackTo = 11
+	s.expect(t, "a.1=13 b.1=13")
+	s.everywhere(13)
+	s.publish(14)
+	s.everywhere(14)
+	s.pass(day)
+	later := s.publish(15)
+	delete(s.Releases, 13) // nobody has it any more
+	later.RollbackTo = 11
+	later.Rings[0].Manual = true
+	if kept := rollout.First(later, s.Ledger, s.Now); !strings.Contains(kept, "waits for a person's word") {
+		t.Errorf("it is given to the first step as it is published: kept by %q", kept)
+	}
+	s.expect(t, "")
+}
+
+// An abort may be made by the very release that it was ordered about: that one goes on.
+func TestAbortMadeBefore(t *testing.T) {
+	s := underWay("a: 1; b: 1")
+	s.Newest.RollbackTo = 11
+	s.Ledger.Aborted = s.order(12)
+	s.Ledger.Aborted.To = 11
+	s.allTake(12)
+	s.expect(t, "")
+	s.Ledger.Aborted.Made = 12
+	s.expect(t, "b.1=12")
 }
