@@ -20,11 +20,8 @@ import (
 // hubActor is who promotes, in the ledger.
 const hubActor = "hub"
 
-// acceptedRef is the ledger's last commit that was gone by; rewrittenRef one that does not descend from it.
-const (
-	acceptedRef  = "refs/garrison/published/rollout"
-	rewrittenRef = "refs/garrison/published/rollout-rewritten"
-)
+// acceptedRef is the ledger's last commit that was gone by.
+const acceptedRef = "refs/garrison/published/rollout"
 
 // hinders is why this hub gives nothing to anybody, whatever may be given; nil for nothing.
 func (c *Controller) hinders() error {
@@ -92,29 +89,18 @@ func (c *Controller) trusted(ctx context.Context, p ledger.Page) (broken, err er
 	if err != nil || !known {
 		return nil, c.keepAccepted(ctx)
 	}
-	from := accepted
-	rewritten, again, err := c.Repo.Resolve(ctx, rewrittenRef)
-	if err != nil {
-		return nil, err
-	}
 	switch goesOn, err := c.follows(ctx, p.Tip, accepted); {
 	case err != nil:
 		return nil, err
 	case goesOn:
 		return nil, c.keepAccepted(ctx)
 	}
-	if again {
-		from = rewritten
-	}
-	resumed, err := c.resumedIn(ctx, from)
+	resumed, err := c.resumedIn(ctx, accepted)
 	if err != nil {
 		return nil, err
 	}
-	if r := p.Ledger.Resumed; r != nil && !r.At.Equal(resumed) {
+	if r := p.Ledger.Resumed; r != nil && r.At.After(resumed) { // an older one was put back with the rest
 		return nil, c.keepAccepted(ctx)
-	}
-	if err := c.Repo.UpdateRef(ctx, rewrittenRef, cmp.Or(p.Tip, accepted)); err != nil {
-		return nil, err
 	}
 	return fleet.Errorf(fleet.Local, fleet.CodeForcePushed, "somebody wrote the branch %s anew: what it says of pauses, freezes and promotions may be wrong", fleet.RolloutBranch(c.Branch)).
 		WithHint("put it back: git push --force origin %s:refs/heads/%s (in a clone that has it, or the hub's repo.git); or let it go on as it is: garrison rollout resume --reason …", accepted[:12], fleet.RolloutBranch(c.Branch)), nil
@@ -145,7 +131,7 @@ func (c *Controller) keepAccepted(ctx context.Context) error {
 	if c.page.Tip == "" {
 		return nil
 	}
-	return c.Repo.UpdateRefs(ctx, map[string]string{acceptedRef: c.page.Tip, rewrittenRef: ""})
+	return c.Repo.UpdateRef(ctx, acceptedRef, c.page.Tip)
 }
 
 // abort has somebody make the release that an abort asks for, while there is none.
@@ -239,7 +225,7 @@ func orderedBefore(l fleet.Ledger, c fleet.RolloutCommand, o fleet.RolloutOrder)
 	case fleet.RolloutResume:
 		return l.Paused == nil && same(l.Resumed)
 	case fleet.RolloutFreeze:
-		return same(l.Freeze) && l.Freeze.Until.Equal(*o.Until)
+		return same(l.Freeze) && l.Freeze.Until != nil && l.Freeze.Until.Equal(*o.Until)
 	case fleet.RolloutPromote:
 		return !c.Force && rollout.Approved(l, o.Ring, o.Release)
 	case fleet.RolloutAbort:

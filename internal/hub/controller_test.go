@@ -326,6 +326,33 @@ func TestTroubles(t *testing.T) {
 	r.Beat()
 	r.UntilGiven("rest", 1, 2)
 
+	// Somebody puts back what the ledger was before another resume: that says nothing of going on.
+	before, _, err := f.Origin.Resolve(t.Context(), ref)
+	must(t, err)
+	time.Sleep(time.Second) // the ledger's times are whole seconds
+	for _, act := range []string{"resume", "pause"} {
+		if status, answer := r.Order(fleet.RolloutCommand{Act: act, Reason: "and again"}); status != 200 {
+			t.Fatal(status, answer)
+		}
+	}
+	paused, _, err := f.Origin.Resolve(t.Context(), ref)
+	must(t, err)
+	must(t, f.Origin.UpdateRef(t.Context(), ref, before))
+	r.Follower.Hint(time.Now())
+	trouble(fleet.CodeForcePushed)
+	must(t, f.Origin.UpdateRef(t.Context(), ref, paused))
+	r.Follower.Hint(time.Now())
+	well()
+
+	// A freeze without an end, which nobody can order.
+	now := time.Now().UTC()
+	write(fmt.Sprintf(`{"schema":1,"freeze":{"by":"token ann","reason":"so","at":%q}}`, now.Format(time.RFC3339)), paused)
+	r.Until("it is frozen", func() bool { return r.View().Freeze != nil })
+	now = now.Add(time.Hour)
+	if status, answer := r.Order(fleet.RolloutCommand{Act: "freeze", Until: &now, Reason: "so"}); status != 200 {
+		t.Fatal(status, answer)
+	}
+
 	must(t, f.Origin.UpdateRef(t.Context(), "refs/heads/release-ring-canary", good)) // which is no release
 	r.Follower.Hint(time.Now())
 	trouble(fleet.CodeForcePushed)
