@@ -82,13 +82,11 @@ func (c *clone) release(ctx context.Context, p ledger.Page, n int) (*fleet.Manif
 	return m, nil
 }
 
-// at is the release that a commit is; 0 for none of ours.
+// at is the newest release that a commit is; 0 for none of ours.
 func (c *clone) at(ctx context.Context, p ledger.Page, commit string) (int, error) {
-	for name, ref := range p.Tags {
-		if n, ok := fleet.TagNumber(name); ok && commit != "" && ref.Commit == commit {
-			if m, err := c.release(ctx, p, n); err != nil || m != nil {
-				return n, err
-			}
+	for _, n := range ledger.Numbers(p.Tags, commit) {
+		if m, err := c.release(ctx, p, n); err != nil || m != nil {
+			return n, err
 		}
 	}
 	return 0, nil

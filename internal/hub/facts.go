@@ -102,14 +102,7 @@ func (c *Controller) ofGit(ctx context.Context, f *rollout.Facts) (err error) {
 
 // releaseAt is the newest release whose tag leads to a commit; nil where there is none that may be believed.
 func (c *Controller) releaseAt(ctx context.Context, commit string) (*fleet.Manifest, error) {
-	var numbers []int
-	for name, ref := range c.page.Tags {
-		if n, ok := fleet.TagNumber(name); ok && ref.Commit == commit && ref.ID != commit {
-			numbers = append(numbers, n)
-		}
-	}
-	slices.Sort(numbers)
-	for _, n := range slices.Backward(numbers) {
+	for _, n := range ledger.Numbers(c.page.Tags, commit) {
 		if m, err := c.release(ctx, fleet.TagName(n)); err != nil || m != nil {
 			return m, err
 		}

@@ -5,7 +5,6 @@ import (
 	"log/slog"
 	"maps"
 	"os"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -231,20 +230,13 @@ func (f *Follower) readTip(ctx context.Context, tip string) error {
 
 // manifest is that of the newest release tag of tip that may be believed.
 func (f *Follower) manifest(ctx context.Context, tip string, tags map[string]git.Ref) (*fleet.Manifest, error) {
-	var numbers []int
-	for name, ref := range tags {
-		if n, ok := fleet.TagNumber(name); ok && ref.Commit == tip && ref.ID != tip {
-			numbers = append(numbers, n)
-		}
-	}
-	slices.Sort(numbers)
 	newest := error(fleet.Errorf(fleet.Bad, fleet.CodeUnsigned, "no release tag points at it"))
-	for i, n := range slices.Backward(numbers) {
+	for i, n := range ledger.Numbers(tags, tip) {
 		m, err := f.fetchTag(ctx, fleet.TagName(n), tags[fleet.TagName(n)])
 		if err == nil || fleet.ClassOf(err) != fleet.Bad {
 			return m, err
 		}
-		if i == len(numbers)-1 {
+		if i == 0 {
 			newest = err
 		}
 	}

@@ -285,6 +285,17 @@ func (b Book) Manifest(ctx context.Context, p Page, name, allowedSigners string)
 	return ReadRelease(ctx, b.Repo, name, ref, allowedSigners)
 }
 
+// Numbers are those of the release tags that lead to a commit, the newest first. What is no tag object cannot be signed, and is left out; nobody has verified the others.
+func Numbers(tags map[string]git.Ref, commit string) (list []int) {
+	for name, ref := range tags {
+		if n, ok := fleet.TagNumber(name); ok && commit != "" && ref.Commit == commit && ref.ID != commit {
+			list = append(list, n)
+		}
+	}
+	slices.SortFunc(list, func(a, b int) int { return b - a })
+	return list
+}
+
 // ReadRelease is the manifest in a release tag that is in a repository, and the tag, if one of the keys in the file allowedSigners signed it ("": whoever
 // did) under that name, for the commit that ref says. Errors of class Bad say that it may not be believed.
 func ReadRelease(ctx context.Context, repo *git.Repo, name string, ref git.Ref, allowedSigners string) (*fleet.Manifest, git.Tag, error) {
