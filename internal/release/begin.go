@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/garrison-nix/garrison/internal/fleet"
@@ -129,7 +130,8 @@ func (s *state) foresee(ctx context.Context, m *fleet.Manifest) error {
 	return nil
 }
 
-// ToAbort is the release that somebody ordered to go back to and that is still to be made; 0 for none. A ledger that cannot be read orders nothing.
+// ToAbort is the release that somebody ordered to go back to and that is still to be made; 0 for none, also when a newer one than the aborted was published
+// since. A ledger that cannot be read orders nothing.
 func ToAbort(ctx context.Context, o Options) (int, error) {
 	unlock, err := lockRepo(o.Repo)
 	if err != nil {
@@ -149,7 +151,7 @@ func ToAbort(ctx context.Context, o Options) (int, error) {
 		return 0, nil
 	}
 	a := rollout.ToMake(p.Ledger)
-	if err != nil || a == nil {
+	if err != nil || a == nil || slices.Max(append(ledger.Numbers(p.Tags, p.Newest), 0)) > a.Release {
 		return 0, err
 	}
 	return a.To, nil

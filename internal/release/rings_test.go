@@ -198,6 +198,12 @@ func TestRings(t *testing.T) {
 	if to, err := release.ToAbort(t.Context(), w.options()); err != nil || to != 1 {
 		t.Errorf("to abort: %d, %v", to, err)
 	}
+	// What was published since has taken the place of what was aborted: a run that somebody starts for another reason does not go back behind it.
+	w.order(func(l *fleet.Ledger) { l.Aborted = &fleet.RolloutOrder{By: "Ann", Reason: "smoke", Release: 4, To: 1} })
+	if to, err := release.ToAbort(t.Context(), w.options()); err != nil || to != 0 {
+		t.Errorf("to abort, of what is not the newest: %d, %v", to, err)
+	}
+	w.order(func(l *fleet.Ledger) { l.Aborted = &fleet.RolloutOrder{By: "Ann", Reason: "smoke", Release: 5, To: 1} })
 	again, err := release.Run(t.Context(), w.with(func(o *release.Options) { o.RollbackTo = 1 }))
 	w.must(err)
 	p, err = w.book().Read(t.Context())
