@@ -2,8 +2,10 @@ package nix
 
 import (
 	"context"
+	"errors"
+	"net/http"
 	"path/filepath"
-	"strconv"
+	"slices"
 	"strings"
 	"time"
 
@@ -76,14 +78,12 @@ type Substitution struct {
 	PublicKeys []string // that one of must have signed each path
 	Timeout    time.Duration
 	Root       string // link to keep it from garbage collection
-	// Rate bounds what it takes of the network, in bytes a second; 0 does not. A Nix that does not know download-speed (2.8) fetches one thing after the
-	// other, and no slower.
-	Rate int64
+	Rate       int64  // of the network that Substitute takes at most, in bytes a second; 0 is no bound. What nix reads of files, or a daemon fetches for it, has none
 }
 
 // args realise a path or a derivation, with what can be had from caches.
 func (s Substitution) args(path string) []string {
-	args := []string{"--realise", path, "--add-root", s.Root, "--indirect",
+	return []string{"--realise", path, "--add-root", s.Root, "--indirect",
 		"--option", "substitute", "true",
 		"--option", "extra-substituters", strings.Join(s.Caches, " "),
 		"--option", "extra-trusted-public-keys", strings.Join(s.PublicKeys, " "),
@@ -92,10 +92,6 @@ func (s Substitution) args(path string) []string {
 		"--option", "narinfo-cache-positive-ttl", "0", // a cache that was mended is believed at once
 		"--option", "connect-timeout", "5",
 		"--option", "stalled-download-timeout", "60"}
-	if s.Rate > 0 { // its bound is one for each transfer
-		args = append(args, "--option", "http-connections", "1", "--option", "http2", "false", "--option", "download-speed", strconv.FormatInt(max(s.Rate/1024, 1), 10))
-	}
-	return args
 }
 
 // BuildHere realises one derivation, and builds what caches do not have or do not give. Errors: CodeBuild as of Build; CodeTimeout,
@@ -140,7 +136,17 @@ func untrusted(err error, path string) *Untrusted {
 func (n *Nix) Substitute(parent context.Context, path string, s Substitution) error {
 	ctx, cancel := context.WithTimeoutCause(parent, s.Timeout, fleet.Errorf(fleet.Transient, fleet.CodeTimeout, "fetching took longer than %s", s.Timeout))
 	defer cancel()
-	_, err := n.run(ctx, "nix-store", append(s.args(path), "--max-jobs", "0", "--option", "builders", "")...)
+	nix, end := *n, func() error { return nil }
+	if s.Rate > 0 {
+		var env []string
+		var err error
+		if env, end, err = throttled(ctx, s.Rate, http.ProxyFromEnvironment); err != nil {
+			return fleet.Errorf(fleet.Local, fleet.CodeSubstitute, "cannot listen on loopback, to fetch slowly through that").WithCause(err)
+		}
+		nix.Env = slices.Concat(n.Env, env)
+	}
+	_, err := nix.run(ctx, "nix-store", append(s.args(path), "--max-jobs", "0", "--option", "builders", "")...)
+	unreached := end()
 	if err == nil || parent.Err() != nil {
 		return err
 	}
@@ -153,5 +159,5 @@ func (n *Nix) Substitute(parent context.Context, path string, s Substitution) er
 			WithHint("its public key must be among the agent's caches, or trusted-public-keys of nix.conf").WithCause(u)
 	}
 	return fleet.Errorf(fleet.Transient, fleet.CodeSubstitute, "cannot fetch %s from %s", path, proc.Redact(strings.Join(s.Caches, ", "))).
-		WithHint("is the cache up, does it have the path, and is its key among the agent's?").WithCause(err)
+		WithHint("is the cache up, does it have the path, and is its key among the agent's?").WithCause(errors.Join(err, unreached))
 }

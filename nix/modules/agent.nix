@@ -187,7 +187,7 @@ in
     };
     prefetch = {
       enable = absent types.bool { description = "Whether to fetch a release that the host's ring does not give it yet, so that it is activated in seconds then; unset: true."; };
-      rate = absent types.str { example = "2MB"; description = "How much a second that may take of the network; unset: 10MB."; };
+      rate = absent types.str { example = "2MB"; description = "How much a second that may take of the network, with every Nix and over all its connections; unset: 10MB."; };
     };
     build = {
       when = absent (types.enum [ "auto" "never" ]) { description = "auto: the host builds what CI did not, or what no cache has."; };
