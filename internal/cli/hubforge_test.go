@@ -123,7 +123,7 @@ func (w *hubTown) hub(name, more string) *hubAtForge {
 	}
 	w.must(os.MkdirAll(h.dir, 0o755))
 	tokens := ""
-	for _, scope := range []string{"read", "wake", "push", "report:joker", "report:ursula"} {
+	for _, scope := range []string{"read", "wake", "push", "rollout", "report:joker", "report:ursula"} {
 		sum := sha256.Sum256([]byte(scope))
 		tokens += fmt.Sprintf("[[token]]\nname = %q\nsha256 = %q\nscopes = [%q]\n", scope, hex.EncodeToString(sum[:]), scope)
 	}
@@ -206,6 +206,16 @@ func (w *hubTown) statuses(commit string, want ...string) {
 // ask makes a request with the token that is named as its scope.
 func (h *hubAtForge) ask(method, path, token, body string) []byte {
 	h.w.t.Helper()
+	status, text := h.tries(method, path, token, body)
+	if status >= 300 {
+		h.w.t.Fatalf("%s %s: %d: %s", method, path, status, text)
+	}
+	return []byte(text)
+}
+
+// tries is ask, whatever is answered.
+func (h *hubAtForge) tries(method, path, token, body string) (status int, answer string) {
+	h.w.t.Helper()
 	req, err := http.NewRequestWithContext(context.WithoutCancel(h.w.t.Context()), method, h.url+path, strings.NewReader(body))
 	h.w.must(err)
 	req.Header.Set("Authorization", "Bearer "+token)
@@ -214,17 +224,17 @@ func (h *hubAtForge) ask(method, path, token, body string) []byte {
 	defer resp.Body.Close()
 	text, err := io.ReadAll(resp.Body)
 	h.w.must(err)
-	if resp.StatusCode >= 300 {
-		h.w.t.Fatalf("%s %s: %s: %s", method, path, resp.Status, text)
-	}
-	return text
+	return resp.StatusCode, string(text)
 }
 
 // says has a host report what it is about with a release.
 func (h *hubAtForge) says(host string, m *fleet.Manifest, phase fleet.Phase) {
 	h.w.t.Helper()
-	s := fleet.Status{Schema: 1, Host: host, At: time.Now().UTC(), Phase: phase, Newest: &fleet.ReleaseRef{Number: m.Number},
-		Active: &fleet.Target{Toplevel: m.Hosts[host].Toplevel}}
+	e, now := m.Hosts[host], time.Now().UTC()
+	s := fleet.Status{Schema: 1, Host: host, At: now, NextPoll: now.Add(time.Hour), Phase: phase, Newest: &fleet.ReleaseRef{Number: m.Number}, Ring: e.Ring, Batch: e.Batch, Active: &fleet.Target{Toplevel: e.Toplevel}}
+	if phase == fleet.PhaseIdle {
+		s.Active.Release, s.Active.At = *s.Newest, m.CreatedAt
+	}
 	body, err := json.Marshal(s)
 	h.w.must(err)
 	h.ask(http.MethodPost, "/api/v1/reports", "report:"+host, string(body))

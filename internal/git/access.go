@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/garrison-nix/garrison/internal/fleet"
+	"github.com/garrison-nix/garrison/internal/proc"
 )
 
 // Remote is a repository elsewhere, and what lets us in. The files are read again for every request.
@@ -107,8 +108,9 @@ func talkError(ctx context.Context, doing string, m Remote, err error) error {
 	if err == nil || ctx.Err() != nil || errors.As(err, &e) && e.Code == fleet.CodeKey {
 		return err
 	}
+	noEntry := refused.MatchString(proc.Said(err)) // not: lets us in, and not move refs
 	err = remoteError(doing, m.URL, err)
-	if files := m.Files(); fleet.CodeOf(err) == fleet.CodeUnauthorized && len(files) > 0 && errors.As(err, &e) {
+	if files := m.Files(); noEntry && fleet.CodeOf(err) == fleet.CodeUnauthorized && len(files) > 0 && errors.As(err, &e) {
 		_ = e.WithHint("renew %s; it is read again by itself", files[0])
 	}
 	return err

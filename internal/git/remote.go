@@ -221,8 +221,8 @@ func remoteError(doing, remote string, err error) error {
 		return fleet.Errorf(fleet.Local, fleet.CodeUnauthorized, "cannot %s %s: it refuses our credentials", doing, Redact(remote)).
 			WithHint("renew the token or key that git uses for it").WithCause(redacted(err))
 	case strings.Contains(said, "[remote rejected]") && !strings.Contains(said, "cannot lock ref"):
-		return fleet.Errorf(fleet.Local, fleet.CodeUnauthorized, "cannot %s %s: it does not let us move these refs", doing, Redact(remote)).
-			WithHint("a hook or a protection of branch or tag is in the way: let the release user write to them; a CI job is that user when it has its token, GARRISON_FORGE_TOKEN").WithCause(redacted(err))
+		return fleet.Errorf(fleet.Local, fleet.CodeUnauthorized, "cannot %s %s: it does not let us move these refs: %s", doing, Redact(remote), rejectedRefs(said)).
+			WithHint("a hook or a protection of branch or tag is in the way: let the release user, and the hub's, write to them; a CI job is that user when it has its token, GARRISON_FORGE_TOKEN").WithCause(redacted(err))
 	case errors.Is(err, errFull) || strings.Contains(said, "No space left on device"):
 		return fleet.Errorf(fleet.Local, fleet.CodeGit, "cannot %s %s: no space left on this machine", doing, Redact(remote)).
 			WithHint("make room on the disk, then run it again").WithCause(redacted(err))
@@ -231,6 +231,17 @@ func remoteError(doing, remote string, err error) error {
 	}
 	return fleet.Errorf(fleet.Transient, fleet.CodeRemote, "cannot %s %s", doing, Redact(remote)).
 		WithHint("is it up, and the address right? try: git ls-remote %s", Redact(remote)).WithCause(redacted(err))
+}
+
+var rejected = regexp.MustCompile(`(?m)\[remote rejected\] +\S+ -> (\S+)`)
+
+// rejectedRefs names the refs of a push, of which none moved; which one is in the way, a forge may say or not.
+func rejectedRefs(said string) string {
+	var names []string
+	for _, m := range rejected.FindAllStringSubmatch(said, -1) {
+		names = append(names, m[1])
+	}
+	return strings.Join(names, ", ")
 }
 
 // redacted is what git said, without its exit status and credentials.

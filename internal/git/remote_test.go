@@ -90,7 +90,7 @@ func TestPushMovesAllOrNone(t *testing.T) {
 	must(t, os.WriteFile(filepath.Join(origin, "hooks/pre-receive"), []byte("#!/bin/sh\necho 'release is protected'; exit 1\n"), 0o755))
 	err := r.Push(t.Context(), origin, branch(first, second), tag("release-2"))
 	wantCode(t, err, fleet.Local, fleet.CodeUnauthorized)
-	if !strings.Contains(err.Error(), "release is protected") || refs() != before {
+	if !strings.Contains(err.Error(), "release is protected") || !strings.Contains(err.Error(), "move these refs: release, release-2") || refs() != before {
 		t.Errorf("%v, the origin has\n%s", err, refs())
 	}
 }

@@ -285,7 +285,7 @@ func TestTroubles(t *testing.T) {
 	hook(t, f, "pre-receive", "echo 'protected branch' >&2; exit 1\n")
 	r.Has("web1", 2)
 	trouble(fleet.CodeUnauthorized)
-	if v := r.View(); !strings.Contains(v.Trouble.Hint, "let the release user write to them") || ringsAt(f) != "2 2 1 1" {
+	if v := r.View(); !strings.Contains(v.Trouble.Hint, "let the release user, and the hub's, write to them") || ringsAt(f) != "2 2 1 1" {
 		t.Errorf("%+v, the rings have %s", v.Trouble, ringsAt(f))
 	}
 	must(t, os.Remove(filepath.Join(f.Origin.Dir, "hooks", "pre-receive")))

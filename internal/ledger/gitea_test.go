@@ -1,6 +1,7 @@
 package ledger_test
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -35,6 +36,15 @@ func TestGitea(t *testing.T) {
 	before := refs()
 	_, err := act(t, as(writer), o.releases[0], 1)
 	wantCode(t, err, fleet.CodeUnauthorized)
+	for _, want := range []string{"release-ring-canary", "release-rollout", "protected branch"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("nothing is said of %s: %v", want, err)
+		}
+	}
+	var e *fleet.Error
+	if !errors.As(err, &e) || !strings.Contains(e.Hint, "write to them") {
+		t.Errorf("it does not say what to change: %+v", e)
+	}
 	if refs() != before {
 		t.Errorf("a part of it is there: %s", refs())
 	}
