@@ -78,9 +78,6 @@ func orderOf(f url.Values, now time.Time) (c fleet.RolloutCommand, wrong string,
 			*to = n
 		}
 	}
-	if !slices.Contains(fleet.RolloutActs(), c.Act) || c.Ring != "" && !fleet.ValidRingName(c.Ring) {
-		return c, "", errNotFound
-	}
 	if text := strings.TrimSpace(f.Get("until")); text != "" && c.Act == fleet.RolloutFreeze {
 		until, err := tomlfile.ParseUntil(text, now, time.UTC)
 		if err != nil {
@@ -141,6 +138,8 @@ func (s *server) described(ctx context.Context, c fleet.RolloutCommand) (orderVi
 		}
 	case fleet.RolloutAbort:
 		return o, s.describeAbort(ctx, v, &o)
+	default:
+		return o, errNotFound
 	}
 	return o, nil
 }
