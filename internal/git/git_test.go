@@ -5,7 +5,6 @@ import (
 	"errors"
 	"maps"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -14,15 +13,11 @@ import (
 
 	"github.com/garrison-nix/garrison/internal/fleet"
 	"github.com/garrison-nix/garrison/internal/git"
+	"github.com/garrison-nix/garrison/internal/git/gittest"
 )
 
 func TestMain(m *testing.M) {
-	for name, value := range map[string]string{
-		"GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_NOSYSTEM": "1",
-		"GIT_AUTHOR_NAME": "Editor", "GIT_AUTHOR_EMAIL": "editor@example.org", "GIT_COMMITTER_NAME": "Editor", "GIT_COMMITTER_EMAIL": "editor@example.org",
-	} {
-		os.Setenv(name, value)
-	}
+	gittest.Env()
 	os.Exit(m.Run())
 }
 
@@ -40,19 +35,7 @@ func wantCode(t testing.TB, err error, class fleet.Class, code fleet.Code) {
 	}
 }
 
-// do runs a program in dir and returns what it printed.
-func do(t testing.TB, dir, program string, args ...string) string {
-	t.Helper()
-	cmd := exec.CommandContext(t.Context(), program, args...)
-	cmd.Dir = dir
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
-	if err != nil {
-		t.Fatalf("%s %s: %v: %s", program, strings.Join(args, " "), err, &stderr)
-	}
-	return strings.TrimSpace(string(out))
-}
+var do = gittest.Do
 
 // newClone is a repository with a work tree and one commit, whose origin is a bare repository.
 func newClone(t testing.TB) (dir, origin string) {

@@ -1,13 +1,11 @@
 package ledger_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -21,12 +19,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	for name, value := range map[string]string{
-		"GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_NOSYSTEM": "1",
-		"GIT_AUTHOR_NAME": "Editor", "GIT_AUTHOR_EMAIL": "editor@example.org", "GIT_COMMITTER_NAME": "Editor", "GIT_COMMITTER_EMAIL": "editor@example.org",
-	} {
-		os.Setenv(name, value)
-	}
+	gittest.Env()
 	os.Exit(m.Run())
 }
 
@@ -37,18 +30,7 @@ func must(t testing.TB, err error) {
 	}
 }
 
-func do(t testing.TB, dir, program string, args ...string) string {
-	t.Helper()
-	cmd := exec.CommandContext(t.Context(), program, args...)
-	cmd.Dir = dir
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
-	if err != nil {
-		t.Fatalf("%s %s: %v: %s", program, strings.Join(args, " "), err, &stderr)
-	}
-	return strings.TrimSpace(string(out))
-}
+var do = gittest.Do
 
 // origin is a bare repository with three commits on its release branch, and one on main that no release has.
 type origin struct {
