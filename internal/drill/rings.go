@@ -18,6 +18,7 @@ var rollouts = []scenario{
 	{name: "rollout-aborted", title: "a release that is aborted is left again by every host that had it", missing: onlySandbox, run: rolloutAborted},
 	{name: "rollout-hub-lost", title: "a hub that is lost in mid-roll-out, and made anew, goes on where it was", missing: onlySandbox, run: rolloutHubLost},
 	{name: "rollout-host-offline", title: "a host that is away does not hold up a roll-out, and goes straight to what its ring has", missing: onlySandbox, run: rolloutHostOffline},
+	{name: "ring-reboots", title: "of two hosts of a ring that need a reboot one is away at a time; each comes back well, in the new system", missing: noSystemd, run: ringReboots},
 }
 
 // rings has the fleet's hosts in rings until the scenario ends, each with a soak time of a second.

@@ -37,7 +37,7 @@ func (s *session) makeYard(ctx context.Context, y *yard) (err error) {
 	if y.world, err = newWorld(ctx, s.Options); err != nil {
 		return err
 	}
-	y.agentExtra = "poll = \"5s\"\ncheckTime = \"15s\"\n"
+	y.agentExtra = "poll = \"5s\"\ncheckTime = \"15s\"\nreboot.when = \"ring\"\n"
 	y.apart, y.cacheURL = true, apartURL+"/fleet"
 	y.hubExtra = fmt.Sprintf("cache = %q\ncacheTokenFile = \"/etc/garrison/push-token\"\n[follow]\nsilent = \"20s\"\n[notify.limits]\nfetch = \"10s\"\n[[notify.senders]]\nname = \"person\"\ntype = \"webhook\"\nurl = \"http://%s/\"\n", y.cacheURL, ears)
 	y.nixExtra = map[string]string{selfBuilder: "system = " + otherSystem + "\n"}

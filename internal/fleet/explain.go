@@ -140,7 +140,7 @@ func explainPhase(s Status) (string, []string) {
 	case PhaseReboot:
 		said := since + "waits for a reboot: " + running + " is what it boots next, and cannot be switched to while it runs."
 		if s.Reboot != nil && s.Reboot.At != nil {
-			said += " The agent reboots it at " + Moment(*s.Reboot.At) + "."
+			said += " A reboot is " + s.Reboot.Meaning() + "."
 		}
 		return said, []string{"systemctl reboot"}
 	case PhaseHeld:
