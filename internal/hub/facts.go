@@ -2,6 +2,7 @@ package hub
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"time"
 
@@ -147,11 +148,7 @@ func (c *Controller) ofHosts(ctx context.Context, f *rollout.Facts) error {
 	if err != nil || f.Newest == nil {
 		return err
 	}
-	oldest := f.Newest.Number
-	for n := range f.Releases {
-		oldest = min(oldest, n)
-	}
-	outcomes, err := c.Hub.Store.Outcomes(ctx, time.Time{}, oldest, f.Newest.Number)
+	outcomes, err := c.outcomes(ctx, slices.Sorted(maps.Keys(f.Releases)))
 	if err != nil {
 		return err
 	}
@@ -179,4 +176,21 @@ func (c *Controller) ofHosts(ctx context.Context, f *rollout.Facts) error {
 		h.Took = append(h.Took, rollout.Took{Release: a.Release.Number, OutPath: a.OutPath, At: a.At})
 	}
 	return nil
+}
+
+// outcomes are those of releases, which are given in order, as they ended. A ring that is far behind is no reason to read those of all between.
+func (c *Controller) outcomes(ctx context.Context, releases []int) (list []Outcome, err error) {
+	for i := 0; i < len(releases); {
+		first, last := releases[i], releases[i]
+		for i++; i < len(releases) && releases[i] == last+1; i++ {
+			last++
+		}
+		some, err := c.Hub.Store.Outcomes(ctx, time.Time{}, first, last)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, some...)
+	}
+	slices.SortStableFunc(list, func(a, b Outcome) int { return a.EndedAt.Compare(b.EndedAt) })
+	return list, nil
 }
