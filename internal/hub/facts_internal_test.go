@@ -1,6 +1,8 @@
 package hub
 
 import (
+	"context"
+	"slices"
 	"testing"
 	"time"
 
@@ -38,5 +40,44 @@ func TestDrilledAt(t *testing.T) {
 	}
 	if got := drilledAt([]fleet.DrillReport{drill(3, "live", "joker", true)}, nil); !got.IsZero() {
 		t.Errorf("without a release: %s", got)
+	}
+}
+
+// asked is a store that has one outcome of each release, and knows which it was asked for; newer releases ended earlier.
+type asked struct {
+	Store
+	ranges [][2]int
+}
+
+func (a *asked) Outcomes(_ context.Context, _ time.Time, first, last int) (list []Outcome, _ error) {
+	a.ranges = append(a.ranges, [2]int{first, last})
+	for n := last; n >= first; n-- {
+		list = append(list, Outcome{Release: n, EndedAt: time.Unix(int64(1000-n), 0)})
+	}
+	return list, nil
+}
+
+// TestOutcomesOfReleases: those between the releases that are looked at are not read.
+func TestOutcomesOfReleases(t *testing.T) {
+	for _, c := range []struct {
+		releases []int
+		ranges   [][2]int
+	}{
+		{nil, nil},
+		{[]int{7}, [][2]int{{7, 7}}},
+		{[]int{2, 500, 501, 502, 600}, [][2]int{{2, 2}, {500, 502}, {600, 600}}},
+	} {
+		store := &asked{}
+		list, err := (&Controller{ControllerOptions: ControllerOptions{Hub: &Hub{Options: Options{Store: store}}}}).outcomes(t.Context(), c.releases)
+		if err != nil || !slices.Equal(store.ranges, c.ranges) {
+			t.Errorf("%v: asked for %v, %v", c.releases, store.ranges, err)
+		}
+		var got []int
+		for _, o := range slices.Backward(list) { // as they ended
+			got = append(got, o.Release)
+		}
+		if !slices.Equal(got, c.releases) {
+			t.Errorf("%v: %v", c.releases, got)
+		}
 	}
 }
