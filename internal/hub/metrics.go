@@ -275,7 +275,7 @@ func (h *Hub) measureCounts(p *metrics.Page) {
 			}
 		}
 	}
-	p.Begin("garrison_hub_lead_time_seconds", "histogram", "From a push to a host that is healthy with it.")
+	p.Begin("garrison_hub_lead_time_seconds", "histogram", "From a push to a host that is healthy with it, with what it waited between rings.")
 	p.Histogram("garrison_hub_lead_time_seconds", leadBuckets, &c.lead)
 	p.Begin("garrison_hub_runs_total", "counter", "Runs of CI that ended.")
 	for _, s := range []fleet.RunState{fleet.RunReleased, fleet.RunUnchanged, fleet.RunFailed} {
