@@ -114,6 +114,7 @@ func (w *world) startForge(ctx context.Context) error {
 	}
 	entry("hook", "wake")
 	entry("demo", "read")
+	entry("person", "rollout")
 	for _, h := range append([]string{manual}, followed...) {
 		entry(h, "report:"+h)
 	}
