@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -43,17 +44,42 @@ func (h *Host) commandIn(ctx context.Context, leader int, name string, args ...s
 // Run runs a command inside the host and returns its standard output. The error says
 // what it wrote to standard error.
 func (h *Host) Run(ctx context.Context, name string, args ...string) (string, error) {
-	out, err := h.Command(ctx, name, args...).Output()
+	cmd := h.Command(ctx, name, args...)
+	var out, said bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &said
+	err := cmd.Start()
 	if err == nil {
-		return string(out), nil
+		awake := keepAwake(cmd.Process)
+		err = cmd.Wait()
+		awake()
+	}
+	if err == nil {
+		return out.String(), nil
 	}
 	e := fleet.Errorf(fleet.Local, fleet.CodeInternal, "on %s, %s failed", h.opts.Name,
 		strings.Join(append([]string{name}, args...), " ")).WithCause(err)
-	var exit *exec.ExitError
-	if errors.As(err, &exit) && len(exit.Stderr) > 0 {
-		e.What += ": " + strings.TrimSpace(string(exit.Stderr))
+	if text := strings.TrimSpace(said.String()); text != "" {
+		e.What += ": " + text
 	}
-	return string(out), e
+	return out.String(), e
+}
+
+// keepAwake has an nsenter go on until what it returns is called. It stops itself when its program is stopped, which a systemd does with all there is
+// when it shuts down, before it kills them: nobody would fetch how the program ended, and until then its namespace, and the host's next boot, waits.
+func keepAwake(nsenter *os.Process) (end func()) {
+	ended := make(chan struct{})
+	go func() {
+		for t := time.NewTicker(200 * time.Millisecond); ; {
+			select {
+			case <-ended:
+				t.Stop()
+				return
+			case <-t.C:
+				_ = nsenter.Signal(unix.SIGCONT) // it may have ended
+			}
+		}
+	}()
+	return func() { close(ended) }
 }
 
 // ShellCommand is a command line that gives a person a shell in the running host.

@@ -155,6 +155,19 @@ func TestReboot(t *testing.T) {
 	}
 }
 
+// TestStopped: a program that is stopped, as by a systemd that shuts down, goes on, and how it ends is known.
+func TestStopped(t *testing.T) {
+	h := startHost(t, newTestLAN(t), HostOptions{Name: "ratched", Addr: addr(10)})
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if out, err := h.Run(ctx, "sh", "-c", "kill -STOP $$; echo on"); err != nil || out != "on\n" {
+		t.Errorf("%q, %v", out, err)
+	}
+	if _, err := h.Run(ctx, "sh", "-c", "kill -STOP $$; echo why >&2; exit 3"); err == nil || !strings.Contains(err.Error(), ": why") {
+		t.Errorf("%v", err)
+	}
+}
+
 func TestServices(t *testing.T) {
 	lan := newTestLAN(t)
 	ctx := testContext(t)
