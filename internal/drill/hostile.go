@@ -148,10 +148,10 @@ func (r *run) forged(ctx context.Context, how string, codes ...fleet.Code) error
 	script := fmt.Sprintf(`
 test -e /tmp/stranger || ssh-keygen -q -t ed25519 -N '' -f /tmp/stranger
 git for-each-ref --format='%%(contents)' refs/tags/release-%d | sed 's/"number": *%[1]d\b/"number": %[2]d/; s/release-%[1]d\b/release-%[2]d/; /-----BEGIN SSH SIGNATURE/,$d' > /tmp/manifest
-commit=$(git commit-tree -p refs/heads/release -m forged 'refs/heads/release^{tree}')
+commit=$(git commit-tree -p refs/heads/release -m 'forged %[4]s' 'refs/heads/release^{tree}') # not the one of another scenario in the same second
 git %[3]s release-%[2]d $commit
 git update-ref refs/heads/release $commit
-`, n, n+1, how)
+`, n, n+1, how, codes[0])
 	if _, err := r.onForge(ctx, script); err != nil {
 		return err
 	}
