@@ -131,7 +131,7 @@ identity = "/etc/garrison/editor.txt"
 	if out, err := exec.CommandContext(ctx, "git", "init", "--quiet", "--bare", "--initial-branch=main", filepath.Join(disk, "srv/git/fleet.git")).CombinedOutput(); err != nil {
 		return fmt.Errorf("git init: %w: %s", err, out)
 	}
-	hook := "#!/bin/sh\nexec garrison hub wake --url " + hubURL + " --token-file /etc/garrison/hook-token\n"
+	hook := "#!/bin/sh\nexport PATH=" + w.lan.Path() + " # who pushes by SSH comes with another\nexec garrison hub wake --url " + hubURL + " --token-file /etc/garrison/hook-token\n"
 	files := []sandbox.File{
 		{Path: "/etc/garrison/hub.toml", Data: []byte(hubConfig)},
 		{Path: "/etc/garrison/tokens.toml", Mode: 0o600, Data: []byte(tokens.String())},

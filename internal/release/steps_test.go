@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"go/build"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -45,7 +46,7 @@ func newStepper(t *testing.T) *stepper {
 	bin := filepath.Join(w.dir, "bin")
 	w.must(os.MkdirAll(filepath.Join(w.dir, "shims"), 0o755))
 	cmd := exec.CommandContext(t.Context(), "go", "build", "-o", filepath.Join(bin, "garrison"), "../../cmd/garrison")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "HOME="+os.Getenv("NIXTEST_CACHE"), "XDG_CACHE_HOME="+os.Getenv("NIXTEST_CACHE"))
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOPATH="+build.Default.GOPATH, "XDG_CACHE_HOME="+os.Getenv("NIXTEST_CACHE")) // tests have another home
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("go build: %v\n%s", err, out)
 	}
