@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"io"
 	"strings"
-	"unicode"
 	"unicode/utf8"
 
 	"github.com/garrison-nix/garrison/internal/fleet"
@@ -100,15 +99,8 @@ func cut(text string, columns int) string {
 	return string(r[:max(0, columns-1)]) + "…"
 }
 
-// visible is text without what would do something to a terminal: what hosts and committers say is theirs. It is one line.
-func visible(text string) string {
-	return strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r) {
-			return -1
-		}
-		return r
-	}, text)
-}
+// visible is text as one line of a terminal.
+func visible(text string) string { return fleet.Visible(text, "") }
 
 func cells(texts ...string) []cell {
 	row := make([]cell, len(texts))

@@ -9,10 +9,8 @@ import (
 	"github.com/garrison-nix/garrison/internal/notify"
 )
 
-const (
-	factRuns   = 50 // of CI that are looked at for what is wrong
-	factDrills = 20
-)
+// factRuns are so many runs of CI that are looked at for what is wrong.
+const factRuns = 50
 
 // newKeeper has h's alerts kept, and people told, as c says.
 func newKeeper(c HubFile, h *hub.Hub, store notify.Store, watch *watchers, log *slog.Logger) (*notify.Keeper, error) {
@@ -25,7 +23,7 @@ func newKeeper(c HubFile, h *hub.Hub, store notify.Store, watch *watchers, log *
 		if f.Runs, err = h.Store.Runs(ctx, factRuns); err != nil {
 			return f, err
 		}
-		if f.Drills, err = h.Store.Drills(ctx, factDrills); err != nil {
+		if f.Drills, err = h.Store.Drills(ctx, hub.DrillsLooked); err != nil {
 			return f, err
 		}
 		if f.Rollout = (&fleet.Rollout{}); watch != nil {

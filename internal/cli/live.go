@@ -6,7 +6,6 @@ import (
 	"os"
 	"strings"
 	"sync"
-	"unicode"
 
 	"golang.org/x/sys/unix"
 
@@ -91,12 +90,7 @@ func (l *live) draw(line string) {
 	if l.width == nil {
 		return
 	}
-	text := []rune(strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) {
-			return -1
-		}
-		return r
-	}, line))
+	text := []rune(visible(line))
 	if most := l.width() - 1; len(text) > most {
 		text = append(text[:max(0, most-1)], '…')
 	}

@@ -98,8 +98,7 @@ func (r *run) oneByOne(ctx context.Context, p pushed, hosts []string, before map
 
 // permits reads all that the ledger ever said of reboots: each host had its turn, and no two at once.
 func (r *run) permits(ctx context.Context, hosts []string) (string, error) {
-	const all = "cd /srv/git/fleet.git && for c in $(git rev-list --reverse release-rollout); do git show $c:rollout.json; done"
-	out, err := r.yard.run(ctx, "forge", "sh", "-euc", all)
+	out, err := r.onForge(ctx, "for c in $(git rev-list --reverse "+fleet.RolloutBranch("release")+"); do git show $c:"+fleet.LedgerPath+"; done")
 	if err != nil {
 		return "", err
 	}

@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-	"unicode"
 
 	"github.com/garrison-nix/garrison/internal/fleet"
 )
@@ -57,12 +56,7 @@ func readable(text string) string {
 	if len(text) > mostRead {
 		text = text[:mostRead] + " …"
 	}
-	return strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) && r != '\n' && r != '\t' || unicode.Is(unicode.Bidi_Control, r) {
-			return -1
-		}
-		return r
-	}, text)
+	return fleet.Visible(text, "\n\t")
 }
 
 // await is see for what comes sometime: f is asked again and again, until it returns no error or patience ends.

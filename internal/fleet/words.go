@@ -2,7 +2,9 @@ package fleet
 
 import (
 	"fmt"
+	"strings"
 	"time"
+	"unicode"
 )
 
 // Meaning says in words what the status's phase is.
@@ -155,3 +157,13 @@ func (s Status) Stuck() bool {
 
 // Results are all results, in the order of their constants.
 var Results = []Result{Committed, Tested, RolledBack, NotActivated, RebootNeeded, RollbackFailed}
+
+// Visible is text without what would do something to a terminal, but for the control characters in keep: what hosts, committers and logs say is theirs.
+func Visible(text, keep string) string {
+	return strings.Map(func(r rune) rune {
+		if !strings.ContainsRune(keep, r) && (unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r)) {
+			return -1
+		}
+		return r
+	}, text)
+}

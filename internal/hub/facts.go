@@ -16,8 +16,8 @@ import (
 // mostReleases is how many of the newest releases a roll-out looks at, beside those that rings have.
 const mostReleases = 100
 
-// mostDrills is how many of the newest drills say whether the fleet was drilled.
-const mostDrills = 20
+// DrillsLooked is how many of the newest drills say whether the fleet was drilled, and what is wrong.
+const DrillsLooked = 20
 
 // facts gathers all of them. An error is that the store, or git here, cannot be read.
 func (c *Controller) facts(ctx context.Context) (rollout.Facts, error) {
@@ -25,7 +25,7 @@ func (c *Controller) facts(ctx context.Context) (rollout.Facts, error) {
 	if err := c.ofGit(ctx, &f); err != nil {
 		return f, err
 	}
-	drills, err := c.Hub.Store.Drills(ctx, mostDrills)
+	drills, err := c.Hub.Store.Drills(ctx, DrillsLooked)
 	if err != nil {
 		return f, err
 	}

@@ -22,6 +22,7 @@ import (
 // Command runs a program inside the host, looked up in the host's PATH, with the
 // host's environment (add to Env what more it needs), in /. When ctx ends, the program
 // and its process group are killed. On a host that is off, the command fails to start.
+// What may be inside while the host reboots is for Run.
 func (h *Host) Command(ctx context.Context, name string, args ...string) *exec.Cmd {
 	leader := h.leader()
 	cmd := h.commandIn(ctx, leader, name, args...)
