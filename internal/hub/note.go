@@ -126,18 +126,24 @@ func cutTo(text string, most int) string {
 
 // note keeps events, shows those that are new to whoever listens, and has them looked at. It takes what made them, and their error.
 func (h *Hub) note(ctx context.Context, events []fleet.Event, err error) error {
+	return h.noteWith(ctx, events, err, func() error { return nil })
+}
+
+// noteWith is note, of something that is kept in between: what happened is not lost then, and who is told of it finds it.
+func (h *Hub) noteWith(ctx context.Context, events []fleet.Event, err error, keep func() error) error {
 	for _, e := range events {
 		if y := e.Time.Year(); err != nil || len(e.Data) > mostData || len(e.ID)+len(e.Source)+len(e.Subject) > mostNamed || y < 0 || y > 9999 {
 			return errNoEvent
 		}
 	}
-	if err != nil || len(events) == 0 {
-		return err
+	var kept []fleet.Event
+	if err == nil && len(events) > 0 {
+		kept, err = h.Store.PutEvents(ctx, events)
 	}
-	kept, err := h.Store.PutEvents(ctx, events)
 	if err != nil {
 		return err
 	}
+	err = keep()
 	for _, e := range kept {
 		h.counts.event(e)
 	}
@@ -145,7 +151,7 @@ func (h *Hub) note(ctx context.Context, events []fleet.Event, err error) error {
 	if len(kept) > 0 && h.Noted != nil {
 		h.Noted(kept)
 	}
-	return nil
+	return err
 }
 
 // noteOf is note for a host, within its bounds. It fails with errTooMany.

@@ -290,3 +290,21 @@ func TestDrillThatPassed(t *testing.T) {
 	}
 	w.tell("/api/v1/drills", "ci", doc(t, fleet.DrillReport{Schema: 1, ID: "d-2", EndedAt: time.Now().Add(24 * time.Hour)}), 400)
 }
+
+// TestKeptBeforeTold: who is told of a release, or a drill, finds it: a page asks at once, and not again.
+func TestKeptBeforeTold(t *testing.T) {
+	w := newWorld(t)
+	var found []string
+	w.Noted = func(events []fleet.Event) {
+		releases, err := w.Hub.Store.Releases(t.Context(), 0, 9)
+		must(t, err)
+		drills, err := w.Hub.Store.Drills(t.Context(), 9)
+		must(t, err)
+		found = append(found, fmt.Sprintf("%s: %d releases, %d drills", events[0].Type, len(releases), len(drills)))
+	}
+	must(t, w.NoteReleases(t.Context(), []fleet.Published{{Release: fleet.ReleaseRef{Number: 1}, CreatedAt: endedAt}}))
+	w.tell("/api/v1/drills", "ci", doc(t, fleet.DrillReport{Schema: 1, ID: "d-1", Host: "joker", EndedAt: endedAt}), 204)
+	if got := strings.Join(found, "; "); got != fleet.EventReleased+": 1 releases, 0 drills; "+fleet.EventDrill+": 1 releases, 1 drills" {
+		t.Error(got)
+	}
+}

@@ -125,13 +125,11 @@ func (h *Hub) NoteReleases(ctx context.Context, list []fleet.Published) error {
 		slices.Reverse(list)
 	}
 	for _, p := range list {
+		var events []fleet.Event
 		if p.Release.Number > known {
-			events, err := releaseEvent(p)
-			if err := h.note(ctx, events, err); err != nil {
-				return err
-			}
+			events, err = releaseEvent(p)
 		}
-		if err := h.Store.PutRelease(ctx, p); err != nil {
+		if err := h.noteWith(ctx, events, err, func() error { return h.Store.PutRelease(ctx, p) }); err != nil {
 			return err
 		}
 	}

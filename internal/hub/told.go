@@ -180,9 +180,7 @@ func (h *Hub) serveDrillReport(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	events, err := drillEvent(d)
-	if err = h.note(r.Context(), events, err); err == nil {
-		err = h.Store.PutDrill(r.Context(), d)
-	}
+	err = h.noteWith(r.Context(), events, err, func() error { return h.Store.PutDrill(r.Context(), d) })
 	if h.kept(w, "", err) {
 		w.WriteHeader(http.StatusNoContent)
 	}

@@ -245,8 +245,8 @@ func (w *world) publish(r fleet.ReleaseRef, at time.Time, hosts ...string) {
 	for _, h := range hosts {
 		m.Hosts[h] = fleet.Entry{Toplevel: fleet.Toplevel{OutPath: system(h, r.Number), Built: true}, System: "x86_64-linux", Changed: true}
 	}
+	w.SetNewest(&m) // first, as a hub does: whoever is told of the release asks at once
 	must(w.t, w.NoteReleases(ctx, []fleet.Published{{Schema: 1, Release: r, CreatedAt: at, SeenAt: at, Hosts: len(hosts), Changed: hosts}}))
-	w.SetNewest(&m)
 }
 
 func (w *world) alert(a fleet.Alert) {
