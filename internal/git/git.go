@@ -36,6 +36,7 @@ type Repo struct {
 
 	fromModules bool // its remotes' URLs come from a .gitmodules, which git trusts less
 	allowFile   bool // for those: they may be on this machine
+	ours        bool // nobody but Garrison works in it: a person's commit may hold a lock for as long as they write its message
 }
 
 // Open finds the repository that dir is in. It fails with CodeGit when there is none.
@@ -51,7 +52,7 @@ func Open(ctx context.Context, dir string) (*Repo, error) {
 	return &Repo{Dir: strings.TrimSpace(string(out))}, nil
 }
 
-// Init opens the bare repository dir, and makes it first if it is not there, or not whole.
+// Init opens the bare repository dir, which is Garrison's own, and makes it first if it is not there, or not whole.
 func Init(ctx context.Context, dir string) (*Repo, error) { return initAt(ctx, dir, true) }
 
 func initAt(ctx context.Context, dir string, bare bool) (*Repo, error) {
@@ -69,7 +70,7 @@ func initAt(ctx context.Context, dir string, bare bool) (*Repo, error) {
 	if !bare {
 		dir = filepath.Join(dir, ".git")
 	}
-	return &Repo{Dir: dir}, nil
+	return &Repo{Dir: dir, ours: bare}, nil
 }
 
 // env keeps git from asking anybody anything, its messages in English, and objects what their names say.
@@ -108,8 +109,25 @@ func (r *Repo) run(ctx context.Context, c call) (string, error) {
 	return r.git(ctx, c)
 }
 
-// git is run with all its arguments given. Without a repository (r is nil) it runs where there surely is none.
+// git is run with all its arguments given. Without a repository (r is nil) it runs where there surely is none. A lock of a git that was killed, or
+// cut off by a power cut, is removed when it is a minute old; until then it is the failure.
 func (r *Repo) git(ctx context.Context, c call) (string, error) {
+	out, err := r.once(ctx, c)
+	if err == nil || r == nil || !r.ours || !strings.Contains(proc.Said(err), "Unable to create '"+r.Dir+"/") {
+		return out, err
+	}
+	if swept, _ := r.Sweep(); swept == 0 {
+		return out, err
+	}
+	if from, ok := c.stdin.(io.Seeker); ok {
+		if _, err := from.Seek(0, io.SeekStart); err != nil {
+			return "", err
+		}
+	}
+	return r.once(ctx, c)
+}
+
+func (r *Repo) once(ctx context.Context, c call) (string, error) {
 	cmd := proc.Cmd{Program: "git", Args: c.args, Env: append(env(), c.env...), Stdin: c.stdin, MaxStdout: c.most, Idle: c.idle}
 	if r == nil {
 		cmd.Dir = "/dev"

@@ -4,10 +4,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/garrison-nix/garrison/internal/git"
+	"github.com/garrison-nix/garrison/internal/git/gittest"
 )
 
 func TestSweep(t *testing.T) {
@@ -26,6 +28,54 @@ func TestSweep(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Join(r.Dir, "objects/pack/tmp_pack_y")); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestStaleLock: what a killed git locked is free after a minute, to whoever fetches or moves refs; not in a person's clone.
+func TestStaleLock(t *testing.T) {
+	ctx, dir := t.Context(), t.TempDir()
+	origin, err := git.Init(ctx, filepath.Join(dir, "origin.git"))
+	must(t, err)
+	tree, err := origin.TreeOf(ctx, "a", []byte("one"))
+	must(t, err)
+	commit, err := origin.WriteCommit(ctx, git.Commit{Tree: tree, Message: "one", When: time.Now()})
+	must(t, err)
+	must(t, origin.UpdateRef(ctx, "refs/heads/main", commit))
+	own, err := git.Init(ctx, filepath.Join(dir, "own.git"))
+	must(t, err)
+	gittest.Do(t, dir, "git", "clone", "--quiet", "--bare", origin.Dir, "theirs.git")
+	theirs, err := git.Open(ctx, filepath.Join(dir, "theirs.git"))
+	must(t, err)
+	fetch := func(r *git.Repo) error {
+		return r.FetchFrom(ctx, git.Remote{URL: origin.Dir}, "+refs/heads/*:refs/fetched/*")
+	}
+	for _, c := range []struct {
+		name string
+		r    *git.Repo
+		age  time.Duration
+		free bool
+	}{{"ours, old", own, time.Hour, true}, {"ours, new", own, 0, false}, {"theirs, old", theirs, time.Hour, false}} {
+		for what, try := range map[string]struct {
+			lock string
+			do   func() error
+		}{
+			"fetch":       {"refs/fetched/main.lock", func() error { return fetch(c.r) }},
+			"update refs": {"refs/mine.lock", func() error { return c.r.UpdateRefs(ctx, map[string]string{"refs/mine": commit}) }},
+		} {
+			if what == "update refs" {
+				must(t, fetch(own)) // it has the commit
+			}
+			lock := filepath.Join(c.r.Dir, try.lock)
+			must(t, os.MkdirAll(filepath.Dir(lock), 0o755))
+			write(t, lock, "")
+			then := time.Now().Add(-c.age)
+			must(t, os.Chtimes(lock, then, then))
+			if err := try.do(); (err == nil) != c.free || err != nil && !strings.Contains(err.Error(), lock) {
+				t.Errorf("%s, %s: %v", c.name, what, err)
+			}
+			_ = os.Remove(lock) // it may be gone
+			must(t, c.r.UpdateRefs(ctx, map[string]string{"refs/fetched/main": "", "refs/mine": ""}))
+		}
 	}
 }
 

@@ -317,7 +317,7 @@ func (r *Running) View() (v fleet.Rollout) {
 // Until waits for something.
 func (r *Running) Until(what string, ok func() bool) {
 	r.fleet.T.Helper()
-	for range 6000 {
+	for range 18000 { // the lock of a git that was killed is in the way for a minute, and the next try comes within another
 		if ok() {
 			return
 		}

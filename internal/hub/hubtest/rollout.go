@@ -1,9 +1,12 @@
 package hubtest
 
 import (
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/garrison-nix/garrison/internal/fleet"
 	"github.com/garrison-nix/garrison/internal/hub"
@@ -86,6 +89,10 @@ func diesAtEachStep(t *testing.T, new func(t *testing.T) func() Kept, loses bool
 		must(t, s.Close())
 		if loses {
 			open, dir = new(t), t.TempDir()
+		} else { // its git was killed, too, and somebody looks only now
+			lock, then := filepath.Join(dir, "repo.git/refs/garrison/rollout/heads/release-rollout.lock"), time.Now().Add(-time.Hour)
+			must(t, os.WriteFile(lock, nil, 0o600))
+			must(t, os.Chtimes(lock, then, then))
 		}
 		s = open()
 		r = f.Start(s, dir, nil)
